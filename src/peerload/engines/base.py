@@ -1,0 +1,218 @@
+"""The engine contract: publish memory at the source, read it at the target.
+
+An engine moves *ranges* of bytes. What they mean (tensors, files, digests that count) is decided above it. The two
+sides:
+
+- **Source**: `Exporter.publish(regions)` makes regions of memory readable by peers and returns a `Publication`, whose
+  `descriptor` is what a target needs to find and address them; it travels in the manifest. `Exporter.retire` ends it.
+  Published memory is neither freed, unmapped nor overwritten before `retire` has returned, or the serving process is
+  dead: until then peers may be reading it.
+- **Target**: `Importer.open(descriptor)` gives a `Reader` of one peer; `Reader.read` starts a `Job` that fills memory
+  which the caller took from `Importer.allocate`, or any other writable memory if `Importer.any_memory` is true. (An
+  engine whose library cannot promise that an abandoned read writes no more runs its reader in a child process, which can
+  write only into shared memory that the engine allocated.) `Job.abandon` returns only when nothing can write into the
+  destination any more, however the peer behaves.
+
+Engines are thread-safe and block; the async client calls them from worker threads. All deadlines are ours: a library's
+own timeouts are never relied on. Every failure is `TransferFailed`, with `retryable` saying whether the same source may
+yet succeed; a peer's misbehaviour (garbage, silence, a closed connection) is never anything else.
+
+`peerload.testing.engine_suite` is this contract as tests, between two real processes; every engine passes it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+__all__ = [
+    "DIGEST_BYTES",
+    "Descriptor",
+    "Engine",
+    "Exporter",
+    "Importer",
+    "Job",
+    "JobState",
+    "Progress",
+    "Publication",
+    "Range",
+    "Reader",
+    "Region",
+]
+
+DIGEST_BYTES: Final = 16
+"""Bytes of an xxh3-128 digest (xxHash's canonical, big-endian form)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Memory that a source offers: contiguous bytes, writable or not.
+
+    `device` is None for host memory, else the index of the accelerator that `buffer` (then an object with
+    `__cuda_array_interface__` or DLPack) lives on; an engine that cannot read device memory raises `InvalidArgument`.
+    """
+
+    buffer: memoryview
+    device: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The region's size in bytes."""
+        return self.buffer.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """How a target reaches one publication.
+
+    `address` is for people and for telling endpoints apart (tcp: "host:port"); `data` is the engine's own, opaque
+    to everyone else. Whoever holds `data` may read the publication: it is a capability, and never logged.
+    """
+
+    engine: str
+    address: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"Descriptor(engine={self.engine!r}, address={self.address!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Regions that peers can read, from `publish` until `retire`. Regions are addressed by their index."""
+
+    descriptor: Descriptor
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """`length` bytes of the peer's region number `region`, from `offset`."""
+
+    region: int
+    offset: int
+    length: int
+
+
+class JobState(enum.Enum):
+    """RUNNING until the job is DONE (every range is in place) or FAILED (some may be, see `Job.completed`)."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job stands: bytes in place so far, and why it failed if it did."""
+
+    state: JobState
+    bytes_done: int
+    reason: str = ""
+    retryable: bool = True
+
+
+class Job(Protocol):
+    """One read on its way."""
+
+    def poll(self) -> Progress:
+        """Where it stands, at once."""
+        ...
+
+    def wait(self, timeout: float) -> Progress:
+        """Block until the job has ended, more ranges have completed, or `timeout` seconds have passed."""
+        ...
+
+    def completed(self) -> list[tuple[int, bytes | None]]:
+        """The ranges that have arrived whole since the last call: their index in the read, and the xxh3-128 digest of
+        what arrived if the engine computed it on the way (else None, and the caller computes it where it needs one).
+
+        May be called while the job runs and after it has ended; each index is told once.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """End the job. When this returns nothing can write into the destinations any more. Allowed in any state, and
+        twice; bounded in time (a few seconds) whatever the peer does."""
+        ...
+
+
+class Reader(Protocol):
+    """A target's way to one publication of one peer."""
+
+    def read(self, ranges: Sequence[Range], destinations: Sequence[memoryview], *, deadline: float) -> Job:
+        """Start to read `ranges` into `destinations`, one writable contiguous view of `length` bytes each.
+
+        `deadline` is in seconds from now for the whole job; a job also fails when nothing has arrived for the engine's
+        progress timeout. Ranges of zero bytes complete by themselves. Raises `InvalidArgument` for ranges that
+        the descriptor says cannot exist and for destinations of another size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Abandon what runs and let go of the peer. Closing twice is allowed."""
+        ...
+
+
+class Exporter(Protocol):
+    """The source side of an engine in one process."""
+
+    def publish(self, regions: Sequence[Region]) -> Publication:
+        """Make regions readable by peers, until retired."""
+        ...
+
+    def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
+        """End a publication: new reads are refused at once, reads on their way may finish for up to `grace` seconds,
+        then they are cut off. When this returns the memory is the caller's alone again. Retiring twice is allowed."""
+        ...
+
+    def load(self) -> float:
+        """How busy this side is serving, from 0 (idle) to 1 (as many readers as it takes)."""
+        ...
+
+    def close(self) -> None:
+        """Retire everything and stop serving. Closing twice is allowed."""
+        ...
+
+
+class Importer(Protocol):
+    """The target side of an engine in one process."""
+
+    @property
+    def any_memory(self) -> bool:
+        """Whether a read may go to any writable memory, or only to what `allocate` returned."""
+        ...
+
+    def allocate(self, nbytes: int) -> memoryview:
+        """Writable memory that reads can go to, zero-filled, page-aligned; freed with its last reference."""
+        ...
+
+    def open(self, descriptor: Descriptor) -> Reader:
+        """A reader of that publication. Connects at the first read or here; raises `TransferFailed`."""
+        ...
+
+    def close(self) -> None:
+        """Close every reader. Closing twice is allowed."""
+        ...
+
+
+class Engine(Protocol):
+    """An engine: its name (as in descriptors and settings) and its two sides, each started when first needed."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def registers_memory(self) -> bool:
+        """Whether publishing pins or copies memory, so that its size must be announced and checked beforehand."""
+        ...
+
+    def exporter(self, host: str) -> Exporter:
+        """Start the source side; `host` is the name or address under which peers reach this process."""
+        ...
+
+    def importer(self) -> Importer:
+        """Start the target side."""
+        ...
