@@ -1,0 +1,70 @@
+"""The one module that names concrete stores and engines, and imports them only when they are asked for.
+
+Other packages add theirs through entry points: the group `peerload.stores` maps a URL scheme to a callable
+`(url: str, clock: Clock) -> Store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Final, TypeAlias, cast
+
+from peerload.clock import Clock
+from peerload.errors import InvalidArgument
+from peerload.store.base import Store
+
+__all__ = ["StoreFactory", "open_store", "store_schemes"]
+
+StoreFactory: TypeAlias = Callable[[str, Clock], Store]
+"""Makes an unopened store from its URL. Raises `InvalidArgument` for a URL that it cannot read."""
+
+_STORES_GROUP: Final = "peerload.stores"
+
+
+def store_schemes() -> list[str]:
+    """The URL schemes that `open_store` knows: built in and installed, sorted."""
+    return sorted({*_STORES, *(point.name for point in entry_points(group=_STORES_GROUP))})
+
+
+def open_store(url: str, clock: Clock) -> Store:
+    """The store that a URL names, not yet opened (`await store.open()` does that).
+
+    `memory:` is a fresh store in this process; `sqlite:PATH` a file on this machine's own disk (a leading `~` is
+    the user's home; `sqlite:///abs/path` is understood too). Raises `InvalidArgument` for an unknown scheme.
+    """
+    scheme, colon, _ = url.partition(":")
+    factory = _STORES.get(scheme) if colon else None
+    if factory is None and colon:
+        for point in entry_points(group=_STORES_GROUP, name=scheme):
+            factory = cast(StoreFactory, point.load())
+    if factory is None:
+        known = ", ".join(f"{name}:" for name in store_schemes())
+        # Only the scheme is named: the rest of a URL may hold a password.
+        given = f"{scheme}:" if colon else "a URL without a scheme"
+        raise InvalidArgument("store", f"{given} is not a store that is installed; there are {known}")
+    return factory(url, clock)
+
+
+def _memory_store(url: str, clock: Clock) -> Store:
+    from peerload.store.memory import MemoryStore
+
+    if url != "memory:":
+        raise InvalidArgument("store", "memory: takes nothing after the colon")
+    return MemoryStore(clock)
+
+
+def _sqlite_store(url: str, clock: Clock) -> Store:
+    from peerload.store.sqlite import SqliteStore
+
+    path = url.removeprefix("sqlite:")
+    if path.startswith("///"):
+        path = path[2:]
+    if not path or path.startswith("//"):
+        raise InvalidArgument(
+            "store", "sqlite: needs the path of a file, as in sqlite:/var/lib/peerload/peerload.sqlite"
+        )
+    return SqliteStore(path, clock)
+
+
+_STORES: Final[dict[str, StoreFactory]] = {"memory": _memory_store, "sqlite": _sqlite_store}

@@ -1,0 +1,11 @@
+"""What tests of Peerload, of its stores and engines and of programs built on it can use.
+
+Nothing here is imported by the rest of the package. Conformance suites (`peerload.testing.store_suite` …) need
+pytest and hypothesis and are imported by their own names; the rest needs nothing beyond Peerload.
+"""
+
+from __future__ import annotations
+
+from peerload.testing.clock import ManualClock
+
+__all__ = ["ManualClock"]
