@@ -251,7 +251,9 @@ class Store(Protocol):
         """The blob of that generation. Raises `NotFound` if the entry is gone, is of another generation or has none."""
         ...
 
-    async def delete(self, key: str, *, expect: int | Literal[Any.ANY] = ANY, unless_beaten_since: int | None = None) -> int:
+    async def delete(
+        self, key: str, *, expect: int | Literal[Any.ANY] = ANY, unless_beaten_since: int | None = None
+    ) -> int:
         """Delete an entry and its blob, durably; the revision of the deletion.
 
         Deletes only what was judged: raises `Conflict` if the entry does not exist, is not at revision `expect`, or has
@@ -300,11 +302,12 @@ def check_blob(blob: bytes | Keep) -> None:
 def encode_value(value: Value) -> str:
     """The value as JSON, in the one form that every store keeps. Raises `InvalidArgument` if it is not flat, not
     finite, not Unicode or too large."""
-    for name, member in value.items():
+    members: Mapping[object, object] = dict(value)
+    for name, member in members.items():
         if not isinstance(name, str) or not (member is None or isinstance(member, (str, int, float, bool))):
             raise InvalidArgument("value", f"member {name!r} is not a scalar")
     try:
-        text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(text.encode())
     except (ValueError, UnicodeEncodeError) as error:
         raise InvalidArgument("value", f"cannot be kept as JSON: {error}") from error
