@@ -302,7 +302,7 @@ def check_blob(blob: bytes | Keep) -> None:
 def encode_value(value: Value) -> str:
     """The value as JSON, in the one form that every store keeps. Raises `InvalidArgument` if it is not flat, not
     finite, not Unicode or too large."""
-    members: Mapping[object, object] = dict(value)
+    members: dict[object, object] = dict(value.items())
     for name, member in members.items():
         if not isinstance(name, str) or not (member is None or isinstance(member, (str, int, float, bool))):
             raise InvalidArgument("value", f"member {name!r} is not a scalar")
