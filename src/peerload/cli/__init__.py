@@ -1,0 +1,107 @@
+"""The command line: `peerload COMMAND`.
+
+Each command is a module of its own, named in `COMMANDS` and imported only when it is the one that runs, so that
+`peerload --help` and the quick commands do not wait for what the others need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+
+from peerload import __version__
+from peerload.errors import PeerloadError
+
+__all__ = ["COMMANDS", "Command", "build_app", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command lives, and what `peerload --help` says of it."""
+
+    module: str
+    """The module that defines it as a function `command`, with typer's annotations; its docstring is the help."""
+    summary: str
+    panel: str
+    """The heading under which it is listed."""
+
+
+_SERVER: Final = "Server"
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
+}
+"""The commands in the order in which help lists them."""
+
+_HELP: Final = """Start model servers from the memory of their peers.
+
+A directory server knows which worker holds which weights; workers fetch them from each other, memory to memory.
+
+\b
+  Run the directory:    peerload serve
+  Offer a folder:       peerload share ./my-model --model org/name
+  Fetch it elsewhere:   peerload pull org/name --local-dir ./copy
+
+Clients find the server by --server, MODEL_EXPRESS_URL or MX_SERVER_ADDRESS, else at localhost:8001.
+"""
+
+
+def build_app(load: Iterable[str]) -> typer.Typer:
+    """The command line, with the modules of the commands in `load` imported and the others by name only."""
+    wanted = set(load)
+    app = typer.Typer(
+        name="peerload",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None if not sys.stdout.isatty() else "rich",
+    )
+    app.callback(help=_HELP)(_root)
+    for name, command in COMMANDS.items():
+        function = importlib.import_module(command.module).command if name in wanted else _not_loaded
+        app.command(
+            name,
+            help=None if name in wanted else command.summary,
+            short_help=command.summary,
+            rich_help_panel=command.panel,
+        )(function)
+    return app
+
+
+def main() -> None:
+    """The `peerload` program. Exits with 0, 1 for a failure that it explains, 2 for wrong usage."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    completing = "_PEERLOAD_COMPLETE" in os.environ
+    app = build_app(COMMANDS if completing else words[:1])
+    try:
+        app(prog_name="peerload")
+    except PeerloadError as error:
+        print(f"peerload: {error}", file=sys.stderr)  # noqa: T201 - the program's own voice
+        raise SystemExit(1) from None
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=lambda value: _print_version(value), is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options of `peerload` itself."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"peerload {__version__}")
+        raise typer.Exit
+
+
+def _not_loaded(*_: Any) -> None:
+    raise AssertionError("a command was run whose module was not imported")

@@ -1,0 +1,162 @@
+"""The contract between the services and whatever speaks gRPC on the port.
+
+A *front* owns the listening socket, HTTP/2, framing, deadlines and size limits. A service is a table from method path
+to a handler that takes the request's bytes and a `Context`, and gives the answer's bytes, or a stream of them. Neither
+knows the other, so fronts can be exchanged.
+
+What every front keeps to:
+
+- A handler ends a call by returning, or by raising `RpcError`. Anything else that it raises is a defect: the front
+  logs it with its traceback and answers INTERNAL without telling what it was.
+- Cancellation (the client cancelled, its deadline passed, its connection broke) is cancellation of the task that runs
+  the handler; an iterator that a handler returned is closed then.
+- A stream's next message is asked for only when the transport has taken the one before it, so a client that does not
+  read costs at most the front's own send buffer.
+- A method that is not in the table is answered UNIMPLEMENTED, a request over the limit RESOURCE_EXHAUSTED.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Bidi",
+    "BidiMethod",
+    "Code",
+    "Context",
+    "Front",
+    "Method",
+    "Methods",
+    "RpcError",
+    "Stream",
+    "StreamMethod",
+    "Unary",
+    "UnaryMethod",
+]
+
+MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
+"""The largest message either way."""
+
+_MAX_DETAIL_CHARACTERS: Final = 2_000
+"""Messages travel in a header, which transports bound (8 KiB is common), three bytes for each escaped one."""
+
+
+class Code(enum.IntEnum):
+    """gRPC's status codes (https://grpc.github.io/grpc/core/md_doc_statuscodes.html)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class RpcError(Exception):
+    """Ends a call with a status. `message` is for the caller's eyes, one sentence, cut to what a header can carry;
+    `details` an encoded google.rpc.Status, if any."""
+
+    def __init__(self, code: Code, message: str, details: bytes | None = None) -> None:
+        if len(message) > _MAX_DETAIL_CHARACTERS:
+            message = message[: _MAX_DETAIL_CHARACTERS - 1] + "…"
+        # A lone surrogate (possible in text that came from a file name) has no UTF-8 form and would fail in transport.
+        message = message.encode(errors="replace").decode()
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+class Context(Protocol):
+    """One call, as its handler sees it."""
+
+    @property
+    def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:
+        """Request metadata by lower-case key; bytes for keys that end in `-bin`."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """Where the call comes from, for logs."""
+        ...
+
+    @property
+    def deadline(self) -> float | None:
+        """When the caller gives up, in seconds of the event loop's monotonic clock; None: never."""
+        ...
+
+    @property
+    def client_certificate(self) -> bytes | None:
+        """The client's certificate (PEM) where the connection is mutual TLS."""
+        ...
+
+    def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
+        """Send these after the answer, in place of any set before."""
+        ...
+
+
+Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+"""One request, one answer."""
+
+Stream: TypeAlias = Callable[[bytes, Context], AsyncIterator[bytes]]
+"""One request, a stream of answers."""
+
+Bidi: TypeAlias = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
+"""A stream of requests, a stream of answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A method with one request and one answer."""
+
+    handler: Unary
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMethod:
+    """A method with one request and a stream of answers."""
+
+    handler: Stream
+
+
+@dataclass(frozen=True, slots=True)
+class BidiMethod:
+    """A method with streams both ways."""
+
+    handler: Bidi
+
+
+Method: TypeAlias = UnaryMethod | StreamMethod | BidiMethod
+
+Methods: TypeAlias = Mapping[str, Method]
+"""By path: `/package.Service/Method`."""
+
+
+class Front(Protocol):
+    """What speaks gRPC on one address."""
+
+    async def start(self, listen: str) -> str:
+        """Listen on `HOST:PORT` (port 0: any free one) and serve; the address that was bound.
+
+        Raises `Unavailable`, naming the address, if it cannot be had.
+        """
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more calls, let those in flight end for `grace` seconds, cancel the rest. Twice is allowed."""
+        ...
