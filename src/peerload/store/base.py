@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NewType, Protocol, TypeAlias
 
@@ -58,8 +59,10 @@ __all__ = [
     "Touched",
     "Value",
     "Written",
+    "check_beat",
     "check_blob",
     "check_key",
+    "check_prefix",
     "encode_value",
 ]
 
@@ -239,7 +242,8 @@ class Store(Protocol):
         """Raise the beats of many entries at once; the answers are in the order of the questions.
 
         Survives a crash of the process at once, a loss of power within about a second. Changes no value, no revision
-        and no generation. Of several touches of one key in one batch each is judged after the one before it.
+        and no generation. Of several touches of one key in one batch each is judged after the one before it. A
+        malformed key or beat anywhere in the batch raises `InvalidArgument`, and then nothing was applied.
         """
         ...
 
@@ -262,20 +266,23 @@ class Store(Protocol):
         ...
 
     async def list(self, prefix: str = "") -> Listing:
-        """All entries whose key begins with `prefix`, and the position from which to watch on.
+        """All entries whose key begins with `prefix`, in order of their keys' code points, and the position from
+        which to watch on.
 
         No change is lost between the two: what is not in the entries is in the feed from that position.
         """
         ...
 
-    def watch(self, position: Position, prefix: str = "") -> AsyncIterator[Feed]:
-        """Follow the feed from `position`, for keys that begin with `prefix`, until the iterator is closed.
+    def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
+        """Follow the feed from `position`, for keys that begin with `prefix`, until the iterator is closed
+        (`contextlib.aclosing`).
 
-        Yields at least once a second, so that silence means an outage; then the iterator raises `Unavailable` and the
-        reader watches again from the last position. Changes may come again that the reader has seen (never out of order for one key within a
-        run), several changes of one entry may come as the last one alone, and the reader applies per key only what is newer than what it
-        holds: revisions order `Put` and `Deleted`, stamps order `Beaten` within a generation. Nothing is lost: where the
-        feed no longer reaches back, it raises `Compacted`. A slow reader costs the store bounded memory.
+        Yields at once, and then at least once a second, so that silence means an outage; in an outage the iterator
+        raises `Unavailable` and the reader watches again from the last position. Changes may come again that the
+        reader has seen (never out of order for one key within a run), several changes of one entry may come as the
+        last one alone, and the reader applies per key only what is newer than what it holds: revisions order `Put` and
+        `Deleted`, stamps order `Beaten` within a generation. Nothing is lost: where the feed no longer reaches back,
+        or the position is not one of this store's, it raises `Compacted`. A slow reader costs the store bounded memory.
         """
         ...
 
@@ -297,6 +304,25 @@ def check_blob(blob: bytes | Keep) -> None:
     """Raises `LimitExceeded` for a blob that no store takes."""
     if not isinstance(blob, Keep) and len(blob) > MAX_BLOB_BYTES:
         raise LimitExceeded("blob", f"has {len(blob)} bytes, more than {MAX_BLOB_BYTES}", limit=MAX_BLOB_BYTES)
+
+
+def check_beat(beat: Beat | None) -> None:
+    """Raises `InvalidArgument` for a beat that no store takes."""
+    if beat is None:
+        return
+    if not 0 <= beat.stamp < 1 << 63:
+        raise InvalidArgument("beat", f"stamp {beat.stamp} is not a time in milliseconds since 1970")
+    if beat.load is not None and not math.isfinite(beat.load):
+        raise InvalidArgument("beat", f"load {beat.load} is not a number from 0 to 1")
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix, if keys can begin with it. Raises `InvalidArgument`."""
+    try:
+        prefix.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("prefix", "is not valid Unicode (a lone surrogate)") from error
+    return prefix
 
 
 def encode_value(value: Value) -> str:
