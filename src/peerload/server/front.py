@@ -6,8 +6,8 @@ knows the other, so fronts can be exchanged.
 
 What every front keeps to:
 
-- A handler ends a call by returning, or by raising `RpcError`. Anything else that it raises is a defect: the front
-  logs it with its traceback and answers INTERNAL without telling what it was.
+- A handler ends a call by returning, or by raising `RpcError`; `peerload.server.calls` sees to it that a front is
+  handed only such handlers.
 - Cancellation (the client cancelled, its deadline passed, its connection broke) is cancellation of the task that runs
   the handler; an iterator that a handler returned is closed then.
 - A stream's next message is asked for only when the transport has taken the one before it, so a client that does not

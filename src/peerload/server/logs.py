@@ -1,0 +1,61 @@
+"""Structured logs: lines for people on a terminal, JSON for programs, from our code and from libraries alike."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+__all__ = ["configure"]
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send everything that is logged in this process to `stream` (standard error by default).
+
+    `level` is a name of the standard library's, lower-case; other packages are heard from WARNING on. `form` is
+    `console`, `json`, or `auto`: console if the stream is a terminal.
+    """
+    out = sys.stderr if stream is None else stream
+    people = form == "console" or (form == "auto" and out.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if people:
+        last.append(
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=30
+            )
+        )
+    else:
+        last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=_text)]
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("peerload").setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def _text(value: Any) -> str:
+    return str(value)
