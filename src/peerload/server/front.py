@@ -41,8 +41,8 @@ __all__ = [
 MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 """The largest message either way."""
 
-_MAX_DETAIL_CHARACTERS: Final = 2_000
-"""Messages travel in a header, which transports bound (8 KiB is common), three bytes for each escaped one."""
+_MAX_ESCAPED_MESSAGE: Final = 4_000
+"""Messages travel percent-encoded in a header, and transports bound all headers together (8 KiB is common)."""
 
 
 class Code(enum.IntEnum):
@@ -72,14 +72,22 @@ class RpcError(Exception):
     `details` an encoded google.rpc.Status, if any."""
 
     def __init__(self, code: Code, message: str, details: bytes | None = None) -> None:
-        if len(message) > _MAX_DETAIL_CHARACTERS:
-            message = message[: _MAX_DETAIL_CHARACTERS - 1] + "…"
-        # A lone surrogate (possible in text that came from a file name) has no UTF-8 form and would fail in transport.
-        message = message.encode(errors="replace").decode()
+        message = _fitting(message)
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
         self.details = details
+
+
+def _fitting(message: str) -> str:
+    # A lone surrogate (possible in text that came from a file name) has no UTF-8 form and would fail in transport.
+    clean = message[:_MAX_ESCAPED_MESSAGE].encode(errors="replace").decode()
+    size = 0
+    for index, character in enumerate(clean):
+        size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if size > _MAX_ESCAPED_MESSAGE:
+            return clean[:index] + "…"
+    return clean if len(message) <= _MAX_ESCAPED_MESSAGE else clean + "…"
 
 
 class Context(Protocol):

@@ -1,0 +1,344 @@
+"""The grpc.aio front and the tracking of calls, with handlers made for the purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import urllib.parse
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+
+from peerload.errors import Conflict, InvalidArgument, LimitExceeded, NotFound, Unavailable
+from peerload.server.calls import Calls
+from peerload.server.front import BidiMethod, Code, Context, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.front_grpc import GrpcFront
+
+LIMIT = 1024 * 1024
+
+
+class Handlers:
+    """One handler for each thing that can happen to a call."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = asyncio.Event()
+        self.produced = 0
+        self.closed = asyncio.Event()
+
+    def methods(self) -> Methods:
+        return {
+            "/t.T/Echo": UnaryMethod(self.echo),
+            "/t.T/Hold": UnaryMethod(self.hold),
+            "/t.T/Fail": UnaryMethod(self.fail),
+            "/t.T/Context": UnaryMethod(self.context),
+            "/t.T/Flood": StreamMethod(self.flood),
+            "/t.T/Quiet": StreamMethod(self.quiet),
+            "/t.T/Broken": StreamMethod(self.broken),
+            "/t.T/Both": BidiMethod(self.both),
+        }
+
+    async def echo(self, request: bytes, context: Context) -> bytes:
+        return request
+
+    async def hold(self, request: bytes, context: Context) -> bytes:
+        self.entered.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return b"held"
+
+    async def fail(self, request: bytes, context: Context) -> bytes:
+        match request:
+            case b"status":
+                raise RpcError(Code.ABORTED, "as asked", b"\x08\x0a")
+            case b"limit":
+                raise LimitExceeded("tensors", "more than 5", limit=5)
+            case b"argument":
+                raise InvalidArgument("name", "is a\nb\x00c \N{SNOWMAN}")
+            case b"absent":
+                raise NotFound("no such thing")
+            case b"outage":
+                raise Unavailable("the store is away")
+            case b"conflict":
+                raise Conflict("k", 5)
+            case b"long":
+                raise InvalidArgument("name", "\N{SNOWMAN}" * 1_000_000)
+        raise ZeroDivisionError("the secret")
+
+    async def context(self, request: bytes, context: Context) -> bytes:
+        context.set_trailing_metadata(("x-after", "done"))
+        assert context.deadline is not None
+        remaining = context.deadline - asyncio.get_running_loop().time()
+        assert 0 < remaining <= 60
+        assert context.client_certificate is None
+        assert context.metadata["x-bin"] == (b"\x00\xff",)
+        assert context.metadata["x-two"] == ("a", "b")
+        return context.peer.encode()
+
+    async def flood(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                self.produced += 1
+                yield bytes(64 * 1024)
+        finally:
+            self.closed.set()
+
+    async def quiet(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"first"
+        try:
+            await self.release.wait()
+        finally:
+            self.closed.set()
+
+    async def broken(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise NotFound("gone") if request else ZeroDivisionError("the secret")
+
+    async def both(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request[::-1]
+
+
+class Served:
+    def __init__(self, handlers: Handlers, calls: Calls, front: GrpcFront, channel: grpc.aio.Channel) -> None:
+        self.handlers = handlers
+        self.calls = calls
+        self.front = front
+        self.channel = channel
+
+    def unary(self, name: str):
+        return self.channel.unary_unary(f"/t.T/{name}")
+
+    def stream(self, name: str):
+        return self.channel.unary_stream(f"/t.T/{name}")
+
+
+@contextlib.asynccontextmanager
+async def serve() -> AsyncIterator[Served]:
+    handlers, calls = Handlers(), Calls()
+    front = GrpcFront(calls.wrap(handlers.methods()), max_message_bytes=LIMIT)
+    address = await front.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(
+        address, options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    ) as channel:
+        try:
+            yield Served(handlers, calls, front, channel)
+        finally:
+            await front.stop(0)
+
+
+async def test_bytes_go_through_unchanged() -> None:
+    async with serve() as served:
+        for message in (b"", b"\x00\xff" * 1000, bytes(LIMIT - 100)):
+            assert await served.unary("Echo")(message) == message
+
+
+async def test_a_message_over_the_limit_names_it_and_harms_nothing() -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Echo")(bytes(LIMIT + 1))
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert str(LIMIT) in failure.value.details()
+        assert await served.unary("Echo")(b"still here") == b"still here"
+
+
+async def test_an_unknown_method_is_unimplemented() -> None:
+    async with serve() as served:
+        for path in ("/t.T/Nothing", "/model_express.model.ModelService/EnsureModelDownloaded", "/"):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await served.channel.unary_unary(path)(b"")
+            assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code", "text"),
+    [
+        (b"status", grpc.StatusCode.ABORTED, "as asked"),
+        (b"limit", grpc.StatusCode.RESOURCE_EXHAUSTED, "tensors: more than 5"),
+        (b"argument", grpc.StatusCode.INVALID_ARGUMENT, "name: is a\nb\x00c \N{SNOWMAN}"),
+        (b"absent", grpc.StatusCode.NOT_FOUND, "no such thing"),
+        (b"outage", grpc.StatusCode.UNAVAILABLE, "the store is away"),
+        (b"conflict", grpc.StatusCode.ABORTED, "conflict: entry 'k' is at revision 5"),
+    ],
+)
+async def test_errors_become_statuses(request_bytes: bytes, code: grpc.StatusCode, text: str) -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Fail")(request_bytes)
+        assert failure.value.code() is code
+        assert failure.value.details() == text
+
+
+async def test_details_travel_beside_the_status() -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Fail")(b"status")
+        assert dict(failure.value.trailing_metadata())["grpc-status-details-bin"] == b"\x08\x0a"
+
+
+async def test_a_message_that_no_header_could_carry_is_cut() -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Fail")(b"long")
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert failure.value.details().startswith("name: \N{SNOWMAN}")
+        assert failure.value.details().endswith("…")
+
+
+@pytest.mark.parametrize("message", ["x" * 10_000, "\x00" * 10_000, "%" * 10_000, "\N{OLD ITALIC LETTER A}" * 10_000])
+def test_every_message_fits_a_header(message: str) -> None:
+    assert len(urllib.parse.quote(RpcError(Code.INTERNAL, message).message)) < 4_200
+
+
+def test_a_lone_surrogate_is_replaced() -> None:
+    assert RpcError(Code.INTERNAL, "a\udc80b").message == "a?b"
+
+
+async def test_a_defect_is_internal_and_tells_nothing() -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Fail")(b"")
+        assert failure.value.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in failure.value.details()
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            async for _ in served.stream("Broken")(b""):
+                pass
+        assert failure.value.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in failure.value.details()
+
+
+async def test_the_context_knows_the_call() -> None:
+    async with serve() as served:
+        call = served.unary("Context")(
+            b"", timeout=60, metadata=(("x-bin", b"\x00\xff"), ("x-two", "a"), ("x-two", "b"))
+        )
+        assert b"127.0.0.1" in await call
+        assert dict(await call.trailing_metadata())["x-after"] == "done"
+
+
+async def test_a_cancelled_call_is_a_cancelled_task() -> None:
+    async with serve() as served:
+        call = served.unary("Hold")(b"")
+        waiting = asyncio.ensure_future(_finish(call))
+        await served.handlers.entered.wait()
+        call.cancel()
+        await served.handlers.cancelled.wait()
+        await waiting
+        assert served.calls.in_flight == 0
+
+
+async def test_a_deadline_is_a_cancelled_task() -> None:
+    async with serve() as served:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.unary("Hold")(b"", timeout=0.1)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await served.handlers.cancelled.wait()
+
+
+async def test_a_stream_that_nobody_reads_stands_still() -> None:
+    async with serve() as served:
+        call = served.stream("Flood")(b"")
+        assert await call.read() == bytes(64 * 1024)
+        # It stands still once the transport's windows are full; how much those hold is gRPC's business.
+        before = -1
+        while before != served.handlers.produced:
+            before = served.handlers.produced
+            for _ in range(20):
+                await served.unary("Echo")(b"")
+        assert served.handlers.produced < 500
+        call.cancel()
+        await served.handlers.closed.wait()
+
+
+async def test_a_stream_ends_in_a_status() -> None:
+    async with serve() as served:
+        call = served.stream("Broken")(b"x")
+        assert await call.read() == b"first"
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call.read()
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_streams_both_ways() -> None:
+    async with serve() as served:
+        call = served.channel.stream_stream("/t.T/Both")()
+        for word in (b"abc", b"", b"xy"):
+            await call.write(word)
+            assert await call.read() == word[::-1]
+        await call.done_writing()
+        assert await call.read() == grpc.aio.EOF
+
+
+async def test_draining_ends_streams_and_waits_for_calls() -> None:
+    async with serve() as served:
+        stream = served.stream("Quiet")(b"")
+        assert await stream.read() == b"first"
+        held = asyncio.ensure_future(_finish(served.unary("Hold")(b"")))
+        await served.handlers.entered.wait()
+        drain = asyncio.ensure_future(served.calls.drain(60))
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stream.read()
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert failure.value.details() == "the server is stopping"
+        await served.handlers.closed.wait()
+        assert not drain.done()
+        served.handlers.release.set()
+        assert await held == b"held"
+        await drain
+
+
+async def test_draining_ends_calls_that_outlast_the_grace() -> None:
+    async with serve() as served:
+        held = asyncio.ensure_future(_finish(served.unary("Hold")(b"")))
+        await served.handlers.entered.wait()
+        await served.calls.drain(0.05)
+        ended = await held
+        assert isinstance(ended, grpc.aio.AioRpcError)
+        assert ended.code() is grpc.StatusCode.UNAVAILABLE
+        assert ended.details() == "the server is stopping"
+        assert served.handlers.cancelled.is_set()
+
+
+async def test_a_stream_that_begins_while_draining_ends_at_once() -> None:
+    async with serve() as served:
+        await served.calls.drain(0)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            async for _ in served.stream("Flood")(b""):
+                pytest.fail("answered")
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_port_in_use_is_refused_plainly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=f"{address} is in use"):
+            await GrpcFront({}).start(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [("203.0.113.1:0", "not an address of this machine"), ("name.invalid:0", "cannot be resolved")],
+)
+async def test_an_address_that_cannot_be_had_is_refused_plainly(address: str, text: str) -> None:
+    with pytest.raises(Unavailable, match=text):
+        await GrpcFront({}).start(address)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "::1:5", "127.0.0.1:x", "127.0.0.1:70000", ":5"])
+async def test_an_address_that_is_none_is_bad_input(address: str) -> None:
+    with pytest.raises(InvalidArgument, match="listen"):
+        await GrpcFront({}).start(address)
+
+
+async def _finish(call):
+    try:
+        return await call
+    except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+        return error
