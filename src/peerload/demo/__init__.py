@@ -1,0 +1,1 @@
+"""`peerload demo`: the main job on real weights, on one machine."""
