@@ -1,7 +1,8 @@
 """The one module that names concrete stores and engines, and imports them only when they are asked for.
 
 Other packages add theirs through entry points: the group `peerload.stores` maps a URL scheme to a callable
-`(url: str, clock: Clock) -> Store`.
+`(url: str, clock: Clock) -> Store`; the group `peerload.engines` maps an engine's name to a callable
+`(**settings) -> Engine`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ from importlib.metadata import entry_points
 from typing import Final, TypeAlias, cast
 
 from peerload.clock import Clock
+from peerload.engines.base import Engine
 from peerload.errors import InvalidArgument
 from peerload.store.base import Store
 
-__all__ = ["StoreFactory", "open_store", "store_schemes"]
+__all__ = ["EngineFactory", "StoreFactory", "engine_names", "open_engine", "open_store", "store_schemes"]
 
 StoreFactory: TypeAlias = Callable[[str, Clock], Store]
 """Makes an unopened store from its URL. Raises `InvalidArgument` for a URL that it cannot read."""
 
+EngineFactory: TypeAlias = Callable[..., Engine]
+"""Makes an engine from its settings, given by name. Raises `InvalidArgument` for one it does not know, `MissingExtra`
+where it needs packages that are not installed."""
+
 _STORES_GROUP: Final = "peerload.stores"
+_ENGINES_GROUP: Final = "peerload.engines"
 
 
 def store_schemes() -> list[str]:
@@ -68,3 +75,40 @@ def _sqlite_store(url: str, clock: Clock) -> Store:
 
 
 _STORES: Final[dict[str, StoreFactory]] = {"memory": _memory_store, "sqlite": _sqlite_store}
+
+
+def engine_names() -> list[str]:
+    """The engines that `open_engine` knows: built in and installed, sorted."""
+    return sorted({*_ENGINES, *(point.name for point in entry_points(group=_ENGINES_GROUP))})
+
+
+def open_engine(name: str, **settings: object) -> Engine:
+    """The engine of that name, with its own settings (of tcp: the fields of `peerload.engines.tcp.TcpSettings`).
+
+    Nothing is started yet: its two sides start when they are first asked for. Raises `InvalidArgument` for an unknown
+    name or setting.
+    """
+    factory = _ENGINES.get(name)
+    if factory is None:
+        for point in entry_points(group=_ENGINES_GROUP, name=name):
+            factory = cast(EngineFactory, point.load())
+    if factory is None:
+        raise InvalidArgument(
+            "engine", f"{name!r} is not an engine that is installed; there are {', '.join(engine_names())}"
+        )
+    return factory(**settings)
+
+
+def _memory_engine(**settings: object) -> Engine:
+    from peerload.engines.memory import open_memory
+
+    return open_memory(**settings)
+
+
+def _tcp_engine(**settings: object) -> Engine:
+    from peerload.engines.tcp import open_tcp
+
+    return open_tcp(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {"memory": _memory_engine, "tcp": _tcp_engine}

@@ -1,0 +1,60 @@
+"""What every engine checks of its callers, in one place: regions at the source, ranges and destinations at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from peerload.engines.base import Range, Region
+from peerload.errors import InvalidArgument, LimitExceeded
+
+__all__ = ["MAX_REGIONS", "as_bytes", "check_ranges", "destination_views", "host_views"]
+
+MAX_REGIONS: Final = 1_000_000
+"""Regions in one publication at most."""
+
+
+def as_bytes(view: memoryview) -> memoryview:
+    """A view of the same memory as plain bytes, to be released by whoever asked for it.
+
+    The views of zero bytes are all alike: casting some shapes that hold nothing is refused by Python.
+    """
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def host_views(regions: Sequence[Region]) -> list[memoryview]:
+    """The regions as bytes, for an engine that reads host memory; `InvalidArgument` for anything else."""
+    if len(regions) > MAX_REGIONS:
+        raise LimitExceeded("regions", f"{len(regions)} regions, the limit is {MAX_REGIONS}", limit=MAX_REGIONS)
+    for index, region in enumerate(regions):
+        if region.device is not None:
+            raise InvalidArgument(f"regions[{index}].device", "this engine reads host memory only")
+        if not region.buffer.c_contiguous:
+            raise InvalidArgument(f"regions[{index}].buffer", "the memory must be contiguous, in C order")
+    return [as_bytes(region.buffer) for region in regions]
+
+
+def check_ranges(ranges: Sequence[Range], sizes: Sequence[int]) -> None:
+    """Raise `InvalidArgument` unless every range lies within a region of those sizes."""
+    count = len(sizes)
+    for index, wanted in enumerate(ranges):
+        if not 0 <= wanted.region < count:
+            raise InvalidArgument(f"ranges[{index}].region", f"{wanted.region} is not one of {count} regions")
+        size = sizes[wanted.region]
+        if wanted.offset < 0 or wanted.length < 0 or wanted.offset + wanted.length > size:
+            raise InvalidArgument(
+                f"ranges[{index}]",
+                f"{wanted.length} bytes from {wanted.offset} do not lie within a region of {size} bytes",
+            )
+
+
+def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview]) -> list[memoryview]:
+    """The destinations as bytes, one a range, each writable and of the range's size; else `InvalidArgument`."""
+    if len(ranges) != len(destinations):
+        raise InvalidArgument("destinations", f"{len(destinations)} destinations for {len(ranges)} ranges")
+    for index, (wanted, view) in enumerate(zip(ranges, destinations, strict=True)):
+        if view.nbytes != wanted.length:
+            raise InvalidArgument(f"destinations[{index}]", f"holds {view.nbytes} bytes, its range has {wanted.length}")
+        if view.readonly or not view.c_contiguous:
+            raise InvalidArgument(f"destinations[{index}]", "must be writable and contiguous")
+    return [as_bytes(view) for view in destinations]
