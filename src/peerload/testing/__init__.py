@@ -7,5 +7,6 @@ pytest and hypothesis and are imported by their own names; the rest needs nothin
 from __future__ import annotations
 
 from peerload.testing.clock import ManualClock
+from peerload.testing.faulty_store import FaultyStore
 
-__all__ = ["ManualClock"]
+__all__ = ["FaultyStore", "ManualClock"]
