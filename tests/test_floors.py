@@ -1,0 +1,127 @@
+"""The house's floors: a module imports only what is below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+
+FLOORS = {
+    "peerload.errors": 0,
+    "peerload.clock": 0,
+    "peerload.wire": 1,
+    "peerload.store.base": 1,
+    "peerload.engines.base": 1,
+    "peerload.metadata.records": 2,
+    "peerload.metadata": 3,
+    "peerload.store": 3,
+    "peerload.engines": 3,
+    "peerload.checkpoint": 3,
+    "peerload.plugins": 4,
+    "peerload.server": 5,
+    "peerload.client": 5,
+    "peerload.testing": 5,
+    "peerload.demo": 6,
+    "peerload.cli": 6,
+    "peerload.__main__": 7,
+}
+"""The longest name that a module's own begins with counts. The package's `__init__` re-exports the client."""
+
+PROGRAMS = ("peerload.cli", "peerload.demo")
+"""On one floor, and each may use the other: the demo is a command that plays the others."""
+
+STRANGERS = [
+    ("peerload.server", "peerload.client"),
+    ("peerload.server", "peerload.engines"),
+    ("peerload.client", "peerload.store"),
+    ("peerload.client", "peerload.metadata"),
+]
+CONCRETE = ("peerload.store.", "peerload.engines.")
+CONTRACTS = ("peerload.store.base", "peerload.engines.base")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted((SOURCE / "peerload").rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """The modules of ours that a module imports, wherever in it, except for types alone."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in _run(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "peerload")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")
+                base = ".".join(above[: len(above) - node.level + 1] + ([node.module] if node.module else []))
+            if base.split(".")[0] == "peerload":
+                for alias in node.names:
+                    yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield node
+        yield from _run(node)
+
+
+def under(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(folder + ".")
+
+
+def floor(name: str) -> int | None:
+    homes = [home for home in FLOORS if under(name, home)]
+    return FLOORS[max(homes, key=len)] if homes else None
+
+
+def room(name: str) -> str:
+    """The package of the house that a module is in: within one, floors do not count."""
+    return ".".join(name.split(".")[:2])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_below(name: str) -> None:
+    own = floor(name)
+    if name == "peerload":
+        return
+    assert own is not None, f"{name} is on no floor: name it in FLOORS"
+    for imported in imports(name, MODULES[name]):
+        if imported == "peerload" or room(imported) == room(name):
+            continue
+        if room(name) in PROGRAMS and room(imported) in PROGRAMS:
+            continue
+        below = floor(imported)
+        assert below is not None, f"{name} imports {imported}, which is on no floor"
+        assert below < own, f"{name} (floor {own}) imports {imported} (floor {below})"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_strangers_do_not_import_each_other(name: str) -> None:
+    for one, other in STRANGERS:
+        for imported in imports(name, MODULES[name]):
+            assert not (under(name, one) and under(imported, other)), f"{name} imports {imported}"
+            assert not (under(name, other) and under(imported, one)), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_plug_in_table_names_concrete_stores_and_engines(name: str) -> None:
+    if name == "peerload.plugins" or name.startswith("peerload.testing."):
+        return  # the fakes that ship for users are built on the in-memory ones
+    for imported in imports(name, MODULES[name]):
+        if imported.startswith(CONCRETE) and imported not in CONTRACTS:
+            # The modules of one room may name each other.
+            assert room(imported) == room(name), f"{name} imports {imported}"
