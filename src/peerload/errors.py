@@ -2,6 +2,7 @@
 
     PeerloadError
     ├── InvalidArgument        the caller's input is wrong; names the field
+    │   ├── MissingField       ... because something that must be there is not
     │   └── LimitExceeded      ... because it is larger than a limit; names the limit
     ├── NotFound               asked for one thing, and the store confirmed that it is not there
     ├── NotAllowed             refused on purpose: a peer or a policy says no
@@ -9,7 +10,8 @@
     │   └── DeadlineExceeded   ... because the caller's time ran out
     ├── StoreError             what a store answers besides an outage
     │   ├── Conflict           the entry is not what the writer expected
-    │   └── Compacted          the feed no longer reaches back that far: list again
+    │   ├── Compacted          the feed no longer reaches back that far: list again
+    │   └── Damaged            what the store kept cannot be read back
     ├── TransferFailed         moving bytes between two workers failed
     ├── VerificationFailed     bytes arrived that are not what the manifest promised
     ├── InvalidCheckpoint      a checkpoint folder or file is malformed or unsafe
@@ -30,11 +32,13 @@ __all__ = [
     "Ambiguous",
     "Compacted",
     "Conflict",
+    "Damaged",
     "DeadlineExceeded",
     "InvalidArgument",
     "InvalidCheckpoint",
     "LimitExceeded",
     "MissingExtra",
+    "MissingField",
     "NoSource",
     "NotAllowed",
     "NotFound",
@@ -57,6 +61,13 @@ class InvalidArgument(PeerloadError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class MissingField(InvalidArgument):
+    """Something that must be given was not."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is missing")
 
 
 class LimitExceeded(InvalidArgument):
@@ -102,6 +113,10 @@ class Conflict(StoreError):
 
 class Compacted(StoreError):
     """The feed no longer holds every change since the position: the reader lists again."""
+
+
+class Damaged(StoreError):
+    """What the store kept is missing a part, or does not decode. Never read as "nothing there"."""
 
 
 class TransferFailed(PeerloadError):

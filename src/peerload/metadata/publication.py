@@ -1,0 +1,262 @@
+"""What a worker publishes: checked once, kept as it was encoded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from peerload.errors import InvalidArgument, LimitExceeded, MissingField
+from peerload.metadata import limits
+from peerload.metadata.limits import check_count, check_text
+from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
+from peerload.wire import p2p_pb2, sources_pb2, splice
+from peerload.wire.identity import source_id
+
+__all__ = ["Publication", "training_step"]
+
+_IDENTITY_FIELD: Final = 1
+_WORKER_FIELD: Final = 2
+_RECORD_FIELD: Final = 1
+_MANIFEST_FIELD: Final = 2
+_DIGEST_SIZES: Final = (0, 16)
+_MAX_UINT64: Final = 2**64 - 1
+_MAX_DIMENSIONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A checked publication: the record to keep (its stamps are 0 until it is stored) and the bytes as they arrived."""
+
+    record: SourceRecord
+    identity: bytes
+    """An encoded SourceIdentity."""
+    worker: bytes
+    """An encoded WorkerMetadata."""
+    manifest: bytes | None
+    """An encoded peerload.v1.Manifest; None where the worker published through model_express.p2p."""
+
+    @property
+    def key(self) -> SourceKey:
+        return self.record.key
+
+    @classmethod
+    def from_p2p(cls, request: bytes) -> Publication:
+        """Check an encoded `PublishMetadataRequest`.
+
+        Raises `MissingField` without identity, model name, worker or worker id, `LimitExceeded` and `InvalidArgument`
+        for the rest; each names the field. Takes milliseconds for ten thousand tensors: large ones belong in a thread.
+        """
+        try:
+            message = p2p_pb2.PublishMetadataRequest.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument("request", "is not a valid PublishMetadataRequest (damaged, or not UTF-8)") from error
+        return _checked(message, request, None, None)
+
+    @classmethod
+    def from_v1(cls, request: bytes) -> Publication:
+        """Check an encoded `peerload.v1.PublishRequest`; as `from_p2p`, and the manifest must be there."""
+        try:
+            message = sources_pb2.PublishRequest.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument("request", "is not a valid PublishRequest (damaged, or not UTF-8)") from error
+        record = splice.submessage(request, _RECORD_FIELD)
+        if record is None:
+            raise MissingField("record")
+        manifest = splice.submessage(request, _MANIFEST_FIELD)
+        if manifest is None:
+            raise MissingField("manifest")
+        return _checked(message.record, record, message.manifest, manifest)
+
+    @classmethod
+    def of(
+        cls,
+        identity: p2p_pb2.SourceIdentity,
+        worker: p2p_pb2.WorkerMetadata,
+        worker_id: str,
+        *,
+        pod: Pod = NO_POD,
+        manifest: sources_pb2.Manifest | None = None,
+    ) -> Publication:
+        """A publication from messages; raises as `from_p2p`."""
+        record = p2p_pb2.PublishMetadataRequest(
+            identity=identity,
+            worker=worker,
+            worker_id=worker_id,
+            pod_name=pod.name,
+            pod_uid=pod.uid,
+            pod_namespace=pod.namespace,
+        )
+        encoded = manifest.SerializeToString() if manifest is not None else None
+        return _checked(record, record.SerializeToString(), manifest, encoded)
+
+
+def training_step(parameters: Iterable[tuple[str, str]]) -> int | None:
+    """The training step among extra_parameters: "training_step", or "version" where that key is absent; a decimal
+    uint64. What is malformed counts as not given."""
+    given = dict(parameters)
+    text = given["training_step"] if "training_step" in given else given.get("version", "")
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0") or "0"
+    # The length first: Python refuses to convert thousands of digits.
+    if len(digits) > 20 or int(digits) > _MAX_UINT64:
+        return None
+    return int(digits)
+
+
+def _checked(
+    request: p2p_pb2.PublishMetadataRequest,
+    encoded: bytes,
+    manifest: sources_pb2.Manifest | None,
+    encoded_manifest: bytes | None,
+) -> Publication:
+    if len(encoded) + len(encoded_manifest or b"") > limits.MAX_MESSAGE_BYTES:
+        raise LimitExceeded(
+            "request", f"is larger than {limits.MAX_MESSAGE_BYTES} bytes", limit=limits.MAX_MESSAGE_BYTES
+        )
+    identity_bytes = splice.submessage(encoded, _IDENTITY_FIELD)
+    worker_bytes = splice.submessage(encoded, _WORKER_FIELD)
+    if identity_bytes is None:
+        raise MissingField("identity")
+    if not request.identity.model_name:
+        raise MissingField("identity.model_name")
+    if worker_bytes is None:
+        raise MissingField("worker")
+    if not request.worker_id:
+        raise MissingField("worker_id")
+    identity, worker = request.identity, request.worker
+    _check_identity(identity, len(identity_bytes))
+    check_text("worker_id", request.worker_id, limits.MAX_WORKER_ID_BYTES)
+    pod = Pod(request.pod_name, request.pod_uid, request.pod_namespace)
+    for name, text in zip(("pod_name", "pod_uid", "pod_namespace"), pod, strict=True):
+        check_text(name, text, limits.MAX_TEXT_BYTES)
+    status = Status.of(worker.status, "worker.status")
+    check_text("worker.accelerator", worker.accelerator, limits.MAX_TEXT_BYTES)
+    check_count("worker.topology", len(worker.topology), limits.MAX_TOPOLOGY, "entries")
+    for level, place in worker.topology.items():
+        check_text("worker.topology", level, limits.MAX_TEXT_BYTES)
+        check_text(f"worker.topology[{level}]", place, limits.MAX_TEXT_BYTES)
+    parameters = dict(identity.extra_parameters)
+    layout = parameters.get("layout_signature", "")
+    check_text("identity.extra_parameters[layout_signature]", layout, limits.MAX_NAME_BYTES)
+    item_count, total_size = _tensors(worker)
+    form, content = Form.UNSPECIFIED, ""
+    engines: tuple[str, ...] = ()
+    named = parameters.get("peerload.form", "").upper()
+    if named in Form.__members__:
+        form = Form[named]
+    if manifest is not None:
+        item_count, total_size, engines = _check_manifest(manifest)
+        form, content = Form(manifest.form), manifest.content
+    record = SourceRecord(
+        key=SourceKey(sys.intern(source_id(identity)), worker.worker_rank, request.worker_id),
+        model_name=identity.model_name,
+        revision=identity.revision,
+        status=status,
+        updated_at=0,
+        load=None,
+        accelerator=worker.accelerator,
+        topology=tuple(sorted(worker.topology.items())),
+        training_step=training_step(parameters.items()),
+        layout_signature=layout or None,
+        form=form,
+        content=content,
+        item_count=item_count,
+        total_size=total_size,
+        engines=engines,
+        pod=pod,
+        published_at=0,
+    )
+    return Publication(record, identity_bytes, worker_bytes, encoded_manifest)
+
+
+def _check_identity(identity: p2p_pb2.SourceIdentity, size: int) -> None:
+    check_text("identity.model_name", identity.model_name, limits.MAX_NAME_BYTES)
+    check_text("identity.revision", identity.revision, limits.MAX_TEXT_BYTES)
+    if size > limits.MAX_IDENTITY_BYTES:
+        limit = limits.MAX_IDENTITY_BYTES
+        raise LimitExceeded("identity", f"has {size} bytes, more than {limit}", limit=limit)
+
+
+def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:
+    """How many items a stock publication has, and their bytes."""
+    if worker.WhichOneof("source_payload") == "artifact_source":
+        artifact = worker.artifact_source
+        _check_total("worker.artifact_source.total_size", artifact.total_size)
+        return artifact.file_count, artifact.total_size
+    # Stock clients send one list twice, in an older and in a newer field: each is judged alone.
+    _check_tensors("worker.tensors", worker.tensors)
+    _check_tensors("worker.tensor_source.tensors", worker.tensor_source.tensors)
+    tensors = worker.tensor_source.tensors or worker.tensors
+    total = sum([tensor.size for tensor in tensors])
+    _check_total("worker.tensors", total)
+    return len(tensors), total
+
+
+def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor]) -> None:
+    check_count(field, len(tensors), limits.MAX_TENSORS, "tensors")
+    _check_names(field, [tensor.name for tensor in tensors])
+    for dtype in {tensor.dtype for tensor in tensors}:
+        check_text(f"{field}.dtype", dtype, limits.MAX_TEXT_BYTES)
+
+
+def _check_names(field: str, names: list[str]) -> None:
+    distinct = set(names)
+    for name in distinct:
+        check_text(f"{field}.name", name, limits.MAX_NAME_BYTES)
+    if len(distinct) != len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InvalidArgument(field, f"names {twice!r} twice")
+
+
+def _check_total(field: str, total: int) -> None:
+    if total > limits.MAX_TOTAL_SIZE:
+        limit = limits.MAX_TOTAL_SIZE
+        raise LimitExceeded(field, f"adds up to {total} bytes, more than {limit}", limit=limit)
+
+
+def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str, ...]]:
+    """The manifest's item count, total size and engines."""
+    if manifest.form not in Form._value2member_map_:
+        raise InvalidArgument("manifest.form", f"{manifest.form} is not a Form")
+    items, files = manifest.items, manifest.files
+    check_text("manifest.content", manifest.content, limits.MAX_TEXT_BYTES)
+    check_count("manifest.items", len(items), limits.MAX_TENSORS, "items")
+    check_count("manifest.files", len(files), limits.MAX_FILES, "files")
+    check_count("manifest.endpoints", len(manifest.endpoints), limits.MAX_ENDPOINTS, "endpoints")
+    _check_names("manifest.items", [item.name for item in items])
+    for item in items:
+        if len(item.shape) > _MAX_DIMENSIONS or len(item.stride) > _MAX_DIMENSIONS:
+            raise LimitExceeded(
+                "manifest.items.shape", f"of {item.name!r} has too many dimensions", limit=_MAX_DIMENSIONS
+            )
+        if len(item.digest) not in _DIGEST_SIZES:
+            raise InvalidArgument("manifest.items.digest", f"of {item.name!r} has {len(item.digest)} bytes, not 16")
+        if files and item.file >= len(files):
+            raise InvalidArgument(
+                "manifest.items.file", f"of {item.name!r} is {item.file}; there are {len(files)} files"
+            )
+    for dtype in {item.dtype for item in items}:
+        check_text("manifest.items.dtype", dtype, limits.MAX_TEXT_BYTES)
+    for index, file in enumerate(files):
+        if not file.path:
+            raise MissingField(f"manifest.files[{index}].path")
+        if len(file.digest) not in _DIGEST_SIZES:
+            raise InvalidArgument("manifest.files.digest", f"of {file.path!r} has {len(file.digest)} bytes, not 16")
+    _check_names("manifest.files", [file.path for file in files])
+    for index, endpoint in enumerate(manifest.endpoints):
+        if not endpoint.engine:
+            raise MissingField(f"manifest.endpoints[{index}].engine")
+        if "," in endpoint.engine:
+            raise InvalidArgument(f"manifest.endpoints[{index}].engine", "must not hold a comma")
+        check_text("manifest.endpoints.engine", endpoint.engine, limits.MAX_TEXT_BYTES)
+        check_text("manifest.endpoints.address", endpoint.address, limits.MAX_NAME_BYTES)
+    total = sum([item.size for item in items])
+    _check_total("manifest.items", total)
+    engines = tuple(dict.fromkeys(endpoint.engine for endpoint in manifest.endpoints))
+    return len(items), total, engines

@@ -1,0 +1,113 @@
+"""Which sources somebody asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from google.protobuf.message import DecodeError
+
+from peerload.errors import InvalidArgument, MissingField
+from peerload.metadata.records import Form, SourceRecord, Status
+from peerload.wire import p2p_pb2, sources_pb2, splice
+from peerload.wire.identity import source_id
+
+__all__ = ["Query"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Filters; what is None lets everything through.
+
+    With `instances` a worker id that holds several ranks is one answer (its lowest rank, or the rank asked for): it
+    has a status only if all its ranks have it, and its heartbeat is the oldest among them. Without, every rank is an
+    answer of its own.
+    """
+
+    source_id: str | None = None
+    model_name: str | None = None
+    """Exact and case-sensitive."""
+    revision: str | None = None
+    worker_id: str | None = None
+    worker_rank: int | None = None
+    form: Form | None = None
+    status: Status | None = None
+    """READY and the others that a worker says of itself: as long as its heartbeat has not run out; then it is STALE."""
+    min_training_step: int | None = None
+    min_updated_at: int | None = None
+    limit: int | None = None
+    """At most that many, the newest first, after all filters."""
+    instances: bool = False
+
+    @classmethod
+    def from_list_request(cls, encoded: bytes) -> Query:
+        """What an encoded `ListSourcesRequest` asks for. Raises `InvalidArgument`."""
+        try:
+            request = p2p_pb2.ListSourcesRequest.FromString(encoded)
+        except DecodeError as error:
+            raise InvalidArgument("request", "is not a valid ListSourcesRequest (damaged, or not UTF-8)") from error
+        source = None
+        if request.identity.model_name:
+            source = _source_id_of(splice.submessage(encoded, 1) or b"")
+        return cls(
+            source_id=source,
+            model_name=request.model_name_filter if request.HasField("model_name_filter") else None,
+            worker_rank=request.worker_rank_filter if request.HasField("worker_rank_filter") else None,
+            status=Status.of(request.status_filter, "status_filter") if request.HasField("status_filter") else None,
+            min_training_step=request.min_training_step if request.HasField("min_training_step") else None,
+            min_updated_at=request.min_updated_at if request.HasField("min_updated_at") else None,
+            limit=request.limit or None,
+            instances=True,
+        )
+
+    @classmethod
+    def from_selector(cls, selector: sources_pb2.Selector) -> Query:
+        """What a `peerload.v1.Selector` asks for. Raises `InvalidArgument`."""
+        source = selector.source_id or None
+        if selector.HasField("identity"):
+            if source is not None:
+                raise InvalidArgument("selector.source_id", "must not be given together with selector.identity")
+            if not selector.identity.model_name:
+                raise MissingField("selector.identity.model_name")
+            source = source_id(selector.identity)
+        if selector.HasField("form") and selector.form not in Form._value2member_map_:
+            raise InvalidArgument("selector.form", f"{selector.form} is not a Form")
+        return cls(
+            source_id=source,
+            model_name=selector.model_name or None,
+            revision=selector.revision if selector.HasField("revision") else None,
+            worker_id=selector.worker_id or None,
+            worker_rank=selector.worker_rank if selector.HasField("worker_rank") else None,
+            form=Form(selector.form) if selector.HasField("form") else None,
+            status=Status.of(selector.status, "selector.status") if selector.HasField("status") else None,
+        )
+
+    def admits(self, record: SourceRecord) -> bool:
+        """Whether the record, as it is, passes all filters."""
+        return (
+            self.concerns(record)
+            and (self.status is None or record.status is self.status)
+            and (self.min_updated_at is None or record.updated_at >= self.min_updated_at)
+        )
+
+    def concerns(self, record: SourceRecord) -> bool:
+        """Whether the record passes the filters that no heartbeat and no change of status can alter."""
+        key = record.key
+        return (
+            (self.source_id is None or key.source_id == self.source_id)
+            and (self.model_name is None or record.model_name == self.model_name)
+            and (self.revision is None or record.revision == self.revision)
+            and (self.worker_id is None or key.worker_id == self.worker_id)
+            and (self.worker_rank is None or key.worker_rank == self.worker_rank)
+            and (self.form is None or record.form is self.form)
+            and (
+                self.min_training_step is None
+                or (record.training_step is not None and record.training_step >= self.min_training_step)
+            )
+        )
+
+
+@lru_cache(maxsize=4096)
+def _source_id_of(identity: bytes) -> str:
+    """Fleets ask for few identities, again and again."""
+    return source_id(p2p_pb2.SourceIdentity.FromString(identity))

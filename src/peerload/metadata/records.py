@@ -1,0 +1,308 @@
+"""The records of sources: frozen, and to and from the wire and the store in this one place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeVar, cast
+
+from peerload.errors import InvalidArgument
+from peerload.store.base import Entry, Scalar, Value
+from peerload.wire import p2p_pb2, sources_pb2, splice
+
+__all__ = [
+    "NO_POD",
+    "SOURCE_PREFIX",
+    "Form",
+    "Mark",
+    "Pod",
+    "SourceKey",
+    "SourceRecord",
+    "Status",
+    "encoded_ref_beat",
+    "with_status",
+]
+
+SOURCE_PREFIX: Final = "source/"
+
+_TOPOLOGY: Final = "topology."
+
+
+class Status(IntEnum):
+    """What a worker says of itself, or the server of it; the numbers are `SourceStatus`'s."""
+
+    UNKNOWN = 0
+    INITIALIZING = 1
+    READY = 2
+    STALE = 3
+
+    @classmethod
+    def of(cls, number: int, field: str = "status") -> Status:
+        """The status of that number. Raises `InvalidArgument`, naming `field`."""
+        try:
+            return cls(number)
+        except ValueError:
+            raise InvalidArgument(field, f"{number} is not a SourceStatus") from None
+
+
+class Form(IntEnum):
+    """In which form a source offers weights; the numbers are `peerload.v1.Form`'s."""
+
+    UNSPECIFIED = 0
+    RUNTIME = 1
+    CHECKPOINT = 2
+
+
+class SourceKey(NamedTuple):
+    """One process of one source: the unit of every record."""
+
+    source_id: str
+    worker_rank: int
+    worker_id: str
+
+    def encode(self) -> str:
+        """The key in the store; the worker id comes last because it may hold anything."""
+        return f"{SOURCE_PREFIX}{self.source_id}/{self.worker_rank}/{self.worker_id}"
+
+    @classmethod
+    def decode(cls, key: str) -> SourceKey:
+        """Raises ValueError for a key that is no source's."""
+        prefix, source_id, rank, worker_id = key.split("/", 3)
+        if prefix + "/" != SOURCE_PREFIX or not source_id or not worker_id or not rank.isdecimal():
+            raise ValueError(f"{key!r} is not the key of a source")
+        return cls(sys.intern(source_id), int(rank), worker_id)
+
+    @staticmethod
+    def prefix_of(source_id: str) -> str:
+        """What the keys of one source begin with."""
+        return f"{SOURCE_PREFIX}{source_id}/"
+
+
+class Pod(NamedTuple):
+    """Where a worker runs, as it told."""
+
+    name: str = ""
+    uid: str = ""
+    namespace: str = ""
+
+
+NO_POD: Final = Pod()
+
+
+class Mark(NamedTuple):
+    """What the reaper wrote when it declared a source stale."""
+
+    since: int
+    """When, milliseconds on the store's clock."""
+    judged: int
+    """The stamp of the heartbeat that it judged: a later one undoes the mark."""
+    was: Status
+    """The status before."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One worker of one source, without its manifest.
+
+    `status`, `updated_at` and `load` are as of the moment when the record was asked for; the rest is as published.
+    """
+
+    key: SourceKey
+    model_name: str
+    revision: str
+    """Of the model; empty where the publisher gave none."""
+    status: Status
+    updated_at: int
+    """The last heartbeat, milliseconds on the store's clock."""
+    load: float | None
+    """0 to 1; None: not said."""
+    accelerator: str
+    topology: tuple[tuple[str, str], ...]
+    """Sorted by key."""
+    training_step: int | None
+    layout_signature: str | None
+    form: Form
+    content: str
+    """Checkpoint form: the digest of the whole content."""
+    item_count: int
+    total_size: int
+    """Bytes in all items."""
+    engines: tuple[str, ...]
+    pod: Pod
+    published_at: int
+    """The first publication under this key, milliseconds on the store's clock."""
+    mark: Mark | None = None
+    store_revision: int = 0
+    generation: int = 0
+
+    @property
+    def source_id(self) -> str:
+        return self.key.source_id
+
+    @property
+    def worker_id(self) -> str:
+        return self.key.worker_id
+
+    @property
+    def worker_rank(self) -> int:
+        return self.key.worker_rank
+
+    @classmethod
+    def from_entry(cls, entry: Entry) -> SourceRecord:
+        """The record that a store's entry holds. Members that are missing or of another type count as not given.
+
+        Raises ValueError for an entry that is no source's.
+        """
+        key = SourceKey.decode(entry.key)
+        value = entry.value
+        since, judged = _number(value, "stale.since"), _number(value, "stale.judged")
+        mark = None if since is None or judged is None else Mark(since, judged, _status(value, "stale.was"))
+        step = _text(value, "training_step")
+        form = _text(value, "form")
+        pod = Pod(_text(value, "pod.name"), _text(value, "pod.uid"), _text(value, "pod.namespace"))
+        return cls(
+            key=key,
+            model_name=sys.intern(_text(value, "model")),
+            revision=sys.intern(_text(value, "revision")),
+            status=_status(value, "status"),
+            updated_at=entry.beat.stamp if entry.beat else 0,
+            load=entry.beat.load if entry.beat else None,
+            accelerator=sys.intern(_text(value, "accelerator")),
+            topology=_shared(
+                tuple(
+                    (sys.intern(name.removeprefix(_TOPOLOGY)), sys.intern(text))
+                    for name, text in sorted(value.items())
+                    if name.startswith(_TOPOLOGY) and isinstance(text, str)
+                )
+            ),
+            training_step=int(step) if step.isdecimal() else None,
+            layout_signature=sys.intern(_text(value, "layout_signature")) or None,
+            form=Form[form] if form in Form.__members__ else Form.UNSPECIFIED,
+            content=sys.intern(_text(value, "content")),
+            item_count=_number(value, "item_count") or 0,
+            total_size=_number(value, "total_size") or 0,
+            engines=_shared(tuple(name for name in _text(value, "engines").split(",") if name)),
+            pod=pod if any(pod) else NO_POD,
+            published_at=_number(value, "published_at") or 0,
+            mark=mark,
+            store_revision=entry.revision,
+            generation=entry.generation,
+        )
+
+    def to_value(self) -> dict[str, Scalar]:
+        """What the store keeps beside the key and the heartbeat: small, flat, readable; empty members left out."""
+        members: dict[str, Scalar] = {
+            "model": self.model_name,
+            "revision": self.revision,
+            "status": self.status.name,
+            "accelerator": self.accelerator,
+            **{_TOPOLOGY + name: text for name, text in self.topology},
+            # As text: 64 bits do not survive every JSON reader.
+            "training_step": None if self.training_step is None else str(self.training_step),
+            "layout_signature": self.layout_signature,
+            "form": self.form.name if self.form else None,
+            "content": self.content,
+            "item_count": self.item_count,
+            "total_size": self.total_size,
+            "engines": ",".join(self.engines),
+            "pod.name": self.pod.name,
+            "pod.uid": self.pod.uid,
+            "pod.namespace": self.pod.namespace,
+            "published_at": self.published_at,
+        }
+        if self.mark:
+            members |= {"stale.since": self.mark.since, "stale.judged": self.mark.judged}
+            members["stale.was"] = self.mark.was.name
+        return {name: member for name, member in members.items() if member is not None and member != ""}
+
+    def at(self, *, status: Status, updated_at: int, load: float | None) -> SourceRecord:
+        """The same record with what changes by heartbeats as it is now."""
+        return replace(self, status=status, updated_at=updated_at, load=load)
+
+    def to_source(self) -> sources_pb2.Source:
+        """The record as `peerload.v1.Source`."""
+        return sources_pb2.Source(
+            source_id=self.key.source_id,
+            worker_id=self.key.worker_id,
+            worker_rank=self.key.worker_rank,
+            model_name=self.model_name,
+            revision=self.revision,
+            status=cast(p2p_pb2.SourceStatus, int(self.status)),
+            updated_at=self.updated_at,
+            accelerator=self.accelerator,
+            topology=dict(self.topology),
+            source_load=self.load,
+            training_step=self.training_step,
+            layout_signature=self.layout_signature,
+            form=cast(sources_pb2.Form, int(self.form)),
+            content=self.content,
+            item_count=self.item_count,
+            total_size=self.total_size,
+            engines=self.engines,
+            pod_name=self.pod.name,
+            pod_namespace=self.pod.namespace,
+            published_at=self.published_at,
+        )
+
+    def to_ref(self) -> p2p_pb2.SourceInstanceRef:
+        """The record as `SourceInstanceRef`."""
+        return p2p_pb2.SourceInstanceRef.FromString(self.encoded_ref() + encoded_ref_beat(self.updated_at, self.load))
+
+    def encoded_ref(self) -> bytes:
+        """The part of an encoded `SourceInstanceRef` that heartbeats do not change; `encoded_ref_beat` is the rest."""
+        return p2p_pb2.SourceInstanceRef(
+            mx_source_id=self.key.source_id,
+            worker_id=self.key.worker_id,
+            model_name=self.model_name,
+            worker_rank=self.key.worker_rank,
+            accelerator=self.accelerator,
+            training_step=self.training_step,
+            layout_signature=self.layout_signature,
+            topology=dict(self.topology),
+        ).SerializeToString()
+
+
+def encoded_ref_beat(updated_at: int, load: float | None) -> bytes:
+    """What a heartbeat adds to an encoded `SourceInstanceRef`."""
+    stamp = splice.varint_field(6, updated_at)
+    return stamp if load is None else stamp + p2p_pb2.SourceInstanceRef(source_load=load).SerializeToString()
+
+
+def with_status(value: Value, status: Status, mark: Mark | None = None) -> dict[str, Scalar]:
+    """A stored value with another status, and marked or no longer marked stale; members that we do not know stay."""
+    members = {name: member for name, member in value.items() if not name.startswith("stale.")}
+    members["status"] = status.name
+    if mark:
+        members |= {"stale.since": mark.since, "stale.judged": mark.judged, "stale.was": mark.was.name}
+    return members
+
+
+_Items = TypeVar("_Items", bound=tuple[object, ...])
+
+
+@lru_cache(maxsize=65_536)
+def _same(items: tuple[object, ...]) -> tuple[object, ...]:
+    return items
+
+
+def _shared(items: _Items) -> _Items:
+    """One object for equal tuples: fleets repeat them, and the directory keeps a hundred thousand records."""
+    return cast(_Items, _same(items))
+
+
+def _text(value: Mapping[str, Scalar], name: str) -> str:
+    member = value.get(name)
+    return member if isinstance(member, str) else ""
+
+
+def _number(value: Mapping[str, Scalar], name: str) -> int | None:
+    member = value.get(name)
+    return member if isinstance(member, int) and not isinstance(member, bool) else None
+
+
+def _status(value: Mapping[str, Scalar], name: str) -> Status:
+    text = _text(value, name)
+    return Status[text] if text in Status.__members__ else Status.UNKNOWN

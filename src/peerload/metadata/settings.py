@@ -1,0 +1,43 @@
+"""What can be set about the directory, with its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MetadataSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataSettings:
+    """Times are in seconds."""
+
+    heartbeat_timeout: float = 90.0
+    """A source that was not heard from for so long is dead."""
+    reaper_interval: float = 30.0
+    """How often the reaper looks."""
+    gc_timeout: float = 3600.0
+    """How long after it was marked stale a record is removed."""
+    reaper_grace: float = 150.0
+    """Beyond one heartbeat timeout of uninterrupted feed, how long the reaper still marks nothing: clients that lost
+    their server reconnect with a back-off of up to two minutes."""
+    hold: float = 20.0
+    """How long a list is held that would be empty only because of an outage."""
+    visible_within: float = 1.0
+    """How long a write waits to be seen in this server's own directory before it is answered all the same."""
+    flush_delay: float = 0.05
+    """How long heartbeats gather before they are stored together."""
+    alive_interval: float = 1.0
+    """How often a server stores that it is alive."""
+    alive_tolerance: float = 5.0
+    """A longer silence of all servers, or of the feed, is an outage."""
+    manifest_cache_bytes: int = 64 * 1024 * 1024
+    """What may be kept of publications that were read lately."""
+
+    @property
+    def heartbeat_timeout_ms(self) -> int:
+        return round(self.heartbeat_timeout * 1000)
+
+    @property
+    def settle_ms(self) -> int:
+        """For how long after an outage absence proves nothing."""
+        return round((self.heartbeat_timeout + self.reaper_grace) * 1000)
