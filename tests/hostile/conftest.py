@@ -15,7 +15,9 @@ MEMORY_LIMIT = 700 * MEBIBYTE
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(sqlite_url(tmp_path_factory.mktemp("server")), MX_HEARTBEAT_TIMEOUT_SECS="3600") as live:
+    with LiveServer(
+        sqlite_url(tmp_path_factory.mktemp("server")), environment={"MX_HEARTBEAT_TIMEOUT_SECS": "3600"}
+    ) as live:
         yield live.start()
 
 

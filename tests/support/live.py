@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -166,11 +166,11 @@ def code_of(error: grpc.RpcError) -> grpc.StatusCode:
 class LiveServer:
     """`peerload serve` in a process of its own, on a port that stays the same over restarts."""
 
-    def __init__(self, store: str, *, port: int | None = None, **environment: str) -> None:
+    def __init__(self, store: str, *, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.store = store
         self._pinned = port is not None
         self.port = port or free_port()
-        self._environment = environment
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
 
