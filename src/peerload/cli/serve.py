@@ -1,9 +1,110 @@
-"""`peerload serve`."""
+"""`peerload serve`: run the directory server."""
 
 from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
 
 __all__ = ["command"]
 
 
-def command() -> None:
-    """Run the directory server."""
+def command(
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; port 0 takes a free one (default: 127.0.0.1:8001).",
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where records are kept: sqlite:PATH, or memory: to forget them (default: sqlite: in the user's state folder).",
+        ),
+    ] = None,
+    heartbeat_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="A source that is not heard from for so long is stale (default: 90)."),
+    ] = None,
+    reaper_interval: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Time between two looks for stale sources (default: 30).")
+    ] = None,
+    gc_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="A stale source is forgotten after so long (default: 3600).")
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="When told to stop, how long calls in flight may take to end (default: 10)."
+        ),
+    ] = None,
+    drain_delay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="When told to stop, how long to say NOT_SERVING before turning calls away (default: 0.2).",
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning, error or critical (default: info).")
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --print-config: for programs.")] = False,
+) -> None:
+    """Run the directory server that workers publish to and find each other by.
+
+    Each setting is taken from its flag, else from PEERLOAD_<NAME> (PEERLOAD_LISTEN, PEERLOAD_STORE …), else from the
+    variable that deployments of this protocol already set (MODEL_EXPRESS_SERVER_PORT, MX_HEARTBEAT_TIMEOUT_SECS …).
+
+    SIGTERM and Ctrl-C let calls in flight end; a second one stops at once.
+    """
+    from peerload.server.settings import resolve
+
+    resolved = resolve(
+        {
+            "listen": listen,
+            "store": store,
+            "heartbeat_timeout": heartbeat_timeout,
+            "reaper_interval": reaper_interval,
+            "gc_timeout": gc_timeout,
+            "grace": grace,
+            "drain_delay": drain_delay,
+            "log_level": log_level,
+            "log_format": log_format,
+        }
+    )
+    if print_config:
+        _print(resolved.table(), as_json)
+        return
+    from peerload.server import logs
+    from peerload.server.app import serve
+
+    logs.configure(resolved.settings.log_level, resolved.settings.log_format)
+    asyncio.run(serve(resolved.settings))
+
+
+def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}, indent=2))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    for name, value, origin in rows:
+        table.add_row(name, str(value), origin)
+    Console(markup=False).print(table)

@@ -7,6 +7,7 @@ already set, the default. Empty variables count as unset.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -159,6 +160,15 @@ class Resolved:
 
     settings: Settings
     origins: Mapping[str, str]
+
+    def table(self) -> list[tuple[str, str | float, str]]:
+        """Each setting's name, value and origin, fit to be shown: a password in the store's URL is left out."""
+        values: dict[str, str | float] = {**self.settings.model_dump(), "store": _without_password(self.settings.store)}
+        return [(name, value, self.origins[name]) for name, value in values.items()]
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
 def resolve(flags: Mapping[str, Any]) -> Resolved:

@@ -18,6 +18,7 @@ CODES: Final[tuple[tuple[type[errors.PeerloadError], Code], ...]] = (
     (errors.Unavailable, Code.UNAVAILABLE),
     (errors.Conflict, Code.ABORTED),
     (errors.Compacted, Code.UNAVAILABLE),
+    (errors.Damaged, Code.DATA_LOSS),
     (errors.VerificationFailed, Code.DATA_LOSS),
     (errors.MissingExtra, Code.FAILED_PRECONDITION),
 )

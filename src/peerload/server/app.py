@@ -1,0 +1,210 @@
+"""The composition root: everything is made here and handed what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from types import TracebackType
+from typing import Final
+
+import structlog
+
+from peerload import __version__
+from peerload.clock import Clock, SystemClock
+from peerload.metadata.backend import MetadataBackend
+from peerload.metadata.settings import MetadataSettings
+from peerload.plugins import open_store
+from peerload.server.calls import Calls
+from peerload.server.front import Front, Method
+from peerload.server.front_grpc import GrpcFront
+from peerload.server.readiness import Readiness
+from peerload.server.services.api import ApiService
+from peerload.server.services.health import HealthService, StandardHealth
+from peerload.server.services.p2p import P2pService
+from peerload.server.services.parsing import Parser
+from peerload.server.services.reflection import Reflection
+from peerload.server.services.sources import SourceService
+from peerload.server.settings import Settings
+from peerload.store.base import Store
+
+__all__ = ["Server", "serve"]
+
+_log = structlog.get_logger("peerload.server")
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Server:
+    """A server in this process: `async with Server(settings) as server: …` serves at `server.address`.
+
+    `store` is a store to use instead of the one that the settings name, not yet opened; the server opens and closes it.
+    `clock` is handed to everything but the transport, whose deadlines are real.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, store: Store | None = None) -> None:
+        self._settings = settings
+        self._clock = SystemClock() if clock is None else clock
+        self._store = open_store(settings.store, self._clock) if store is None else store
+        self._backend = MetadataBackend(
+            self._store,
+            self._clock,
+            MetadataSettings(
+                heartbeat_timeout=settings.heartbeat_timeout,
+                reaper_interval=settings.reaper_interval,
+                gc_timeout=settings.gc_timeout,
+            ),
+        )
+        self._readiness = Readiness()
+        self._calls = Calls()
+        self._parser = Parser()
+        self._front: Front | None = None
+        self._address = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT` as bound; empty before the start."""
+        return self._address
+
+    @property
+    def backend(self) -> MetadataBackend:
+        """What the services stand on."""
+        return self._backend
+
+    @property
+    def readiness(self) -> Readiness:
+        """What the health services tell."""
+        return self._readiness
+
+    async def start(self) -> None:
+        """Open the store, load the directory, listen.
+
+        Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store.
+        """
+        try:
+            await self._backend.connect()
+            self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
+            self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
+            self._front = GrpcFront(self._calls.wrap(self._methods()))
+            self._address = await self._front.start(self._settings.listen)
+        except BaseException:
+            await self._let_go()
+            raise
+        _log.info("serving", listen=self._address, store=self._store.url, version=__version__)
+
+    async def failed(self) -> None:
+        """Wait until a part of the server has ended that never should; raises what it ended with."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise RuntimeError("the metadata backend stopped by itself")
+
+    async def stop(self) -> None:
+        """Drain: say NOT_SERVING, end streams, let calls in flight end, store the last heartbeats. Twice is allowed."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._readiness.stop()
+        if self._front is not None:
+            grace = self._settings.grace
+            _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)
+            await asyncio.sleep(self._settings.drain_delay)
+            # The front turns new calls away at once. It gets a little longer than the calls themselves, so that those
+            # which are ended late can still be told.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._front.stop(grace + 1.0))
+                group.create_task(self._calls.drain(grace))
+        await self._let_go()
+        _log.info("stopped")
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _methods(self) -> dict[str, Method]:
+        names: set[str] = set()
+        table: dict[str, Method] = {}
+        for service in (
+            P2pService(self._backend, self._clock, self._parser),
+            SourceService(self._backend, self._clock, self._parser),
+            HealthService(self._readiness, self._clock),
+            ApiService(),
+            StandardHealth(self._readiness, names),
+            Reflection(names),
+        ):
+            table.update(service.methods())
+        names.update(path.split("/")[1] for path in table)
+        return table
+
+    async def _follow_backend(self) -> None:
+        serving = self._backend.serving
+        while True:
+            self._readiness.set(serving, "" if serving else self._backend.reason)
+            serving = await self._backend.health_changed(serving)
+
+    async def _let_go(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._parser.close()
+        await self._backend.close()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+
+    Raises what `Server.start` raises.
+    """
+    _raise_descriptor_limit()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        _log.info("told to stop", signal=number.name)
+        told.set()
+        for each in _STOPS:
+            # Not through the event loop: it may be what hangs. Everything acknowledged is durable.
+            loop.remove_signal_handler(each)
+            signal.signal(each, lambda again, _: os._exit(128 + again))
+
+    for number in _STOPS:
+        loop.add_signal_handler(number, stop, number)
+    server = Server(settings)
+    starting = asyncio.create_task(server.start())
+    stopping = asyncio.create_task(told.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+    try:
+        await starting
+    except asyncio.CancelledError:
+        if told.is_set():
+            return
+        raise
+    failing = asyncio.create_task(server.failed())
+    try:
+        await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            failing.result()
+    finally:
+        stopping.cancel()
+        failing.cancel()
+        await server.stop()
+
+
+def _raise_descriptor_limit() -> None:
+    """Every connection is a descriptor, and the default limit of 1,024 is a small fleet."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            _log.debug("raised the limit of open files", before=soft, now=hard)

@@ -1,0 +1,105 @@
+"""peerload.v1.SourceService: manifests, withdrawal and watching, for Peerload's own clients. Errors are statuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from peerload.clock import Clock
+from peerload.errors import MissingField, NotFound
+from peerload.metadata.backend import MetadataBackend
+from peerload.metadata.publication import Publication
+from peerload.metadata.query import Query
+from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
+from peerload.server.services.messages import decode, shown
+from peerload.server.services.parsing import Parser
+from peerload.server.services.waiting import deadline_on
+from peerload.wire.sources_pb2 import (
+    GetManifestRequest,
+    ListRequest,
+    ListResponse,
+    PublishResponse,
+    SourceRef,
+    WatchRequest,
+    WatchResponse,
+    WithdrawRequest,
+    WithdrawResponse,
+)
+
+__all__ = ["SourceService"]
+
+
+class SourceService:
+    """The five calls, over a metadata backend."""
+
+    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._parser = parser
+
+    def methods(self) -> Methods:
+        """Its table."""
+        path = "/peerload.v1.SourceService"
+        return {
+            f"{path}/Publish": UnaryMethod(self.publish),
+            f"{path}/Withdraw": UnaryMethod(self.withdraw),
+            f"{path}/GetManifest": UnaryMethod(self.get_manifest),
+            f"{path}/List": UnaryMethod(self.list_sources),
+            f"{path}/Watch": StreamMethod(self.watch),
+        }
+
+    async def publish(self, request: bytes, context: Context) -> bytes:
+        """Keep what a worker publishes, manifest and all; durable before the answer."""
+        publication = await self._parser.parse(Publication.from_v1, request)
+        key = await self._backend.publish(publication)
+        return PublishResponse(source_id=key.source_id, worker_id=key.worker_id).SerializeToString()
+
+    async def withdraw(self, request: bytes, context: Context) -> bytes:
+        """Take back one rank's record, or every rank's under a worker id."""
+        asked = decode(WithdrawRequest, request)
+        _require(asked.source_id, asked.worker_id)
+        rank = asked.worker_rank if asked.HasField("worker_rank") else None
+        withdrawn = await self._backend.withdraw(asked.source_id, asked.worker_id, rank)
+        return WithdrawResponse(withdrawn=withdrawn).SerializeToString()
+
+    async def get_manifest(self, request: bytes, context: Context) -> bytes:
+        """What a worker published, with its present state. Raises `NotFound` once the store has confirmed that."""
+        asked = decode(GetManifestRequest, request)
+        _require(asked.source_id, asked.worker_id)
+        rank = asked.worker_rank if asked.HasField("worker_rank") else None
+        source = await self._backend.stored(asked.source_id, asked.worker_id, rank)
+        if source is None:
+            which = "" if rank is None else f", rank {rank}"
+            raise NotFound(f"no source {shown(asked.source_id)}, worker {shown(asked.worker_id)}{which}")
+        return source.manifest_response()
+
+    async def list_sources(self, request: bytes, context: Context) -> bytes:
+        """The sources that the selector lets through, now: by model, source id and rank, then the newest first."""
+        query = Query.from_selector(decode(ListRequest, request).selector)
+        records = await self._backend.select(query, deadline=deadline_on(self._clock, context))
+        return ListResponse(
+            sources=[record.to_source() for record in records], now=self._backend.now()
+        ).SerializeToString()
+
+    async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """The same, and then every change to it, until the caller ends the call."""
+        asked = decode(WatchRequest, request)
+        query = Query.from_selector(asked.selector)
+        deadline = deadline_on(self._clock, context)
+        async for event in self._backend.watch(query, asked.resume_token, deadline=deadline):
+            yield WatchResponse(
+                complete=event.complete,
+                present=[record.to_source() for record in event.present],
+                gone=[
+                    SourceRef(source_id=key.source_id, worker_id=key.worker_id, worker_rank=key.worker_rank)
+                    for key in event.gone
+                ],
+                resume_token=event.resume_token,
+                now=self._backend.now(),
+            ).SerializeToString()
+
+
+def _require(source_id: str, worker_id: str) -> None:
+    if not source_id:
+        raise MissingField("source_id")
+    if not worker_id:
+        raise MissingField("worker_id")
