@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +17,7 @@ from peerload.errors import NotAllowed
 __all__ = ["StagingFolder"]
 
 _LOCK: Final = "lock"
+_ATTEMPTS: Final = 1000
 
 
 class StagingFolder:
@@ -27,19 +29,20 @@ class StagingFolder:
 
     def __init__(self, root: int, shown: Path) -> None:
         self._root = root
-        while True:
-            self.fd = open_folder(root, STAGING_FOLDER, STAGING_FOLDER, create=True)
-            self._lock = -1
+        self.fd = self._lock = -1
+        # Each turn that fails means that another pull came or went in between; a bound, in case nothing else explains it.
+        for _ in range(_ATTEMPTS):
             try:
                 if self._acquire():
                     return
             except BlockingIOError:
-                self.close()
-                raise NotAllowed(f"{shown}: another pull is filling this folder") from None
+                break
             except BaseException:
                 self.close()
                 raise
             self.close()
+        self.close()
+        raise NotAllowed(f"{shown}: another pull is filling this folder")
 
     def tidy(self, keep: Iterable[str] = ()) -> None:
         """Remove everything but the lock and what is named."""
@@ -58,11 +61,10 @@ class StagingFolder:
         os.unlink(_LOCK, dir_fd=self.fd)
         try:
             os.rmdir(STAGING_FOLDER, dir_fd=self._root)
-        except OSError:
-            with os.scandir(self.fd) as listing:
-                if not any(listing):
-                    raise
-            # Another pull has just begun here: the folder is its own now.
+        except OSError as error:
+            # Another pull has just begun here, or has been and gone: the folder was its own by then.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
     def close(self) -> None:
         """Let go of the lock. Safe to repeat."""
@@ -72,9 +74,10 @@ class StagingFolder:
         self._lock = self.fd = -1
 
     def _acquire(self) -> bool:
-        """False if the folder or its lock was removed meanwhile, by a pull that ended between our open and our lock."""
+        """False if the folder or its lock was removed meanwhile, by a pull that ended while this one came."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
+            self.fd = open_folder(self._root, STAGING_FOLDER, STAGING_FOLDER, create=True)
             self._lock = os.open(_LOCK, flags, 0o600, dir_fd=self.fd)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             named = os.stat(f"{STAGING_FOLDER}/{_LOCK}", dir_fd=self._root, follow_symlinks=False)

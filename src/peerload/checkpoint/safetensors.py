@@ -43,11 +43,17 @@ MAX_RANK: Final = 256
 
 _U64: Final = 2**64 - 1
 _STRING: Final = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"')
-_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
-_NUMBERS: Final = re.compile(
-    rb"\[[ \t\n\r]*+(?:(?:0|[1-9][0-9]{0,19}+)(?:[ \t\n\r]*+,[ \t\n\r]*+(?:0|[1-9][0-9]{0,19}+)){0,255}+)?[ \t\n\r]*+\]"
+_WS: Final = rb"[ \t\n\r]*+"
+_SPACE: Final = re.compile(_WS)
+_INTEGER: Final = rb"(?:0|[1-9][0-9]{0,19}+)"
+_LIST: Final = rb"\[%b(?:%b(?:%b,%b%b){0,255}+)?%b\]" % (_WS, _INTEGER, _WS, _WS, _INTEGER, _WS)
+_NUMBERS: Final = re.compile(_LIST)
+# What every known writer makes of a tensor, read in one step; anything else takes the long way.
+_USUAL: Final = re.compile(
+    _WS.join([rb"", rb"\{", rb'"dtype"', rb":", rb'"([A-Z0-9_]++)"', rb",", rb'"shape"', rb":", rb"(%b)", rb","])
+    % _LIST
+    + _WS.join([rb"", rb'"data_offsets"', rb":", rb"(%b)", rb"\}"]) % _LIST
 )
-_NUMBER: Final = re.compile(rb"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,10 @@ class _Parser:
         return entries
 
     def _tensor(self, name: str) -> Tensor:
+        usual = _USUAL.match(self._text, self._at)
+        if usual is not None:
+            self._at = usual.end()
+            return self._checked(name, usual[1].decode(), _integers(usual[2]), _integers(usual[3]))
         dtype: str | None = None
         shape: tuple[int, ...] | None = None
         offsets: tuple[int, ...] | None = None
@@ -190,6 +200,8 @@ class _Parser:
         begin, end = offsets
         if end > self._room:
             self._fail(f"tensor {_shown(name)} ends at {end}, and the file has {self._room} bytes after its header")
+        if any(dimension > _U64 for dimension in shape):
+            self._fail(f"tensor {_shown(name)}: a dimension is larger than 64 bits can count")
         bits = 1
         for dimension in (*shape, DTYPES[dtype].bits):
             bits *= dimension
@@ -254,14 +266,17 @@ class _Parser:
         match = _NUMBERS.match(self._text, self._skip())
         if match is None:
             self._fail(otherwise)
-        numbers = tuple(map(int, _NUMBER.findall(match.group())))
-        if any(number > _U64 for number in numbers):
-            self._fail(otherwise + " of 64 bits")
         self._at = match.end()
-        return numbers
+        return _integers(match.group())
 
     def _fail(self, message: str) -> NoReturn:
         raise InvalidCheckpoint(self._path, f"bad safetensors header: {message} (at byte {self._at} of its JSON)")
+
+
+def _integers(text: bytes) -> tuple[int, ...]:
+    """The numbers of a checked list; `int` takes the space around them."""
+    inner = text[1:-1]
+    return tuple(map(int, inner.split(b","))) if inner.strip() else ()
 
 
 def _shown(name: str) -> str:
