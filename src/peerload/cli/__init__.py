@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
 
 from peerload import __version__
+from peerload.cli.outcome import exit_status, explain
 from peerload.errors import PeerloadError
 
 __all__ = ["COMMANDS", "Command", "build_app", "main"]
@@ -33,9 +34,19 @@ class Command:
 
 
 _SERVER: Final = "Server"
+_WEIGHTS: Final = "Weights"
+_SOURCES: Final = "Sources"
+_TRY: Final = "Try it"
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
+    "share": Command("peerload.cli.share", "Offer a model's folder to peers.", _WEIGHTS),
+    "pull": Command("peerload.cli.pull", "Fetch a model from a peer that has it.", _WEIGHTS),
+    "sources": Command("peerload.cli.sources", "List who holds what.", _SOURCES),
+    "show": Command("peerload.cli.show", "Show one source: workers, files, tensors.", _SOURCES),
+    "watch": Command("peerload.cli.watch", "Show every change as it happens.", _SOURCES),
+    "rm": Command("peerload.cli.rm", "Take source records back.", _SOURCES),
+    "demo": Command("peerload.cli.demo", "Show it on this machine, with real weights.", _TRY),
 }
 """The commands in the order in which help lists them."""
 
@@ -48,7 +59,10 @@ A directory server knows which worker holds which weights; workers fetch them fr
   Offer a folder:       peerload share ./my-model --model org/name
   Fetch it elsewhere:   peerload pull org/name --local-dir ./copy
 
-Clients find the server by --server, MODEL_EXPRESS_URL or MX_SERVER_ADDRESS, else at localhost:8001.
+Clients find the server by --server, PEERLOAD_SERVER, MODEL_EXPRESS_URL or MX_SERVER_ADDRESS, else at localhost:8001.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 nobody has it, 4 the server could not be asked, 130 interrupted.
+PEERLOAD_DEBUG=1 shows where an error came from.
 """
 
 
@@ -75,15 +89,15 @@ def build_app(load: Iterable[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """The `peerload` program. Exits with 0, 1 for a failure that it explains, 2 for wrong usage."""
+    """The `peerload` program. Its exit status is explained in `peerload.cli.outcome`."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     completing = "_PEERLOAD_COMPLETE" in os.environ
     app = build_app(COMMANDS if completing else words[:1])
     try:
         app(prog_name="peerload")
     except PeerloadError as error:
-        print(f"peerload: {error}", file=sys.stderr)  # noqa: T201 - the program's own voice
-        raise SystemExit(1) from None
+        explain(error)
+        raise SystemExit(exit_status(error)) from None
 
 
 def _root(

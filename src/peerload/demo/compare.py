@@ -1,0 +1,90 @@
+"""The demo's verdict: are the copies the files, bit by bit, and do they compute the same."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["PAIRS", "FileCheck", "ForwardCheck", "compare_files", "compare_forward"]
+
+PAIRS: Final = (
+    ("A dog runs across the meadow.", "A puppy is running over the grass."),
+    ("A dog runs across the meadow.", "The central bank raised interest rates."),
+)
+"""Sentences whose similarity the model is asked for: two that mean nearly the same, two that have nothing in common."""
+
+_BLOCK: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One file: its path, size and SHA-256, and the copies (by name) that are not the same or are not there."""
+
+    path: str
+    size: int
+    sha256: str
+    differing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardCheck:
+    """One pair of sentences: the similarity by the files' weights and by the pulled ones, and whether every number of
+    both vectors is bit for bit the same."""
+
+    first: str
+    second: str
+    by_files: float
+    by_pulled: float
+    identical: bool
+
+
+def compare_files(original: Path, copies: dict[str, Path]) -> list[FileCheck]:
+    """Compare every file of `original` with the same in each copy, by SHA-256 of what is read back from each.
+
+    A file that only a copy has counts as a difference too.
+    """
+    here = _files(original)
+    there = {name: _files(folder) for name, folder in copies.items()}
+    checks = []
+    for path in sorted(here.keys() | set().union(*there.values())):
+        expected = _sha256(here[path]) if path in here else ""
+        differing = tuple(
+            name
+            for name, files in there.items()
+            if path not in files or not expected or _sha256(files[path]) != expected
+        )
+        size = (
+            (here[path] if path in here else next(files[path] for files in there.values() if path in files))
+            .stat()
+            .st_size
+        )
+        checks.append(FileCheck(path, size, expected, differing))
+    return checks
+
+
+def compare_forward(original: Path, pulled: Path) -> list[ForwardCheck]:
+    """Run the model on both folders' weights, in numpy. Raises `MissingExtra` where its packages are not installed."""
+    from peerload.demo.minilm import MiniLM
+
+    files, copy = MiniLM.load(original), MiniLM.load(pulled)
+    checks = []
+    for first, second in PAIRS:
+        same = all(files.embed(text).tobytes() == copy.embed(text).tobytes() for text in (first, second))
+        checks.append(
+            ForwardCheck(first, second, files.similarity(first, second), copy.similarity(first, second), same)
+        )
+    return checks
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
