@@ -19,6 +19,8 @@ def as_bytes(view: memoryview) -> memoryview:
 
     The views of zero bytes are all alike: casting some shapes that hold nothing is refused by Python.
     """
+    if view.format == "B" and view.ndim == 1:
+        return view[:]
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
@@ -52,9 +54,12 @@ def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview
     """The destinations as bytes, one a range, each writable and of the range's size; else `InvalidArgument`."""
     if len(ranges) != len(destinations):
         raise InvalidArgument("destinations", f"{len(destinations)} destinations for {len(ranges)} ranges")
-    for index, (wanted, view) in enumerate(zip(ranges, destinations, strict=True)):
+    views: list[memoryview] = []
+    for wanted, view in zip(ranges, destinations, strict=True):
         if view.nbytes != wanted.length:
-            raise InvalidArgument(f"destinations[{index}]", f"holds {view.nbytes} bytes, its range has {wanted.length}")
+            field = f"destinations[{len(views)}]"
+            raise InvalidArgument(field, f"holds {view.nbytes} bytes, its range has {wanted.length}")
         if view.readonly or not view.c_contiguous:
-            raise InvalidArgument(f"destinations[{index}]", "must be writable and contiguous")
-    return [as_bytes(view) for view in destinations]
+            raise InvalidArgument(f"destinations[{len(views)}]", "must be writable and contiguous")
+        views.append(as_bytes(view))
+    return views

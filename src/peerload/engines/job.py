@@ -20,6 +20,11 @@ from peerload.errors import InvalidArgument
 
 __all__ = ["EMPTY_DIGEST", "LaneJob", "Stop"]
 
+_NEWS_EVERY: Final = 0.01
+"""Seconds between two wake-ups of who waits for news, so that many small ranges do not wake him for each."""
+_NEWS_LATE: Final = 0.05
+"""Seconds that news without a wake-up waits at most."""
+
 EMPTY_DIGEST: Final[bytes] = xxhash.xxh3_128_digest(b"")
 """The digest of no bytes."""
 
@@ -43,6 +48,7 @@ class LaneJob:
         ]
         self._told = len(self._news)
         self._heard = 0
+        self._woken = 0.0
         self._left = len(self._views) - len(self._news)
         self._bytes = 0
         self._fault: tuple[str, bool] | None = None
@@ -68,7 +74,7 @@ class LaneJob:
                     self._heard = self._told
                     return self._progress()
                 # Once failed, only the lanes inside are waited for, and they notify.
-                patience = until if self._fault else min(until, self._deadline)
+                patience = until if self._fault else min(until, self._deadline, now + _NEWS_LATE)
                 self._changed.wait(max(0.0, patience - now))
 
     def completed(self) -> list[tuple[int, bytes | None]]:
@@ -135,7 +141,10 @@ class LaneJob:
                 self._news.extend(ranges)
                 self._told += len(ranges)
                 self._left -= len(ranges)
-                self._changed.notify_all()
+                now = self._clock.monotonic()
+                if now - self._woken >= _NEWS_EVERY:
+                    self._woken = now
+                    self._changed.notify_all()
         self._expire()
 
     def fail(self, reason: str, *, retryable: bool = True) -> None:

@@ -182,45 +182,60 @@ class Lane:
             sockets.send_all(sock, end, self._patient)
 
     def _receive(self, sock: socket.socket, window: Sequence[Segment], destinations: Sequence[memoryview]) -> None:
-        pieces: deque[tuple[int, memoryview]] = deque()
+        views: list[memoryview] = []
+        marks: list[tuple[int, bool]] = []  # Of each view: its range, and whether the range ends there.
         for index, start, length in window:
             view = destinations[index]
-            for at in range(start, start + length, PIECE):
-                pieces.append((index, view[at : min(at + PIECE, start + length)]))
-        ends = {index for index, start, length in window if start + length == self._ranges[index].length}
-        while pieces:
-            batch: list[memoryview] = []
-            size = 0
-            for _, view in pieces:
-                size += len(view)
-                if batch and (size > PIECE or len(batch) == BATCH):
-                    break
-                batch.append(view)
+            end = start + length
+            if length <= PIECE:
+                views.append(view if length == len(view) else view[start:end])
+                marks.append((index, end == len(view)))
+                continue
+            for at in range(start, end, PIECE):
+                until = min(at + PIECE, end)
+                views.append(view[at:until])
+                marks.append((index, until == len(view)))
+        first = 0
+        while first < len(views):
+            last, size = first + 1, len(views[first])
+            while last < len(views) and last - first < BATCH and (more := size + len(views[last])) <= PIECE:
+                last, size = last + 1, more
+            batch = views[first:last]
             count = sockets.receive(sock, batch, self._waiting)
             self._moved = self._clock.monotonic()
+            if count < size:
+                last = first
+                rest = count
+                while rest >= len(views[last]):
+                    rest -= len(views[last])
+                    last += 1
+                if rest:
+                    # The part that came is digested as a piece of its own; the rest takes its place in the line.
+                    self._hasher(marks[last][0]).update(views[last][:rest])
+                    views[last] = views[last][rest:]
             whole: list[tuple[int, bytes | None]] = []
-            rest = count
-            while rest:
-                index, view = pieces.popleft()
-                if rest < len(view):
-                    pieces.appendleft((index, view[rest:]))
-                    view = view[:rest]
-                rest -= len(view)
-                last = index in ends and not (pieces and pieces[0][0] == index)
-                self._digest(index, view, last=last, whole=whole)
+            for (index, ends), view in zip(marks[first:last], batch, strict=False):
+                if ends:
+                    whole.append(self._digest(index, view))
+                else:
+                    self._hasher(index).update(view)
             self._job.arrived(count, whole)
+            first = last
 
-    def _digest(self, index: int, view: memoryview, *, last: bool, whole: list[tuple[int, bytes | None]]) -> None:
+    def _digest(self, index: int, view: memoryview) -> tuple[int, bytes | None]:
+        """The digest of a range whose last bytes these are."""
+        hasher = self._hashers.pop(index, None)
+        if hasher is None:
+            return index, xxhash.xxh3_128_digest(view)
+        hasher.update(view)
+        return index, hasher.digest()
+
+    def _hasher(self, index: int) -> Any:
+        """The digest under way of a range of which more is to come."""
         hasher = self._hashers.get(index)
         if hasher is None:
-            if last:
-                whole.append((index, xxhash.xxh3_128_digest(view)))
-                return
             hasher = self._hashers[index] = xxhash.xxh3_128()
-        hasher.update(view)
-        if last:
-            whole.append((index, hasher.digest()))
-            del self._hashers[index]
+        return hasher
 
     def _waiting(self) -> None:
         if self._job.over:

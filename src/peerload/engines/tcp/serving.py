@@ -158,13 +158,15 @@ class Serving:
                 while rest:
                     sent = sockets.send(self.sock, rest, self._waiting)
                     self._moved = self._clock.monotonic()
-                    _drop(rest, sent)
-                size = 0
+                    if sent == size:
+                        rest.clear()
+                    else:
+                        _drop(rest, sent)
+                    size -= sent
         finally:
-            # Whoever retires this memory may unmap it as soon as this request has ended, and an exception on its way
-            # out holds this frame longer than that.
-            for view in rest:
-                view.release()
+            # The only references to views of this memory. Whoever retires it may unmap it as soon as this request has
+            # ended, and an exception on its way out holds this frame longer than that.
+            rest.clear()
 
     def _refuse(self, refusal: Refusal, text: str) -> None:
         self._wait_for(self._settings.progress_timeout)
@@ -180,16 +182,11 @@ class Serving:
 
 
 def _drop(views: list[memoryview], sent: int) -> None:
-    """Take `sent` bytes off the front, releasing what is through."""
+    """Take `sent` bytes off the front."""
     done = 0
-    for view in views:
-        if sent < len(view):
-            break
-        sent -= len(view)
-        view.release()
+    while done < len(views) and sent >= len(views[done]):
+        sent -= len(views[done])
         done += 1
     del views[:done]
     if sent:
-        whole = views[0]
-        views[0] = whole[sent:]
-        whole.release()
+        views[0] = views[0][sent:]

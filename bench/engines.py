@@ -1,0 +1,195 @@
+"""How fast engines move bytes between two processes on this machine, beside raw sockets in the same run.
+
+    python bench/engines.py [--engine tcp] [--rounds 5] [--mib 1024] [--json]
+
+Three shapes of the same size: 4 tensors, 20,000 tensors, and 291 of a real model's proportions. Raw sockets are 1 and 2
+connections over which the source pushes the same bytes, 1 MiB a call, into memory that was touched before, with no
+protocol and no digest; the better of the two counts. The engine's figures include its requests and digests; what arrived
+is compared with the source once, outside the time taken. Each figure is the median of the rounds, which alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import socket
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import xxhash
+
+from peerload.engines.base import Descriptor, Importer, JobState, Range, Region
+from peerload.plugins import open_engine
+
+PIECE = 1024 * 1024
+
+
+def shapes(total: int) -> dict[str, list[int]]:
+    """Tensor sizes by the name of the shape, together `total` bytes each."""
+    # 36 layers of large projections and tiny norms, an embedding: 1 + 36 * 8 + 2 tensors.
+    layer = [40, 1, 1, 24, 24, 24, 12, 1]
+    model = [600, *(layer * 36), 1, 1]
+    unit = total // sum(model)
+    real = [unit * part for part in model]
+    real[0] += total - sum(real)
+    return {"4": [total // 4] * 4, "20,000": [total // 20_000] * 20_000, "291": real}
+
+
+def content(total: int) -> memoryview:
+    """Bytes that differ from page to page."""
+    block = b"".join(xxhash.xxh3_128_digest(i.to_bytes(8, "little")) for i in range(65_521))
+    return memoryview((block * (total // len(block) + 1))[:total])
+
+
+def cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    """The memory in pieces of those sizes, one after the other."""
+    views, at = [], 0
+    for size in sizes:
+        views.append(memory[at : at + size])
+        at += size
+    return views
+
+
+def serve(pipe: Connection, engine_name: str, total: int) -> None:
+    """The source process."""
+    memory = content(total)
+    exporter = open_engine(engine_name).exporter("127.0.0.1")
+    listening = socket.create_server(("127.0.0.1", 0))
+    pipe.send(
+        (
+            {
+                name: exporter.publish([Region(view) for view in cut(memory, sizes)]).descriptor
+                for name, sizes in shapes(total).items()
+            },
+            listening.getsockname()[1],
+        )
+    )
+
+    def push(sock: socket.socket, part: memoryview) -> None:
+        with sock:
+            for at in range(0, len(part), PIECE):
+                sock.sendall(part[at : at + PIECE])
+            sock.recv(1)
+
+    while pipe.recv() == "push":
+        count = pipe.recv()
+        each = total // count
+        threads = []
+        for index in range(count):
+            sock, _ = listening.accept()
+            threads.append(threading.Thread(target=push, args=(sock, memory[index * each : (index + 1) * each])))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    exporter.close()
+
+
+def raw(pipe: Connection, port: int, count: int, memory: memoryview) -> float:
+    """GB/s of raw sockets."""
+    pipe.send("push")
+    pipe.send(count)
+    each = len(memory) // count
+    socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+
+    def pull(sock: socket.socket, part: memoryview) -> None:
+        done = 0
+        while done < len(part):
+            done += sock.recv_into(part[done : done + PIECE], 0, socket.MSG_WAITALL)
+
+    threads = [
+        threading.Thread(target=pull, args=(sock, memory[index * each : (index + 1) * each]))
+        for index, sock in enumerate(socks)
+    ]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - start
+    for sock in socks:
+        sock.close()
+    return each * count / seconds / 1e9
+
+
+def pull(importer: Importer, descriptor: Descriptor, sizes: Sequence[int], memory: memoryview) -> float:
+    """GB/s of one read with a new reader, its connecting included."""
+    ranges = [Range(index, 0, size) for index, size in enumerate(sizes)]
+    destinations = cut(memory, sizes)
+    reader = importer.open(descriptor)
+    start = time.perf_counter()
+    job = reader.read(ranges, destinations, deadline=120)
+    digests = 0
+    while (progress := job.poll()).state is JobState.RUNNING:
+        job.wait(1)
+        digests += len(job.completed())
+    seconds = time.perf_counter() - start
+    digests += len(job.completed())
+    reader.close()
+    if progress.state is not JobState.DONE or digests != len(sizes):
+        raise SystemExit(f"the read failed: {progress}")
+    return sum(sizes) / seconds / 1e9
+
+
+def measure(engine_name: str, total: int, rounds: int) -> dict[str, Any]:
+    """All figures, in GB/s."""
+    here, there = multiprocessing.Pipe()
+    source = multiprocessing.get_context("spawn").Process(target=serve, args=(there, engine_name, total))
+    source.start()
+    try:
+        descriptors, port = here.recv()
+        importer = open_engine(engine_name).importer()
+        memory = importer.allocate(total)
+        expected = content(total)
+        raws: dict[int, list[float]] = {1: [], 2: []}
+        moved: dict[str, list[float]] = {name: [] for name in shapes(total)}
+        for number in range(rounds + 1):
+            for count, figures in raws.items():
+                figures.append(raw(here, port, count, memory))
+            for name, sizes in shapes(total).items():
+                if not number:
+                    memory[:] = bytes(total)
+                moved[name].append(pull(importer, descriptors[name], sizes, memory))
+                if not number and memory[: sum(sizes)] != expected[: sum(sizes)]:
+                    raise SystemExit(f"shape {name}: what arrived is not what was published")
+        importer.close()
+        here.send("end")
+    finally:
+        source.join(10)
+        if source.is_alive():
+            source.kill()
+            source.join()
+    # The first round warmed everything up.
+    best = max(statistics.median(figures[1:]) for figures in raws.values())
+    result: dict[str, Any] = {f"raw, {count} connections": statistics.median(raws[count][1:]) for count in raws}
+    for name, figures in moved.items():
+        median = statistics.median(figures[1:])
+        result[f"{engine_name}, {name} tensors"] = median
+        result[f"{engine_name}, {name} tensors, of raw"] = median / best
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", default="tcp")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=1024, help="MiB to move in each read")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result = measure(options.engine, options.mib * 1024 * 1024, options.rounds)
+    if options.json:
+        json.dump(result, sys.stdout, indent=2)
+        print()
+        return
+    for name, figure in result.items():
+        print(f"{name:32}", f"{figure:6.0%}" if name.endswith("of raw") else f"{figure:6.2f} GB/s")
+
+
+if __name__ == "__main__":
+    main()
