@@ -26,6 +26,7 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
+    check_prefix,
 )
 
 __all__ = ["FaultyStore", "Verb"]
@@ -142,6 +143,7 @@ class FaultyStore:
         return Listing(listing.entries, self._wrap(listing.position))
 
     async def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
+        check_prefix(prefix)
         await self._enter("watch")
         if self._trouble is None or self._trouble.done():
             self._trouble = asyncio.get_running_loop().create_future()
@@ -195,6 +197,8 @@ class FaultyStore:
         self.calls[verb] += 1
         while verb in self._hung and not self._closed:
             await self._healed.wait()
+        if self._closed:
+            raise Unavailable("the store was closed")
         if verb in self._failing:
             raise Unavailable(self._failing[verb])
 

@@ -1,0 +1,368 @@
+"""What is SQLite's own: the file, its refusals, the disk's failures, the feed's trimming."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from peerload.errors import Compacted, InvalidArgument, Unavailable
+from peerload.store.base import Beat, Touch, Touched
+from peerload.store.sqlite import SqliteStore
+from peerload.store.sqlite.home import file_system
+from peerload.store.sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
+from peerload.testing import ManualClock
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+async def store(path: Path, clock: ManualClock) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, clock)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond it, which is what a full disk looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_person_can_read_the_file(store: SqliteStore, path: Path) -> None:
+    await store.put("a/b", {"model": "org/näme", "n": 1}, blob=b"blob")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        row = connection.execute(
+            "SELECT key, value, blob_size, data FROM entries JOIN blobs USING (generation)"
+        ).fetchone()
+        assert row == ("a/b", '{"model":"org/näme","n":1}', 4, b"blob")
+        assert connection.execute("PRAGMA page_size").fetchone() == (16384,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_a_newer_layout_is_refused_and_left_alone(path: Path, clock: ManualClock) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={LAYOUT_VERSION + 1}")
+        connection.execute("CREATE TABLE future (x)")
+    before = path.read_bytes()
+    with pytest.raises(InvalidArgument, match="newer release") as refused:
+        await SqliteStore(path, clock).open()
+    assert refused.value.field == "store"
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone(path: Path, clock: ManualClock) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+    before = path.read_bytes()
+    with pytest.raises(InvalidArgument, match="another program"):
+        await SqliteStore(path, clock).open()
+    assert path.read_bytes() == before
+
+
+async def test_what_is_no_database_is_refused_and_left_alone(path: Path, clock: ManualClock) -> None:
+    path.write_bytes(b"a letter to my mother\n" * 1_000)
+    with pytest.raises(InvalidArgument, match="not an SQLite file"):
+        await SqliteStore(path, clock).open()
+    assert path.read_bytes() == b"a letter to my mother\n" * 1_000
+    with pytest.raises(InvalidArgument, match="is a folder"):
+        await SqliteStore(path.parent, clock).open()
+
+
+async def test_an_empty_file_becomes_a_store(path: Path, clock: ManualClock) -> None:
+    path.touch()
+    store = SqliteStore(path, clock)
+    await store.open()
+    await store.put("k", {})
+    await store.close()
+
+
+async def test_a_folder_that_cannot_be_made_is_an_outage(path: Path, clock: ManualClock) -> None:
+    path.write_text("a file")
+    for bad in (path / "below" / "store.sqlite", Path("/proc/peerload/store.sqlite")):
+        with pytest.raises(Unavailable):
+            await SqliteStore(bad, clock).open()
+
+
+async def test_a_file_that_cannot_be_written_is_an_outage(path: Path, clock: ManualClock) -> None:
+    store = SqliteStore(path, clock)
+    await store.open()
+    await store.put("k", {})
+    await store.close()
+    path.chmod(0o400)
+    path.parent.chmod(0o500)
+    # Root may write to anything, so it is another user for a moment.
+    root = os.geteuid() == 0
+    if root:
+        for folder in (path, *path.parents[:1]):
+            os.chown(folder, 65534, 65534)
+    moved = Path(f"/dev/fd/{os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)}")
+    descriptor = int(moved.name)
+    try:
+        if root:
+            os.seteuid(65534)
+        if os.access(path, os.R_OK, effective_ids=True):
+            with pytest.raises(Unavailable):
+                await SqliteStore(path, clock).open()
+    finally:
+        if root:
+            os.seteuid(0)
+        os.close(descriptor)
+        path.parent.chmod(0o700)
+        path.chmod(0o600)
+    await store.open()
+    assert await store.get("k") is not None
+    await store.close()
+
+
+def test_network_file_systems_are_told_apart() -> None:
+    mounts = "\n".join(
+        [
+            "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
+            "40 22 0:35 / /mnt/my\\040share rw,relatime shared:2 master:1 - nfs4 10.0.0.1:/x rw",
+            "41 22 0:36 / /home rw - ext4 /dev/vdb rw",
+            "42 41 0:37 / /home/me rw - fuse.sshfs me@host: rw",
+            "43 42 0:38 / /home/me rw - xfs /dev/vdc rw",
+            "a line that means nothing",
+        ]
+    )
+    assert file_system(Path("/mnt/my share/a"), mounts) == "nfs4"
+    assert file_system(Path("/mnt/my share"), mounts) == "nfs4"
+    assert file_system(Path("/mnt/my"), mounts) == "ext4"
+    assert file_system(Path("/home/you"), mounts) == "ext4"
+    assert file_system(Path("/home/me/x"), mounts) == "xfs"
+    assert file_system(Path("/home/me"), "") == ""
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph", "lustre"])
+async def test_network_file_systems_are_refused(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("peerload.store.sqlite.home.file_system", lambda folder, mounts: kind)
+    with pytest.raises(InvalidArgument, match=f"network file system .{kind}"):
+        await SqliteStore(path, clock).open()
+    assert not path.exists()
+
+
+async def test_a_full_disk_is_an_outage_that_ends(store: SqliteStore) -> None:
+    kept = await store.put("k", {"n": 1}, blob=b"kept")
+    with file_size_limit(3_000_000):
+        with pytest.raises(Unavailable):
+            await store.put("k", {"n": 2}, blob=bytes(4_000_000))
+        entry = await store.get("k")
+        assert entry is not None
+        assert (entry.value, entry.revision) == ({"n": 1}, kept.revision)
+        outcomes = await asyncio.gather(
+            store.put("large", {}, blob=bytes(4_000_000)), store.put("small", {}), return_exceptions=True
+        )
+        assert isinstance(outcomes[0], Unavailable)
+        assert await store.get("large") is None
+    await store.put("k", {"n": 3}, blob=bytes(4_000_000))
+    assert await store.blob("k", (await store.put("k", {"n": 4})).generation) == bytes(4_000_000)
+
+
+async def test_a_full_file_does_not_let_a_large_put_take_small_ones_with_it(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put("k", {})
+    writer = store._parts.writer  # type: ignore[union-attr]
+    connection = writer._connection
+    assert connection is not None
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages + 20}")
+    gate, entered = threading.Event(), threading.Event()
+    check = writer._home.check
+
+    def held_up() -> None:
+        entered.set()
+        gate.wait(10)
+        check()
+
+    monkeypatch.setattr(writer._home, "check", held_up)
+    first = asyncio.create_task(store.put("first", {}))
+    await asyncio.to_thread(entered.wait, 10)
+    later = [
+        asyncio.create_task(store.put("large", {}, blob=bytes(4_000_000))),
+        asyncio.create_task(store.put("small", {"n": 1}, blob=b"small")),
+    ]
+    await asyncio.sleep(0)
+    gate.set()
+    await first
+    large, small = await asyncio.gather(*later, return_exceptions=True)
+    assert isinstance(large, Unavailable)
+    assert "full" in str(large)
+    assert not isinstance(small, BaseException)
+    assert await store.blob("small", small.generation) == b"small"
+    assert await store.get("large") is None
+    connection.execute("PRAGMA max_page_count=1073741823")
+    await store.put("large", {}, blob=bytes(4_000_000))
+
+
+async def test_another_programs_lock_is_an_outage_that_ends(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put("k", {"n": 1})
+    connection = store._parts.writer._connection  # type: ignore[union-attr]
+    assert connection is not None
+    connection.execute("PRAGMA busy_timeout=50")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            await store.put("k", {"n": 2})
+        entry = await store.get("k")  # readers do not wait for writers
+        assert entry is not None
+        assert entry.value == {"n": 1}
+        other.execute("ROLLBACK")
+    await store.put("k", {"n": 3})
+
+
+async def test_a_file_that_was_removed_is_an_outage_and_no_empty_store(
+    store: SqliteStore, path: Path, clock: ManualClock
+) -> None:
+    await store.put("k", {})
+    position = (await store.list()).position
+    feeds = store.watch(position)
+    await anext(feeds)
+    path.rename(path.with_name("elsewhere"))
+    for call in (store.put("k", {}), store.get("k"), store.list(), store.delete("k"), store.touch([])):
+        with pytest.raises(Unavailable, match="gone"):
+            await call  # type: ignore[misc]
+    step = asyncio.create_task(anext(feeds))
+    await clock.advance(1)
+    with pytest.raises(Unavailable):
+        await step
+    path.write_bytes(b"")
+    with pytest.raises(Unavailable, match="replaced"):
+        await store.get("k")
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+    assert await store.get("k") is not None
+
+
+async def test_a_damaged_file_is_an_outage(store: SqliteStore, path: Path) -> None:
+    for n in range(50):
+        await store.put(f"k{n}", {"n": n}, blob=bytes(20_000))
+    await store.close()
+    with path.open("r+b") as file:
+        file.seek(16_384)
+        file.write(b"\xff" * (path.stat().st_size - 16_384))
+    with pytest.raises(Unavailable):
+        await store.open()
+        await store.list()
+    await store.close()
+
+
+async def test_a_store_made_anew_repeats_no_revision(path: Path, clock: ManualClock) -> None:
+    last, position = 0, None
+    for _ in range(3):
+        store = SqliteStore(path, clock)
+        await store.open()
+        if position is not None:
+            with pytest.raises(Compacted):
+                await anext(store.watch(position))
+        for n in range(50):
+            written = await store.put(f"k{n}", {})
+            assert written.revision > last
+        last = written.revision
+        position = (await store.list()).position
+        await store.close()
+        path.unlink()
+        await clock.advance(0.01)
+
+
+async def test_the_feed_is_trimmed_by_age_and_not_before(store: SqliteStore, path: Path, clock: ManualClock) -> None:
+    positions = []
+    for n in range(30):
+        positions.append((await store.list()).position)
+        await store.put(f"k{n}", {})
+        await clock.advance(10)
+    now = clock.monotonic()
+    await store.put("end", {})
+    for n, position in enumerate(positions):
+        # Written at n * 10 s, it is now that much younger than 300 s.
+        feeds = store.watch(position)
+        if 300 - n * 10 <= 120:
+            assert len((await anext(feeds)).changes) == 31 - n
+        elif 300 - n * 10 > 160:
+            with pytest.raises(Compacted):
+                await anext(feeds)
+        await feeds.aclose()
+    assert clock.monotonic() == now
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM log").fetchone()[0] <= 17
+
+
+async def test_trimming_keeps_up_in_small_steps(store: SqliteStore, path: Path, clock: ManualClock) -> None:
+    await asyncio.gather(*(store.put("hot", {"n": n}) for n in range(5_000)))
+    await clock.advance(400)
+    for n in range(5):
+        await store.put("hot", {"n": n})
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM log").fetchone()[0] <= 5
+
+
+async def test_a_clock_set_back_does_not_keep_the_feed_for_ever(path: Path, clock: ManualClock) -> None:
+    for wall_ms in (2_000_000_000_000, 1_900_000_000_000):
+        clock.set_wall_ms(wall_ms)
+        store = SqliteStore(path, clock)
+        await store.open()
+        await store.put("k", {})
+        await clock.advance(2)
+        await store.put("k", {})
+        await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM log WHERE at > 1950000000000").fetchone() == (0,)
+
+
+async def test_touches_reach_the_file_without_a_put(path: Path, clock: ManualClock) -> None:
+    store = SqliteStore(path, clock)
+    await store.open()
+    written = [await store.put(f"k{n}", {}) for n in range(3)]
+    for stamp in (1, 2):
+        touches = [Touch(f"k{n}", each.generation, Beat(stamp)) for n, each in enumerate(written)]
+        assert await store.touch(touches) == [Touched.APPLIED] * 3
+        await clock.advance(0.4)
+    await store.close()
+    await store.open()
+    assert {entry.beat for entry in (await store.list()).entries} == {Beat(2)}
+    await store.close()
+
+
+async def test_an_event_loop_that_ends_with_the_store_open_leaves_no_harm(path: Path, clock: ManualClock) -> None:
+    def forgetful() -> None:
+        async def main() -> None:
+            store = SqliteStore(path, clock)
+            await store.open()
+            await store.put("k", {"n": 1})
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, store.put("k", {"n": 2}))
+            await asyncio.sleep(0)
+
+        asyncio.run(main())
+
+    await asyncio.to_thread(forgetful)
+    store = SqliteStore(path, clock)
+    await store.open()
+    assert (await store.put("k", {"n": 3})).revision > 0
+    await store.close()
