@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from peerload.checkpoint import PIECE_BYTES, Skipped, digest, map_files, scan
 from peerload.checkpoint.hashing import Span, digest_spans
-from peerload.errors import InvalidCheckpoint
+from peerload.errors import InvalidCheckpoint, LimitExceeded
 from tests.support.checkpoints import contents, safetensors_file, with_header, write_model
 
 
@@ -272,6 +274,26 @@ def test_mapped_files_need_few_descriptors_and_outlive_their_names(tmp_path: Pat
         (folder / file.path).unlink()
     for file, view in zip(checkpoint.files, views, strict=True):
         assert view == before[file.path]
+
+
+def test_more_files_than_the_process_may_hold_are_told(tmp_path: Path) -> None:
+    for index in range(20):
+        (tmp_path / f"{index}.gguf").write_bytes(bytes(100_000))
+    checkpoint = scan(tmp_path).checkpoint
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 10, hard))
+    try:
+        if sys.version_info >= (3, 13):
+            assert len(map_files(tmp_path, checkpoint)) == 20
+        else:
+            with pytest.raises(LimitExceeded, match="ulimit -n"):
+                map_files(tmp_path, checkpoint)
+        with pytest.raises(LimitExceeded, match="ulimit -n"):
+            scan(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_interrupt_while_digesting_stops_the_threads(tmp_path: Path) -> None:
