@@ -25,13 +25,22 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="The model's exact name.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's exact name.", show_default=False)],
     local_dir: Annotated[
         Path, typer.Option("--local-dir", "-o", metavar="DIR", help="The folder to fill.", show_default=False)
     ],
     revision: Annotated[
         str | None, typer.Option("--revision", help="Only this revision of the model.", show_default=False)
     ] = None,
+    content: Annotated[
+        str,
+        typer.Option(
+            "--content",
+            metavar="HEX",
+            help="Only the content whose digest begins so; tells sources apart that share a name and a revision.",
+            show_default=False,
+        ),
+    ] = "",
     wait: Annotated[
         float | None,
         typer.Option(
@@ -57,13 +66,14 @@ def command(
       peerload pull org/name --local-dir ./copy
       peerload pull org/name --local-dir ./copy --wait 600 --share
     """
-    run(lambda: _pull(model, local_dir, revision, wait, share, allow_code, limit_rate, host, as_json, server))
+    run(lambda: _pull(model, local_dir, revision, content, wait, share, allow_code, limit_rate, host, as_json, server))
 
 
 async def _pull(
     model: str,
     local_dir: Path,
     revision: str | None,
+    content: str,
     wait: float | None,
     share: bool,
     allow_code: bool,
@@ -79,6 +89,7 @@ async def _pull(
                 model,
                 local_dir,
                 revision=revision,
+                content=content,
                 wait=wait,
                 share=share,
                 allow_code=allow_code,

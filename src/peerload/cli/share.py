@@ -24,7 +24,7 @@ __all__ = ["command", "tell_skipped"]
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="The model's files.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The model's files.", show_default=False)],
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="ORG/NAME", help="The name to share it under.", show_default=False)
     ],

@@ -1,0 +1,121 @@
+"""What the documents say is so: commands, options, targets, settings, modules and links exist, and the code runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+import typer
+
+from peerload.cli import COMMANDS
+from peerload.cli.outcome import INTERRUPTED, NOBODY, UNREACHABLE
+from peerload.client.settings import ADDRESS_VARIABLES
+from peerload.server.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+COMMAND_LINES = [
+    line.partition("#")[0].strip()
+    for text in (
+        README,
+        *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
+    )
+    for line in text.splitlines()
+    if re.match(r"\s*peerload [a-z]", line)
+]
+
+
+def options(name: str) -> set[str]:
+    """Every option of a command."""
+    app = typer.Typer()
+    app.command()(importlib.import_module(COMMANDS[name].module).command)
+    command = typer.main.get_command(app)
+    return {word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("line", sorted(set(COMMAND_LINES)))
+def test_commands_that_are_shown_exist_with_their_options(line: str) -> None:
+    _, name, *rest = line.split()
+    assert name in COMMANDS
+    for word in rest:
+        if word == "|":
+            break
+        if word.startswith("-"):
+            assert word.partition("=")[0].rstrip("]") in options(name), line
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {line.split()[1] for line in COMMAND_LINES} >= {"serve", "share", "pull", "sources", "show", "watch", "rm"}
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    ci = (ROOT / ".ci" / "run").read_text() if (ROOT / ".ci" / "run").exists() else ""
+    named = set(re.findall(r"\bmake ([a-z]+)\b", README + ci + (ROOT / "src/peerload/demo/script.py").read_text()))
+    named -= {"and", "up"}
+    targets = set(re.findall(r"^([a-z]+):.*##", MAKEFILE, re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_every_target_of_the_makefile_that_is_no_file_is_phony() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z]+):.*##", MAKEFILE, re.MULTILINE))
+
+
+def test_every_setting_of_the_server_is_in_the_readme_with_its_default() -> None:
+    for name, field in Settings.model_fields.items():
+        (row,) = [line for line in README.splitlines() if f"`PEERLOAD_{name.upper()}`" in line]
+        assert f"`--{name.replace('_', '-')}`" in row
+        if isinstance(field.default, float):
+            assert f"| {field.default:g} s |" in row
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= options("serve")
+
+
+def test_the_address_variables_are_in_the_readme_in_their_order() -> None:
+    places = [README.index(f"`{name}`") for name in ("PEERLOAD_SERVER", *ADDRESS_VARIABLES)]
+    assert places[0] == README.index(f"`{ADDRESS_VARIABLES[0]}`")
+    row = next(line for line in README.splitlines() if line.startswith("| `--server`"))
+    assert re.findall(r"`([A-Z_]+)`", row) == list(ADDRESS_VARIABLES)
+
+
+def test_exit_statuses_are_told_by_the_help() -> None:
+    help_text = inspect.getdoc(importlib.import_module("peerload.cli.pull").command) or ""
+    for status, meaning in (
+        (NOBODY, "nobody has it"),
+        (UNREACHABLE, "the server could not be asked"),
+        (INTERRUPTED, "interrupted"),
+    ):
+        assert f"{status} {meaning}" in " ".join(help_text.split())
+
+
+def test_python_in_the_readme_is_that_of_the_examples() -> None:
+    """The examples run in tests of their own; the README shows them unchanged."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    examples = [path.read_text() for path in sorted((ROOT / "examples").glob("*.py"))]
+    assert blocks
+    for block in blocks:
+        assert any(block.strip() in example for example in examples), block
+
+
+def test_modules_that_the_architecture_names_exist() -> None:
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", ARCHITECTURE):
+        places = [ROOT / "src" / "peerload" / name, ROOT / name]
+        assert any(place.exists() for place in places), name
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "architecture.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
+    picture = ET.parse(ROOT / "docs" / "peerload.svg").getroot()
+    names = {child.tag.rpartition("}")[2] for child in picture}
+    assert {"title", "desc"} <= names
