@@ -130,6 +130,8 @@ class Child:
             try:
                 event = json.loads(line)
             except ValueError:
+                event = None
+            if not isinstance(event, dict):
                 self._last_words.append(line.decode(errors="replace").rstrip())
                 continue
             self.events.append(event)

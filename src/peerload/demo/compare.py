@@ -49,18 +49,10 @@ def compare_files(original: Path, copies: dict[str, Path]) -> list[FileCheck]:
     there = {name: _files(folder) for name, folder in copies.items()}
     checks = []
     for path in sorted(here.keys() | set().union(*there.values())):
-        expected = _sha256(here[path]) if path in here else ""
-        differing = tuple(
-            name
-            for name, files in there.items()
-            if path not in files or not expected or _sha256(files[path]) != expected
-        )
-        size = (
-            (here[path] if path in here else next(files[path] for files in there.values() if path in files))
-            .stat()
-            .st_size
-        )
-        checks.append(FileCheck(path, size, expected, differing))
+        expected = _sha256(here.get(path))
+        differing = tuple(name for name, files in there.items() if _sha256(files.get(path)) != expected)
+        found = next(files[path] for files in (here, *there.values()) if path in files)
+        checks.append(FileCheck(path, found.stat().st_size, expected, differing))
     return checks
 
 
@@ -82,7 +74,10 @@ def _files(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path | None) -> str:
+    """Of what is read back from a file; empty where there is none."""
+    if path is None:
+        return ""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
