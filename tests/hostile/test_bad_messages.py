@@ -512,3 +512,15 @@ def test_mutated_messages_do_no_harm(rpc: Rpc, data: st.DataObject) -> None:
         elif path.endswith("/Publish"):
             made = sources_pb2.PublishResponse.FromString(answer)
             assert rpc.withdraw(made.source_id, made.worker_id)
+
+
+def test_big_questions_are_not_kept(rpc: Rpc, server: LiveServer) -> None:
+    """Identities that nobody publishes, of 8 MB each, all different."""
+    before = server.rss()
+    for number in range(30):
+        identity = p2p_pb2.SourceIdentity(model_name=f"{number:02}" * 4_000_000)
+        try:
+            assert not rpc.list(p2p_pb2.ListSourcesRequest(identity=identity)).instances
+        except grpc.RpcError as error:
+            assert code_of(error) in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert server.rss() < before + 100_000_000
