@@ -1,0 +1,120 @@
+"""Settings: which of flag, variable and default counts, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from peerload.errors import InvalidArgument
+from peerload.server.settings import resolve
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("PEERLOAD_", "MX_", "MODEL_EXPRESS_")):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    resolved = resolve({})
+    assert resolved.settings.listen == "127.0.0.1:8001"
+    assert resolved.settings.store.startswith("sqlite:/")
+    assert resolved.settings.store.endswith("/peerload/peerload.sqlite")
+    assert resolved.settings.heartbeat_timeout == 90
+    assert resolved.settings.reaper_interval == 30
+    assert resolved.settings.gc_timeout == 3600
+    assert set(resolved.origins.values()) == {"default"}
+
+
+def test_a_flag_then_ours_then_deployed_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MX_HEARTBEAT_TIMEOUT_SECS", "30")
+    monkeypatch.setenv("MX_GC_TIMEOUT_SECS", "40")
+    monkeypatch.setenv("PEERLOAD_GC_TIMEOUT", "50")
+    monkeypatch.setenv("MX_REAPER_SCAN_INTERVAL_SECS", "60")
+    monkeypatch.setenv("PEERLOAD_REAPER_INTERVAL", "70")
+    resolved = resolve({"reaper_interval": 80.0, "gc_timeout": None})
+    settings, origins = resolved.settings, resolved.origins
+    assert (settings.heartbeat_timeout, origins["heartbeat_timeout"]) == (30, "MX_HEARTBEAT_TIMEOUT_SECS")
+    assert (settings.gc_timeout, origins["gc_timeout"]) == (50, "PEERLOAD_GC_TIMEOUT")
+    assert (settings.reaper_interval, origins["reaper_interval"]) == (80, "--reaper-interval")
+    assert origins["grace"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environment", "listen", "origin"),
+    [
+        ({"MODEL_EXPRESS_SERVER_PORT": "9001"}, "127.0.0.1:9001", "MODEL_EXPRESS_SERVER_PORT"),
+        ({"MODEL_EXPRESS_SERVER_HOST": "0.0.0.0"}, "0.0.0.0:8001", "MODEL_EXPRESS_SERVER_HOST"),
+        (
+            {"MODEL_EXPRESS_SERVER_HOST": "::", "MODEL_EXPRESS_SERVER_PORT": "1"},
+            "[::]:1",
+            "MODEL_EXPRESS_SERVER_HOST, MODEL_EXPRESS_SERVER_PORT",
+        ),
+        ({"MODEL_EXPRESS_SERVER_PORT": "9001", "PEERLOAD_LISTEN": "h:2"}, "h:2", "PEERLOAD_LISTEN"),
+        ({"MODEL_EXPRESS_SERVER_PORT": "", "PEERLOAD_LISTEN": ""}, "127.0.0.1:8001", "default"),
+    ],
+)
+def test_the_address(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], listen: str, origin: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    resolved = resolve({})
+    assert (resolved.settings.listen, resolved.origins["listen"]) == (listen, origin)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("PEERLOAD_LISTEN", "nowhere", "HOST:PORT"),
+        ("PEERLOAD_LISTEN", "::1:80", "brackets"),
+        ("MODEL_EXPRESS_SERVER_PORT", "99999", "65535"),
+        ("MX_HEARTBEAT_TIMEOUT_SECS", "soon", "number"),
+        ("MX_HEARTBEAT_TIMEOUT_SECS", "0", "greater than 0"),
+        ("MX_REAPER_SCAN_INTERVAL_SECS", "-1", "greater than 0"),
+        ("PEERLOAD_GC_TIMEOUT", "inf", "finite|less than"),
+        ("PEERLOAD_GC_TIMEOUT", "nan", "finite|greater"),
+        ("PEERLOAD_GRACE", "-1", "greater than or equal to 0"),
+        ("MODEL_EXPRESS_LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("PEERLOAD_LOG_FORMAT", "xml", "'auto', 'console' or 'json'"),
+        ("MX_METADATA_BACKEND", "etcd", "redis, kubernetes, k8s, crd"),
+        ("MX_METADATA_BACKEND", "redis", "--store or PEERLOAD_STORE"),
+        ("MODEL_EXPRESS_SECURITY_MODE", "enforce", "off"),
+    ],
+)
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgument, match=text) as error:
+        resolve({})
+    assert error.value.field == name
+
+
+def test_a_bad_flag_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="greater than 0") as error:
+        resolve({"heartbeat_timeout": -1})
+    assert error.value.field == "--heartbeat-timeout"
+
+
+@pytest.mark.parametrize("backend", ["redis", "kubernetes", "k8s", "crd", "Redis"])
+def test_our_own_store_setting_wins_over_the_deployed_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("MX_METADATA_BACKEND", backend)
+    monkeypatch.setenv("PEERLOAD_STORE", "memory:")
+    assert resolve({}).settings.store == "memory:"
+    monkeypatch.delenv("PEERLOAD_STORE")
+    assert resolve({"store": "sqlite:/x"}).settings.store == "sqlite:/x"
+
+
+@pytest.mark.parametrize(("deployed", "ours"), [("warn", "warning"), ("TRACE", "debug"), ("Info", "info")])
+def test_levels_by_their_other_names(monkeypatch: pytest.MonkeyPatch, deployed: str, ours: str) -> None:
+    monkeypatch.setenv("MODEL_EXPRESS_LOG_LEVEL", deployed)
+    monkeypatch.setenv("MODEL_EXPRESS_LOG_FORMAT", "pretty")
+    settings = resolve({}).settings
+    assert (settings.log_level, settings.log_format) == (ours, "console")
+
+
+def test_a_password_is_not_shown() -> None:
+    rows = {name: value for name, value, _ in resolve({"store": "redis://user:secret@host:1/0"}).table()}
+    assert rows["store"] == "redis://user:***@host:1/0"
+    json.dumps(rows)
