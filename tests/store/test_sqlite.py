@@ -106,32 +106,25 @@ async def test_a_folder_that_cannot_be_made_is_an_outage(path: Path, clock: Manu
             await SqliteStore(bad, clock).open()
 
 
-async def test_a_file_that_cannot_be_written_is_an_outage(path: Path, clock: ManualClock) -> None:
+async def test_a_file_that_cannot_be_written_is_an_outage(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = SqliteStore(path, clock)
     await store.open()
     await store.put("k", {})
     await store.close()
-    path.chmod(0o400)
-    path.parent.chmod(0o500)
-    # Root may write to anything, so it is another user for a moment.
-    root = os.geteuid() == 0
-    if root:
-        for folder in (path, *path.parents[:1]):
-            os.chown(folder, 65534, 65534)
-    moved = Path(f"/dev/fd/{os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)}")
-    descriptor = int(moved.name)
-    try:
-        if root:
-            os.seteuid(65534)
-        if os.access(path, os.R_OK, effective_ids=True):
-            with pytest.raises(Unavailable):
-                await SqliteStore(path, clock).open()
-    finally:
-        if root:
-            os.seteuid(0)
-        os.close(descriptor)
-        path.parent.chmod(0o700)
-        path.chmod(0o600)
+    with monkeypatch.context() as patch:
+        if os.geteuid() == 0:  # root may write to anything, so SQLite is told not to
+            connect = sqlite3.connect
+            patch.setattr(sqlite3, "connect", lambda name, **how: connect(name.replace("mode=rw", "mode=ro"), **how))
+        path.chmod(0o400)
+        path.parent.chmod(0o500)
+        try:
+            with pytest.raises(Unavailable, match=r"readonly|unable to open"):
+                await store.open()
+        finally:
+            path.parent.chmod(0o700)
+            path.chmod(0o600)
     await store.open()
     assert await store.get("k") is not None
     await store.close()
@@ -218,6 +211,27 @@ async def test_a_full_file_does_not_let_a_large_put_take_small_ones_with_it(
     assert await store.get("large") is None
     connection.execute("PRAGMA max_page_count=1073741823")
     await store.put("large", {}, blob=bytes(4_000_000))
+
+
+async def test_a_disk_that_does_not_answer_is_an_outage(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.put("k", {"n": 1})
+    monkeypatch.setattr("peerload.store.sqlite.store._CALL_SECONDS", 0.05)
+    home = store._parts.writer._home  # type: ignore[union-attr]
+    gate, entered = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        entered.set()
+        gate.wait(30)
+
+    monkeypatch.setattr(home, "check", stuck)
+    begun = asyncio.create_task(store.put("k", {"n": 2}))
+    await asyncio.to_thread(entered.wait, 30)
+    outcomes = await asyncio.gather(begun, store.get("k"), store.put("never begun", {}), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    monkeypatch.undo()
+    gate.set()
+    await store.put("k", {"n": 3})
+    assert await store.get("never begun") is None
 
 
 async def test_another_programs_lock_is_an_outage_that_ends(

@@ -63,8 +63,10 @@ def prepare(path: Path, wall_ms: int) -> None:
                     _create(connection, wall_ms)
         else:
             _use_wal(connection)  # it is kept in the file, but a person's tool may have changed it
-            with transaction(connection, "IMMEDIATE"):
-                pass  # a file that cannot be written to says so now
+            # A file that cannot be written to says so now: SQLite itself would open it, to read.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE feed SET trimmed = trimmed")
+            connection.execute("ROLLBACK")
 
 
 def connect(path: Path) -> sqlite3.Connection:
