@@ -54,7 +54,9 @@ def prepare(path: Path, wall_ms: int) -> None:
     Raises `InvalidArgument` for a file that is not a store or of a newer layout, `Unavailable` for anything else.
     """
     with translated(path), contextlib.closing(_open(path)) as connection:
-        if not _is_ours(path, connection):
+        with transaction(connection):  # one moment: another process may be creating the tables
+            ours = _is_ours(path, connection)
+        if not ours:
             # Page size and journal mode are set before the first write; both may meet another process that does it.
             connection.execute("PRAGMA page_size=16384")
             _use_wal(connection)

@@ -33,6 +33,8 @@ class Readers:
 
     async def run(self, query: Callable[[sqlite3.Connection], _T], seconds: float) -> _T:
         """The query's answer. Raises what it raises, and `Unavailable` if the file does not answer in time."""
+        if self._closed:
+            raise Unavailable("the store was closed")
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, self._query, query)
@@ -40,7 +42,7 @@ class Readers:
             raise Unavailable(f"the store in {self._home.path} did not answer within {seconds:g} s") from error
 
     def refuse(self) -> None:
-        """Let everything from now on, and what waits, raise `Unavailable`."""
+        """Let everything from now on, and what waits, raise `Unavailable`. Called in the event loop before `stop`."""
         with self._state:
             self._closed = True
 
