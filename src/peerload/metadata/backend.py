@@ -2,137 +2,474 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import replace
 from types import TracebackType
+from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo
+from peerload.errors import Conflict, Damaged, NotFound, PeerloadError, Unavailable
+from peerload.metadata.confirm import Confirm
+from peerload.metadata.directory import Directory
+from peerload.metadata.feed import follow
+from peerload.metadata.health import Health
+from peerload.metadata.heartbeats import Heartbeats
+from peerload.metadata.held import Held
+from peerload.metadata.limits import MAX_WORKER_ID_BYTES
+from peerload.metadata.locks import KeyLocks
+from peerload.metadata.manifests import Manifests
+from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
-from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status
+from peerload.metadata.reaper import Reaper
+from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status, with_status
+from peerload.metadata.revival import Reviver
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.stored import StoredSource
+from peerload.metadata.waiting import settled_within
 from peerload.metadata.watch_event import WatchEvent
-from peerload.store.base import Store
+from peerload.metadata.watchers import Watchers
+from peerload.store.base import Beat, Entry, Store, Touch, Touched
 from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire.identity import is_source_id
 
 __all__ = ["MetadataBackend"]
+
+_ATTEMPTS: Final = 10
+"""How often a conditional write is tried when others write the same entry."""
+_TICK_SECONDS: Final = 0.5
+_CLOSE_SECONDS: Final = 2.0
+_ANSWER_SECONDS: Final = 0.1
+"""How long before the caller's deadline a held call is answered, so that the answer still arrives."""
+_MAX_RANK: Final = 2**32 - 1
 
 
 class MetadataBackend:
     """Sources over a store, with a directory in memory. Every method raises `Unavailable` for an outage, never an
-    answer that looks like absence. Deadlines are moments of `clock.monotonic`."""
+    answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop."""
 
     def __init__(self, store: Store, clock: Clock, settings: MetadataSettings | None = None) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._clock = clock
+        self.settings = settings or MetadataSettings()
+        self.directory = Directory(store, clock, self.settings)
+        self.watchers = Watchers(self.directory)
+        self.heartbeats = Heartbeats(store, clock, self.settings, secrets.token_hex(8))
+        self.reaper = Reaper(store, self.directory, clock, self.settings)
+        self._reviver = Reviver(store, self.directory, clock)
+        self._health = Health(self.directory, self.settings)
+        self._manifests = Manifests(store, self.settings.manifest_cache_bytes)
+        self._confirm = Confirm(store, clock)
+        self._locks = KeyLocks()
+        # What this server wrote and has not seen in the feed: until then the directory is out of date.
+        self._unseen: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended: asyncio.Future[None] | None = None
 
     # Life
 
     async def connect(self) -> None:
         """Open the store and begin to follow it, in tasks of the running loop. Does not wait for the first listing."""
-        raise NotImplementedError
+        if self._tasks:
+            return
+        await self._store.open()
+        self._ended = asyncio.get_running_loop().create_future()
+        loops: dict[str, Coroutine[Any, Any, None]] = {
+            "feed": follow(self._store, self.directory, self._clock),
+            "heartbeats": self.heartbeats.run(),
+            "expiry": self._tick(),
+            "reaper": self.reaper.run(),
+            "reviver": self._reviver.run(),
+        }
+        for name, loop in loops.items():
+            task = asyncio.create_task(loop, name=f"metadata {name}")
+            task.add_done_callback(self._stopped)
+            self._tasks.append(task)
+        self._health.close("")
 
     async def run(self) -> None:
         """Return once closed; raises what broke a background task. Connects first if that was not done."""
-        raise NotImplementedError
+        await self.connect()
+        assert self._ended is not None
+        await asyncio.shield(self._ended)
 
     async def close(self) -> None:
         """Store the heartbeats that were answered, end every watch with `Unavailable`, close the store."""
-        raise NotImplementedError
+        if not self._tasks:
+            return
+        self._health.close("the server is stopping")
+        self.watchers.interrupt(Unavailable("the server is stopping"))
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await self.heartbeats.close(_CLOSE_SECONDS)
+        await self._manifests.close()
+        await self._confirm.close()
+        await self._store.close()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
 
     async def __aenter__(self) -> MetadataBackend:
-        raise NotImplementedError
+        await self.connect()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        await self.close()
 
     @property
     def serving(self) -> bool:
         """Whether answers can be given."""
-        raise NotImplementedError
+        return self._health.serving
 
     @property
     def reason(self) -> str:
         """Why not, for people; empty while serving."""
-        raise NotImplementedError
+        return self._health.reason
 
     async def health_changed(self, was: bool) -> bool:
         """Return `serving` once it is no longer `was`."""
-        raise NotImplementedError
+        return await self._health.changed(was)
 
     def now(self) -> int:
         """The store's clock, milliseconds since 1970."""
-        raise NotImplementedError
+        return self._store.now()
 
     # What the services need
 
     async def publish(self, publication: Publication) -> SourceKey:
         """Keep a publication, durably, in place of what was published under its key before."""
-        raise NotImplementedError
+        key = publication.key.encode()
+        blob = await self._manifests.pack(publication)
+        async with self._locks.hold(key):
+            held = self.directory.get(key)
+            stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
+            first = held.record.published_at if held else self._store.now()
+            value = replace(publication.record, published_at=first).to_value()
+            written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
+            await self._written(key, written.revision)
+        return publication.key
 
-    async def stored(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> StoredSource | None:
+    async def stored(
+        self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
+    ) -> StoredSource | None:
         """What a worker published, with its present status; the lowest rank unless one is named. None only if the
         store confirmed that there is none. Raises `Damaged` where the store kept it badly."""
-        raise NotImplementedError
+        if not _possible(source_id, worker_id, worker_rank):
+            return None
+        await self._known(deadline)
+        for _ in range(_ATTEMPTS):
+            record = self._held(source_id, worker_id, worker_rank)
+            if record is None or not self.directory.has(record.key.encode(), self._unseen.get(record.key.encode(), 0)):
+                record = await self._confirmed(source_id, worker_id, worker_rank)
+            if record is None:
+                return None
+            for _ in range(_ATTEMPTS):
+                key = record.key.encode()
+                try:
+                    parts = await self._manifests.read(key, record.generation)
+                except NotFound:
+                    entry = await self._confirm.entry(key)
+                    if entry is None:
+                        break  # removed just now; perhaps there is another rank
+                    if entry.generation == record.generation:
+                        raise Damaged(f"the store has lost what {key!r} published") from None
+                    record = self._judged(entry)
+                else:
+                    return StoredSource(record, parts.identity, parts.worker, parts.manifest)
+            else:
+                break
+            await self.directory.seen(key, record.store_revision + 1)
+        raise Unavailable("the source is published over and over; try again")
 
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
-        """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first)."""
-        raise NotImplementedError
+        """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first).
+
+        An answer without sources that may be an outage's doing is held until there are some, or it is certain, or
+        `MetadataSettings.hold` has passed: then it is `Unavailable`.
+        """
+        found = await self._find(query, deadline)
+        records = []
+        for ranks in found:
+            record = ranks[0].view()
+            records.append(record if len(ranks) == 1 else replace(record, updated_at=_oldest(ranks)))
+        if query.limit is None:
+            records.sort(key=lambda record: -record.updated_at)
+            records.sort(key=lambda record: (record.model_name, record.key.source_id, record.key.worker_rank))
+        return records
 
     async def list_refs(self, query: Query, *, deadline: float | None = None) -> bytes:
-        """The same as an encoded `ListSourcesResponse`, by rank and worker id (with a limit: newest first)."""
-        raise NotImplementedError
+        """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first)."""
+        return b"".join(
+            [
+                ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
+                for ranks in await self._find(query, deadline)
+            ]
+        )
 
     async def update_status(
         self, source_id: str, worker_id: str, worker_rank: int, status: Status, load: float | None = None
     ) -> bool:
-        """A heartbeat and a status. False only if the store confirmed that there is no such source."""
-        raise NotImplementedError
+        """A heartbeat and a status. False only if the store confirmed that there is no such source.
+
+        A mere refresh is answered at once and stored within a moment; a change of status is durable before the answer.
+        """
+        if not _possible(source_id, worker_id, worker_rank):
+            return False
+        key = SourceKey(source_id, worker_rank, worker_id).encode()
+        held = self._fresh(key, status)
+        if held is None:
+            return await self._update(key, status, load)
+        stamp = self.heartbeats.stamp(key, held.stamp)
+        touch = Touch(key, held.record.generation, Beat(stamp, load))
+        if stamp - held.stamp < self.settings.heartbeat_timeout_ms // 2:
+            if self.heartbeats.failed:
+                raise Unavailable("heartbeats cannot be stored at the moment")
+            self.heartbeats.add(touch)
+            return True
+        if await self.heartbeats.store(touch) is not Touched.MISSING:
+            return True
+        return await self._update(key, status, load)
 
     async def withdraw(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> bool:
         """Remove a worker's record, or all its ranks'. False if there was nothing to remove."""
-        raise NotImplementedError
+        if not _possible(source_id, worker_id, worker_rank):
+            return False
+        if worker_rank is not None:
+            return await self._remove(SourceKey(source_id, worker_rank, worker_id).encode())
+        keys = [held.record.key for held in self.directory.ranks(source_id, worker_id)]
+        if not keys or self.directory.lost:
+            keys = [record.key for record in await self._confirmed_ranks(source_id, worker_id)]
+        removed = [await self._remove(key.encode()) for key in keys]
+        return any(removed)
 
-    def watch(
+    async def watch(
         self, query: Query, resume_token: str = "", *, deadline: float | None = None
-    ) -> AsyncIterator[WatchEvent]:
-        """What a query lets through, and then every change to that, until the iterator is closed."""
-        raise NotImplementedError
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """What a query lets through, and then every change to that, until the iterator is closed.
+
+        A first answer without sources is held like that of `select`. Raises `Unavailable` when the store is lost for
+        good, and when the server stops.
+        """
+        if not (resume_token and self.watchers.can_resume(resume_token)):
+            await self._find(replace(query, limit=None, instances=False), deadline)
+        async with contextlib.aclosing(self.watchers.watch(query, resume_token)) as events:
+            async for event in events:
+                yield event
 
     # The operations by their common names (connect is above)
 
     async def publish_metadata(
         self,
         identity: p2p_pb2.SourceIdentity,
-        worker: p2p_pb2.WorkerMetadata,
+        worker: p2p_pb2.WorkerMetadata | WorkerRecord,
         worker_id: str,
         *,
         pod: Pod = NO_POD,
         manifest: sources_pb2.Manifest | None = None,
     ) -> str:
-        """`publish` from messages; the source id."""
-        raise NotImplementedError
+        """`publish` from messages or a record; the source id."""
+        message = worker.to_wire() if isinstance(worker, WorkerRecord) else worker
+        return (await self.publish(Publication.of(identity, message, worker_id, pod=pod, manifest=manifest))).source_id
 
     async def get_metadata(self, source_id: str, worker_id: str) -> ModelMetadataRecord | None:
         """Everything that a worker id published under a source, a record a rank."""
-        raise NotImplementedError
+        first = await self.stored(source_id, worker_id)
+        if first is None:
+            return None
+        found = [first]
+        for held in self.directory.ranks(source_id, worker_id):
+            rank = held.record.key.worker_rank
+            if rank != first.record.worker_rank and (other := await self.stored(source_id, worker_id, rank)):
+                found.append(other)
+        workers = (p2p_pb2.WorkerMetadata.FromString(source.current_worker()) for source in found)
+        return ModelMetadataRecord(
+            source_id=source_id,
+            worker_id=worker_id,
+            model_name=first.record.model_name,
+            workers=tuple(WorkerRecord.from_wire(worker) for worker in workers),
+            published_at=min(source.record.published_at for source in found),
+        )
 
     async def list_workers(
         self, source_id: str | None = None, status: Status | None = None
     ) -> list[SourceInstanceInfo]:
         """The workers of one source, or of all, that have that status."""
-        raise NotImplementedError
+        records = await self.select(Query(source_id=source_id, status=status))
+        return [SourceInstanceInfo.from_record(record) for record in records]
 
     async def remove_metadata(self, source_id: str) -> int:
         """Remove everything of one source; how many records there were."""
-        raise NotImplementedError
+        if not is_source_id(source_id):
+            return 0
+        entries = (await self._store.list(SourceKey.prefix_of(source_id))).entries
+        return sum([await self._remove(entry.key) for entry in entries])
 
     async def remove_worker(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> bool:
         """`withdraw`."""
-        raise NotImplementedError
+        return await self.withdraw(source_id, worker_id, worker_rank)
 
     async def list_sources(self) -> list[tuple[str, str]]:
         """Every source id and its model name, whatever the state of its workers, sorted by name."""
-        raise NotImplementedError
+        await self._find(Query(), None)
+        return self.directory.sources()
+
+    # Within
+
+    async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
+        """What the directory finds, once that is certain."""
+        hold_until: float | None = None
+        while True:
+            reason = self._health.reason
+            if not reason:
+                found = list(self.directory.find(query))
+                if found or not self.directory.doubtful(query):
+                    break
+                reason = "after an outage it is not known yet whether there are sources"
+            now = self._clock.monotonic()
+            if hold_until is None:
+                # Only what is about to be known is waited for.
+                hold_until = now + self.settings.hold if self._may_hold() else now
+                if deadline is not None:
+                    hold_until = min(hold_until, deadline - _ANSWER_SECONDS)
+            if now >= hold_until:
+                raise Unavailable(reason)
+            await settled_within(self._clock, min(hold_until - now, _TICK_SECONDS), self.directory.changed.next())
+        if query.limit is not None:
+            found.sort(key=_oldest, reverse=True)
+            del found[query.limit :]
+        return found
+
+    async def _known(self, deadline: float | None) -> None:
+        """Return once the directory can be asked; raises `Unavailable`."""
+        hold_until = self._clock.monotonic() + self.settings.hold
+        if deadline is not None:
+            hold_until = min(hold_until, deadline - _ANSWER_SECONDS)
+        while reason := self._health.reason:
+            left = hold_until - self._clock.monotonic()
+            if left <= 0 or not self._may_hold():
+                raise Unavailable(reason)
+            await settled_within(self._clock, min(left, _TICK_SECONDS), self.directory.changed.next())
+
+    def _may_hold(self) -> bool:
+        return bool(self._tasks) and (self._health.serving or not self.directory.synced)
+
+    def _held(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
+        self.directory.sweep()
+        for held in self.directory.ranks(source_id, worker_id):
+            if worker_rank is None or held.record.key.worker_rank == worker_rank:
+                return held.view()
+        return None
+
+    async def _confirmed(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
+        """The record as the store has it."""
+        if worker_rank is None:
+            records = await self._confirmed_ranks(source_id, worker_id)
+            return records[0] if records else None
+        entry = await self._confirm.entry(SourceKey(source_id, worker_rank, worker_id).encode())
+        return None if entry is None else self._judged(entry)
+
+    async def _confirmed_ranks(self, source_id: str, worker_id: str) -> list[SourceRecord]:
+        entries = await self._confirm.source(source_id)
+        # A worker id may hold a slash, so the end of a key does not tell.
+        mine = [entry for entry in entries if SourceKey.decode(entry.key).worker_id == worker_id]
+        return sorted(map(self._judged, mine), key=lambda record: record.worker_rank)
+
+    def _judged(self, entry: Entry) -> SourceRecord:
+        """A record from the store with the status that it has by now."""
+        held = Held(SourceRecord.from_entry(entry), self._store.now())
+        held.expired = held.heard < self.directory.liveness.cutoff(self.directory.now())
+        held.refresh()
+        return held.view()
+
+    def _fresh(self, key: str, status: Status) -> Held | None:
+        """The record, if a heartbeat with that status is no change and the directory can be relied on to say so."""
+        held = self.directory.get(key)
+        if held is None or held.record.mark is not None or held.record.status is not status or self.directory.lost:
+            return None
+        revision = self._unseen.get(key)
+        if revision is not None:
+            if not self.directory.has(key, revision):
+                return None
+            del self._unseen[key]
+        return held
+
+    async def _update(self, key: str, status: Status, load: float | None) -> bool:
+        # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
+        async with self._locks.hold(key):
+            for _ in range(_ATTEMPTS):
+                entry = await self._confirm.entry(key)
+                if entry is None:
+                    return False
+                record = SourceRecord.from_entry(entry)
+                beat = Beat(self.heartbeats.stamp(key, record.updated_at), load)
+                if record.status is status and record.mark is None:
+                    if await self.heartbeats.store(Touch(key, entry.generation, beat)) is Touched.MISSING:
+                        continue
+                    return True
+                try:
+                    written = await self._store.put(
+                        key, with_status(entry.value, status), expect=entry.revision, beat=beat
+                    )
+                except Conflict:
+                    continue
+                await self._written(key, written.revision)
+                return True
+        raise Unavailable("the source is changed by others over and over; try again")
+
+    async def _remove(self, key: str) -> bool:
+        async with self._locks.hold(key):
+            try:
+                revision = await self._store.delete(key)
+            except Conflict:
+                return False
+            await self._written(key, revision)
+            return True
+
+    async def _written(self, key: str, revision: int) -> None:
+        """Wait, but not for long, until the directory knows of a write."""
+        self._unseen[key] = revision
+        if await self.directory.seen(key, revision) and self._unseen.get(key) == revision:
+            del self._unseen[key]
+
+    async def _tick(self) -> None:
+        """Let heartbeats run out and the feed's silence be noticed, as time passes."""
+        while True:
+            due = self.directory.next_expiry_ms()
+            await self._clock.sleep(_TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.001, due / 1000)))
+            self.directory.sweep()
+            serving = self._health.check()
+            lost = self.directory.synced and not serving
+            self.watchers.interrupt(Unavailable(self._health.reason) if lost else None)
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        """A background task has ended; unless it was told to, so has everything."""
+        if task.cancelled():
+            return
+        error = task.exception() or RuntimeError(f"the task {task.get_name()!r} returned")
+        self._health.close("the server is broken")
+        self.watchers.interrupt(PeerloadError("the server is broken"))
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+            self._ended.exception()
+
+
+def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
+    """Whether there can be such a source; what cannot be need not be asked for."""
+    return (
+        is_source_id(source_id)
+        and bool(worker_id)
+        and len(worker_id) <= MAX_WORKER_ID_BYTES
+        and len(worker_id.encode()) <= MAX_WORKER_ID_BYTES
+        and (worker_rank is None or 0 <= worker_rank <= _MAX_RANK)
+    )
+
+
+def _oldest(ranks: tuple[Held, ...]) -> int:
+    """The oldest heartbeat among the ranks of an instance."""
+    return min(held.heard for held in ranks)

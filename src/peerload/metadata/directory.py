@@ -1,0 +1,446 @@
+"""What this server knows of all sources: an index in memory, fed by the store's changes alone."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from asyncio import Future, get_running_loop
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from peerload.clock import Clock
+from peerload.metadata.held import Group, Held
+from peerload.metadata.liveness import SERVER_PREFIX, Liveness
+from peerload.metadata.query import Query
+from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
+from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.waiting import Pulse, settled_within
+from peerload.store.base import Beaten, Change, Deleted, Entry, Feed, Listing, Put, Store
+
+__all__ = ["Directory", "Seen"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_TOMBSTONES: Final = 16_384
+"""Deletions that are remembered, so that a feed that repeats an older change brings nothing back."""
+_SILENCE_MS: Final = 2_500
+"""A feed speaks at least once a second: without a word for so long, it is lost."""
+_CATCH_UP_MS: Final = 10_000
+"""How long after a silence the feed is given to catch up."""
+
+
+class Seen(NamedTuple):
+    """One change that a watcher may care about; None: not there. The status is the one shown."""
+
+    key: SourceKey
+    before: SourceRecord | None
+    before_status: Status
+    after: SourceRecord | None
+    after_status: Status
+
+
+class Directory:
+    """The index. `replace` and `apply` bring it up to date (`peerload.metadata.feed` calls them), `sweep` lets
+    heartbeats run out; everything else asks. All of it belongs to one event loop; nothing here waits for the store."""
+
+    def __init__(self, store: Store, clock: Clock, settings: MetadataSettings) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._entries: dict[str, Held] = {}
+        self._sources: dict[str, Group] = {}
+        self._models: dict[str, dict[str, int]] = {}
+        self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._deadlines: list[tuple[int, int, Held]] = []
+        self._order = itertools.count()
+        self._expired: dict[str, Held] = {}
+        self._cutoff = 0
+        self._waiting: dict[str, list[tuple[int, Future[None]]]] = {}
+        self._contact = 0
+        self._current = 0
+        self._since = 0
+        self._lost_data_at: int | None = None
+        self.synced = False
+        """Whether the store was ever listed."""
+        self.liveness = Liveness(
+            timeout_ms=settings.heartbeat_timeout_ms, tolerance_ms=round(settings.alive_tolerance * 1000)
+        )
+        self.overtaken: dict[str, Held] = {}
+        """Records that are marked stale although a later heartbeat is known."""
+        self.marked: dict[str, Held] = {}
+        """Records that are marked stale."""
+        self.changed = Pulse()
+        """Beats when anything but a mere heartbeat has happened."""
+        self.on_change: Callable[[Seen], None] | None = None
+
+    # Time
+
+    def now(self) -> int:
+        """The moment as of which heartbeats are judged: the store's clock, held back while the feed is."""
+        return min(self._store.now(), self._current + _SILENCE_MS)
+
+    @property
+    def silent_ms(self) -> int:
+        """How long ago the feed last spoke."""
+        return self._store.now() - self._contact
+
+    @property
+    def lost(self) -> bool:
+        """Whether the feed has fallen silent: what is known may be out of date."""
+        return not self.synced or self.silent_ms > _SILENCE_MS
+
+    @property
+    def settled(self) -> bool:
+        """Whether servers and feed have been up for so long that absence proves something."""
+        now = self._store.now()
+        since = max(self._since, self.liveness.last_outage_end(now))
+        return not self.lost and now - since >= self._settings.settle_ms
+
+    def doubtful(self, query: Query) -> bool:
+        """Whether an answer without sources might be an outage's doing rather than a fact."""
+        if self.lost:
+            return True
+        if query.status is not Status.READY:
+            return False
+        now = self.now()
+        if self._lost_data_at is not None and now - self._lost_data_at < self._settings.settle_ms:
+            return True
+        outage_end = self.liveness.last_outage_end(now)
+        if now - outage_end >= self._settings.settle_ms:
+            return False
+        # Sources that were ready before the outage and have had no time to be heard again.
+        return any(
+            held.told is Status.READY and held.heard < outage_end and query.concerns(held.record)
+            for group in self._groups(query)
+            for ranks in group.members.values()
+            for held in ranks
+        )
+
+    # Changes
+
+    def _hear(self, changes: Sequence[Change] | None) -> None:
+        """The feed has spoken; None: with everything there is."""
+        now = self._store.now()
+        if not self.synced or now - self._contact > self._settings.alive_tolerance * 1000:
+            self._since = now
+        self._contact = now
+        # After a silence (a suspended process, a slow store) the first changes are old ones, and those that prove that
+        # sources are alive may yet be on their way: time does not go on before the feed has caught up.
+        if (
+            not changes
+            or now - self._current <= _SILENCE_MS
+            or now - self._since > _CATCH_UP_MS
+            or any(_stamp(change) >= now - _SILENCE_MS for change in changes)
+        ):
+            self._current = now
+
+    def replace(self, listing: Listing) -> None:
+        """Take a listing as the whole truth, in place of everything known."""
+        servers = set(self.liveness.episodes)
+        self._hear(None)
+        now = self._store.now()
+        present = {entry.key for entry in listing.entries}
+        for key in [key for key in self._entries if key not in present]:
+            self._drop(key)
+        for key in servers - present:
+            del self.liveness.episodes[key]
+        for entry in listing.entries:
+            self._put(entry, relisted=True)
+        if servers and not servers & present:
+            # The store has lost every trace of the servers that wrote to it.
+            self._lost_data_at = now
+            _log.warning("the store came back without its data", store=self._store.url)
+        self.synced = True
+        for key in list(self._waiting):
+            self._notify(key)
+        self.sweep()
+
+    def apply(self, feed: Feed) -> None:
+        """Take in some changes. Repeats and what is older than what is known change nothing."""
+        self._hear(feed.changes)
+        for change in feed.changes:
+            self._apply(change)
+        self.sweep()
+
+    def _apply(self, change: Change) -> None:
+        if isinstance(change, Put):
+            self._put(change.entry)
+        elif isinstance(change, Beaten):
+            if change.key.startswith(SERVER_PREFIX):
+                self.liveness.beat(change.key, change.generation, change.beat.stamp)
+                return
+            held = self._entries.get(change.key)
+            if held is not None and held.record.generation == change.generation and change.beat.stamp > held.stamp:
+                was = held.shown
+                held.beat(change.beat, self.now())
+                self._judge(change.key, held)
+                if held.shown is not was:
+                    self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
+        else:
+            self._delete(change)
+
+    def _put(self, entry: Entry, *, relisted: bool = False) -> None:
+        key = entry.key
+        if key.startswith(SERVER_PREFIX):
+            self.liveness.put(entry)
+            return
+        if not key.startswith(SOURCE_PREFIX):
+            return
+        held = self._entries.get(key)
+        if not relisted:
+            if self._tombstones.get(key, 0) >= entry.revision:
+                return
+            if held is not None and held.record.store_revision > entry.revision:
+                return
+        try:
+            record = SourceRecord.from_entry(entry)
+        except ValueError as error:
+            _log.warning("an entry is no source's", key=key, error=str(error))
+            return
+        self._tombstones.pop(key, None)
+        now = self.now()
+        if held is None:
+            held = Held(record, now)
+            self._index(key, held)
+            self._judge(key, held)
+            self._tell(Seen(record.key, None, Status.UNKNOWN, record, held.shown))
+        else:
+            before, was = held.record, held.shown
+            if before.model_name != record.model_name:
+                self._count_model(before, -1)
+                self._count_model(record, +1)
+            held.put(record, now)
+            self._judge(key, held)
+            # What is published changes only with a new generation.
+            if held.shown is not was or before.generation != record.generation:
+                self._tell(Seen(record.key, before, was, record, held.shown))
+        self._notify(key)
+
+    def _delete(self, change: Deleted) -> None:
+        if change.key.startswith(SERVER_PREFIX):
+            self.liveness.remove(change.key, change.revision)
+            return
+        if not change.key.startswith(SOURCE_PREFIX):
+            return
+        held = self._entries.get(change.key)
+        if held is None or held.record.store_revision < change.revision:
+            self._tombstones[change.key] = max(change.revision, self._tombstones.get(change.key, 0))
+            self._tombstones.move_to_end(change.key)
+            while len(self._tombstones) > _TOMBSTONES:
+                self._tombstones.popitem(last=False)
+            if held is not None:
+                self._drop(change.key)
+        self._notify(change.key)
+
+    def _drop(self, key: str) -> None:
+        held = self._entries.pop(key)
+        held.removed = True
+        for known in (self._expired, self.marked, self.overtaken):
+            known.pop(key, None)
+        source_id = held.record.key.source_id
+        group = self._sources[source_id]
+        group.remove(held)
+        if not group.members:
+            del self._sources[source_id]
+        self._count_model(held.record, -1)
+        self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
+
+    def _index(self, key: str, held: Held) -> None:
+        self._entries[key] = held
+        source_id = held.record.key.source_id
+        group = self._sources.get(source_id)
+        if group is None:
+            group = self._sources[source_id] = Group()
+        group.add(held)
+        self._count_model(held.record, +1)
+        # In the heap is every record that has not run out, once.
+        if held.heard >= self._cutoff:
+            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
+        else:
+            held.expired = True
+            held.refresh()
+            self._expired[key] = held
+
+    def _count_model(self, record: SourceRecord, change: int) -> None:
+        # A source id ignores case, so records of one source may spell its model's name differently.
+        sources = self._models.setdefault(record.model_name, {})
+        source_id = record.key.source_id
+        count = sources.get(source_id, 0) + change
+        if count:
+            sources[source_id] = count
+            return
+        del sources[source_id]
+        if not sources:
+            del self._models[record.model_name]
+
+    def _tell(self, seen: Seen) -> None:
+        if self.on_change is not None and self.synced:
+            self.on_change(seen)
+        self.changed.beat()
+
+    # Expiry
+
+    def sweep(self) -> None:
+        """Let run out what has run out by now. Cheap where nothing has; called often."""
+        cutoff = self.liveness.cutoff(self.now())
+        if cutoff < self._cutoff:
+            # More time turned out to be an outage than was known: some were judged too early.
+            for key, held in list(self._expired.items()):
+                if held.heard >= cutoff:
+                    self._set_expired(key, held, expired=False)
+        self._cutoff = cutoff
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] < cutoff:
+            _, _, held = heapq.heappop(deadlines)
+            if held.removed or held.expired:
+                continue
+            if held.heard >= cutoff:
+                heapq.heappush(deadlines, (held.heard, next(self._order), held))
+            else:
+                self._set_expired(held.record.key.encode(), held, expired=True)
+
+    def next_expiry_ms(self) -> int | None:
+        """How long until a heartbeat may run out; None where nothing waits."""
+        if not self._deadlines:
+            return None
+        return max(0, self._deadlines[0][0] - self.liveness.cutoff(self.now()) + 1)
+
+    def _judge(self, key: str, held: Held) -> None:
+        """Put a record that changed where it belongs."""
+        if held.expired and held.heard >= self._cutoff:
+            held.expired = False
+            held.refresh()
+            self._expired.pop(key, None)
+            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
+        elif not held.expired and held.heard < self._cutoff:
+            held.expired = True
+            held.refresh()
+            self._expired[key] = held
+        self._place(self.marked, key, held, held.record.mark is not None)
+        self._place(self.overtaken, key, held, held.overtaken)
+        if held.overtaken:
+            self.changed.beat()
+
+    def _set_expired(self, key: str, held: Held, *, expired: bool) -> None:
+        was = held.shown
+        held.expired = expired
+        held.refresh()
+        if expired:
+            self._expired[key] = held
+        else:
+            del self._expired[key]
+            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
+        if held.shown is not was:
+            self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
+
+    @staticmethod
+    def _place(known: dict[str, Held], key: str, held: Held, belongs: bool) -> None:
+        if belongs:
+            known[key] = held
+        else:
+            known.pop(key, None)
+
+    # Questions
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Held | None:
+        """What is known of a key of the store."""
+        return self._entries.get(key)
+
+    def expired(self) -> list[tuple[str, Held]]:
+        """The records whose heartbeat has run out and that are not marked."""
+        return [(key, held) for key, held in self._expired.items() if held.record.mark is None]
+
+    def ranks(self, source_id: str, worker_id: str) -> tuple[Held, ...]:
+        """The records under one worker id, lowest rank first."""
+        group = self._sources.get(source_id)
+        return () if group is None else group.members.get(worker_id, ())
+
+    def sources(self) -> list[tuple[str, str]]:
+        """Every source id with its model's name, sorted by name."""
+        pairs = ((name, source_id) for name, ids in self._models.items() for source_id in ids)
+        return [(source_id, name) for name, source_id in sorted(pairs)]
+
+    def find(self, query: Query) -> Iterator[tuple[Held, ...]]:
+        """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
+        the same instance, if instances are asked for."""
+        self.sweep()
+        for group in self._groups(query):
+            for ranks in group.ordered():
+                if not query.instances:
+                    for held in ranks:
+                        if _admits(query, held, (held,)):
+                            yield (held,)
+                elif len(ranks) == 1:
+                    if _admits(query, ranks[0], ranks):
+                        yield ranks
+                else:
+                    chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
+                    if chosen is not None and _admits(query, chosen, ranks):
+                        yield (chosen, *(held for held in ranks if held is not chosen))
+
+    def _groups(self, query: Query) -> Iterable[Group]:
+        if query.source_id is not None:
+            group = self._sources.get(query.source_id)
+            return () if group is None else (group,)
+        if query.model_name is not None:
+            return [self._sources[source_id] for source_id in sorted(self._models.get(query.model_name, ()))]
+        return [self._sources[source_id] for source_id in sorted(self._sources)]
+
+    # Own writes
+
+    async def seen(self, key: str, revision: int) -> bool:
+        """Whether the change of that revision, or a later one of the same key, has come in, or comes in within the
+        time that a write waits for it."""
+        if self.has(key, revision):
+            return True
+        future: Future[None] = get_running_loop().create_future()
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append((revision, future))
+        try:
+            await settled_within(self._clock, self._settings.visible_within, future)
+        finally:
+            waiting = self._waiting.get(key, [])
+            waiting[:] = [item for item in waiting if item[1] is not future]
+            if not waiting:
+                self._waiting.pop(key, None)
+        return self.has(key, revision)
+
+    def has(self, key: str, revision: int) -> bool:
+        """Whether the change of that revision, or a later one of the same key, has come in."""
+        held = self._entries.get(key)
+        known = self._tombstones.get(key, 0) if held is None else held.record.store_revision
+        return known >= revision
+
+    def _notify(self, key: str) -> None:
+        waiting = self._waiting.get(key)
+        if waiting:
+            for revision, future in waiting:
+                if not future.done() and self.has(key, revision):
+                    future.set_result(None)
+
+
+def _is_rank(held: Held, rank: int | None) -> bool:
+    return rank is None or held.record.key.worker_rank == rank
+
+
+def _admits(query: Query, chosen: Held, ranks: tuple[Held, ...]) -> bool:
+    """Whether an instance passes all filters. The commonest refusal comes first."""
+    status = query.status
+    if status is not None:
+        for held in ranks:
+            if held.shown is not status:
+                return False
+    if query.min_updated_at is not None and min(held.heard for held in ranks) < query.min_updated_at:
+        return False
+    return query.concerns(chosen.record)
+
+
+def _stamp(change: Change) -> int:
+    beat = change.entry.beat if isinstance(change, Put) else change.beat if isinstance(change, Beaten) else None
+    return 0 if beat is None else beat.stamp

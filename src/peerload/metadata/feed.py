@@ -1,0 +1,52 @@
+"""Following the store: list, watch, and list again where the feed does not reach back."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import structlog
+
+from peerload.clock import Clock
+from peerload.errors import Compacted, Unavailable
+from peerload.metadata.directory import Directory
+from peerload.store.base import Position, Store
+
+__all__ = ["follow"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_RETRY_SECONDS: Final = 0.25
+_RETRY_MAX_SECONDS: Final = 2.0
+
+
+async def follow(store: Store, directory: Directory, clock: Clock) -> None:
+    """Keep the directory up to date until cancelled. Outages are waited out; a watch goes on where it broke off."""
+    position: Position | None = None
+    delay = _RETRY_SECONDS
+    failing = False
+    while True:
+        try:
+            if position is None:
+                listing = await store.list()
+                directory.replace(listing)
+                position = listing.position
+            # Closed at once, not whenever it is collected: a store may keep a connection for it.
+            async with contextlib.aclosing(store.watch(position)) as feeds:
+                async for feed in feeds:
+                    directory.apply(feed)
+                    position = feed.position
+                    delay = _RETRY_SECONDS
+                    if failing:
+                        failing = False
+                        _log.info("the store can be reached again", store=store.url)
+        except Compacted:
+            _log.info("the feed does not reach back; listing again", store=store.url)
+            position = None
+            await clock.sleep(delay)
+        except Unavailable as error:
+            if not failing:
+                failing = True
+                _log.warning("the store cannot be reached", store=store.url, error=str(error))
+            await clock.sleep(delay)
+            delay = min(delay * 2, _RETRY_MAX_SECONDS)

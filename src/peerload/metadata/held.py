@@ -1,0 +1,123 @@
+"""One record in the directory, and the records of one source together."""
+
+from __future__ import annotations
+
+from peerload.metadata.records import SourceRecord, Status, encoded_ref_beat
+from peerload.store.base import Beat
+from peerload.wire import splice
+
+__all__ = ["Group", "Held"]
+
+_INSTANCES_FIELD = 1
+
+
+class Held:
+    """What is known of one key. A directory holds a hundred thousand of these, so they are small, and what lists need
+    is encoded once for each change."""
+
+    __slots__ = ("_framed", "_static", "expired", "heard", "load", "record", "removed", "shown", "stamp")
+
+    def __init__(self, record: SourceRecord, now: int) -> None:
+        self.record = record
+        self.stamp = record.updated_at
+        """The heartbeat as the store has it: what comes next must be later."""
+        self.heard = min(self.stamp, now)
+        """The heartbeat as it is judged and shown: a stamp from a clock that ran ahead counts from when it was seen."""
+        self.load = record.load
+        self.expired = False
+        self.removed = False
+        self.shown = record.status
+        self._static: bytes | None = None
+        self._framed: bytes | None = None
+        self.refresh()
+
+    def put(self, record: SourceRecord, now: int) -> None:
+        """The entry changed: take its record, and its heartbeat if it is later or of a new generation."""
+        renewed = record.generation != self.record.generation
+        self.record = record
+        self._static = self._framed = None
+        if renewed or record.updated_at > self.stamp:
+            self.beat(Beat(record.updated_at, record.load), now)
+        self.refresh()
+
+    def beat(self, beat: Beat, now: int) -> None:
+        """A heartbeat came in."""
+        self.stamp, self.load = beat.stamp, beat.load
+        self.heard = min(beat.stamp, now)
+        self._framed = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reckon the status that is shown: as published; STALE once the heartbeat has run out."""
+        self.shown = Status.STALE if self.expired else self.told
+
+    @property
+    def told(self) -> Status:
+        """The status that the worker gave last: a mark that a heartbeat has overtaken no longer counts."""
+        mark = self.record.mark
+        return mark.was if mark is not None and self.stamp > mark.judged else self.record.status
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether the record is marked stale and a later heartbeat is known."""
+        mark = self.record.mark
+        return mark is not None and self.stamp > mark.judged
+
+    def view(self) -> SourceRecord:
+        """The record as it is now."""
+        return self.record.at(status=self.shown, updated_at=self.heard, load=self.load)
+
+    def framed(self) -> bytes:
+        """The record as one field of an encoded `ListSourcesResponse`."""
+        if self._framed is None:
+            self._framed = self.framed_at(self.heard)
+        return self._framed
+
+    def framed_at(self, updated_at: int) -> bytes:
+        """The same with another heartbeat (of several ranks the oldest is shown)."""
+        if self._static is None:
+            self._static = self.record.encoded_ref()
+        return splice.bytes_field(_INSTANCES_FIELD, self._static, encoded_ref_beat(updated_at, self.load))
+
+
+class Group:
+    """The records of one source, by worker id."""
+
+    __slots__ = ("_order", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[str, tuple[Held, ...]] = {}
+        """By worker id, each with its ranks in order."""
+        self._order: list[tuple[Held, ...]] | None = None
+
+    def add(self, held: Held) -> None:
+        """Take in a record that was not there."""
+        worker_id = held.record.key.worker_id
+        ranks = (*self.members.get(worker_id, ()), held)
+        self.members[worker_id] = tuple(sorted(ranks, key=_rank)) if len(ranks) > 1 else ranks
+        self._order = None
+
+    def remove(self, held: Held) -> None:
+        """Let a record go that was there."""
+        worker_id = held.record.key.worker_id
+        ranks = tuple(other for other in self.members[worker_id] if other is not held)
+        if ranks:
+            self.members[worker_id] = ranks
+        else:
+            del self.members[worker_id]
+        self._order = None
+
+    def ordered(self) -> list[tuple[Held, ...]]:
+        """The members by lowest rank and worker id."""
+        if self._order is None:
+            self._order = sorted(self.members.values(), key=_place)
+        return self._order
+
+
+def _rank(held: Held) -> int:
+    return held.record.key.worker_rank
+
+
+def _place(ranks: tuple[Held, ...]) -> tuple[int, str]:
+    key = ranks[0].record.key
+    return key.worker_rank, key.worker_id

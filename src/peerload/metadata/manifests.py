@@ -1,0 +1,124 @@
+"""What was published, in the store's blobs and in a bounded cache."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from peerload.errors import Damaged
+from peerload.metadata.limits import MAX_MESSAGE_BYTES
+from peerload.metadata.publication import Publication
+from peerload.store.base import Store
+from peerload.wire import splice, stored_pb2
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["Manifests", "Parts", "pack", "unpack"]
+
+_LEVEL: Final = 1
+_IN_THREAD_BYTES: Final = 256 * 1024
+"""Packing or unpacking more than this would hold up the event loop for over half a millisecond."""
+_MAX_UNPACKED: Final = MAX_MESSAGE_BYTES + 1024 * 1024
+_MAX_WINDOW_LOG: Final = 27
+
+
+class Parts(NamedTuple):
+    """A publication's parts as they were encoded."""
+
+    worker: bytes
+    identity: bytes
+    manifest: bytes | None
+
+    @property
+    def size(self) -> int:
+        return len(self.worker) + len(self.identity) + len(self.manifest or b"")
+
+
+def pack(publication: Publication) -> bytes:
+    """The blob of a publication."""
+    parts = [splice.bytes_field(1, publication.worker), splice.bytes_field(2, publication.identity)]
+    if publication.manifest is not None:
+        parts.append(splice.bytes_field(3, publication.manifest))
+    return zstd.compress(b"".join(parts), level=_LEVEL)
+
+
+def unpack(blob: bytes) -> Parts:
+    """The parts in a blob. Raises `Damaged` for what is none, and for one that unpacks to more than can be published."""
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
+    decompressor = zstd.ZstdDecompressor(options=options)
+    try:
+        data = decompressor.decompress(blob, max_length=_MAX_UNPACKED)
+        if not decompressor.eof or decompressor.unused_data:
+            raise Damaged("a stored publication is cut off, followed by something else, or too large")
+        message = stored_pb2.Publication.FromString(data)
+    except zstd.ZstdError as error:
+        raise Damaged(f"a stored publication does not decompress: {error}") from error
+    except DecodeError as error:
+        raise Damaged("a stored publication does not decode") from error
+    if not message.identity:
+        raise Damaged("a stored publication has no identity")
+    return Parts(message.worker, message.identity, message.manifest if message.HasField("manifest") else None)
+
+
+class Manifests:
+    """Publications by key and generation: from the cache, or read from the store once for all who ask at a time."""
+
+    def __init__(self, store: Store, cache_bytes: int) -> None:
+        self._store = store
+        self._limit = cache_bytes
+        self._cached: OrderedDict[tuple[str, int], Parts] = OrderedDict()
+        self._bytes = 0
+        self._reading: dict[tuple[str, int], asyncio.Task[Parts]] = {}
+
+    async def read(self, key: str, generation: int) -> Parts:
+        """Raises `NotFound` where the store has no such generation any more, `Damaged` and `Unavailable`."""
+        place = (key, generation)
+        parts = self._cached.get(place)
+        if parts is not None:
+            self._cached.move_to_end(place)
+            return parts
+        task = self._reading.get(place)
+        if task is None:
+            task = self._reading[place] = asyncio.ensure_future(self._load(place))
+            task.add_done_callback(lambda task: self._loaded(place, task))
+        # One caller's cancellation must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def pack(self, publication: Publication) -> bytes:
+        """`pack`, a large one in a thread."""
+        if len(publication.worker) + len(publication.manifest or b"") > _IN_THREAD_BYTES:
+            return await asyncio.to_thread(pack, publication)
+        return pack(publication)
+
+    async def close(self) -> None:
+        """End the reads in flight."""
+        tasks = list(self._reading.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _load(self, place: tuple[str, int]) -> Parts:
+        blob = await self._store.blob(*place)
+        return await asyncio.to_thread(unpack, blob) if len(blob) > _IN_THREAD_BYTES // 8 else unpack(blob)
+
+    def _loaded(self, place: tuple[str, int], task: asyncio.Task[Parts]) -> None:
+        del self._reading[place]
+        # Asking for the exception marks it as read, should everybody who wanted to know be gone.
+        if task.cancelled() or task.exception() is not None:
+            return
+        parts = task.result()
+        if parts.size > self._limit // 4:
+            return
+        self._cached[place] = parts
+        self._bytes += parts.size
+        while self._bytes > self._limit:
+            _, dropped = self._cached.popitem(last=False)
+            self._bytes -= dropped.size
