@@ -14,7 +14,8 @@ sides:
   destination any more, however the peer behaves.
 
 Engines are thread-safe and block; the async client calls them from worker threads. All deadlines are ours: a library's
-own timeouts are never relied on. Every failure is `TransferFailed`, with `retryable` saying whether the same source may
+own timeouts are never relied on. An engine starts daemon threads or children only, closes its sides when the interpreter
+exits, and survives a fork (the child has no engine, and keeps none of the parent's connections open). Every failure is `TransferFailed`, with `retryable` saying whether the same source may
 yet succeed; a peer's misbehaviour (garbage, silence, a closed connection) is never anything else.
 
 `peerload.testing.engine_suite` is this contract as tests, between two real processes; every engine passes it.
@@ -48,7 +49,10 @@ DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Memory that a source offers: contiguous bytes, writable or not.
+    """Memory that a source offers: contiguous bytes, writable or not, 0 of them allowed.
+
+    The engine keeps no copy, and may make views of `buffer` until the publication is retired; a caller who wants to unmap
+    or resize the memory then releases his own views too.
 
     `device` is None for host memory, else the index of the accelerator that `buffer` (then an object with
     `__cuda_array_interface__` or DLPack) lives on; an engine that cannot read device memory raises `InvalidArgument`.
@@ -97,7 +101,10 @@ class Range:
 
 
 class JobState(enum.Enum):
-    """RUNNING until the job is DONE (every range is in place) or FAILED (some may be, see `Job.completed`)."""
+    """RUNNING until the job is DONE (every range is in place) or FAILED (some may be, see `Job.completed`).
+
+    A job that has ended, either way, writes no more and has let go of its destinations.
+    """
 
     RUNNING = "running"
     DONE = "done"
@@ -106,7 +113,10 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job stands: bytes in place so far, and why it failed if it did."""
+    """Where a job stands: bytes in place so far (parts of ranges count), and why it failed if it did.
+
+    `reason` is one printable line for people; `retryable` tells whether the same source may yet succeed.
+    """
 
     state: JobState
     bytes_done: int
@@ -122,7 +132,10 @@ class Job(Protocol):
         ...
 
     def wait(self, timeout: float) -> Progress:
-        """Block until the job has ended, more ranges have completed, or `timeout` seconds have passed."""
+        """Block until the job has ended, more ranges have completed since the last wait, or `timeout` seconds have passed.
+
+        For one waiter at a time. Small ranges may be told of several at once, a few hundredths of a second late.
+        """
         ...
 
     def completed(self) -> list[tuple[int, bytes | None]]:
@@ -160,16 +173,17 @@ class Exporter(Protocol):
     """The source side of an engine in one process."""
 
     def publish(self, regions: Sequence[Region]) -> Publication:
-        """Make regions readable by peers, until retired."""
+        """Make regions readable by peers, until retired. Raises `InvalidArgument` for memory that it cannot serve."""
         ...
 
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         """End a publication: new reads are refused at once, reads on their way may finish for up to `grace` seconds,
-        then they are cut off. When this returns the memory is the caller's alone again. Retiring twice is allowed."""
+        then they are cut off. When this returns the memory is the caller's alone again, and the engine holds no view of it.
+        Retiring twice is allowed; of two calls at a time both return at the end, and the shorter grace counts."""
         ...
 
     def load(self) -> float:
-        """How busy this side is serving, from 0 (idle) to 1 (as many readers as it takes)."""
+        """How busy this side is serving, from 0 (idle) to 1 (as many readers as it takes; more are refused for now)."""
         ...
 
     def close(self) -> None:
@@ -190,7 +204,8 @@ class Importer(Protocol):
         ...
 
     def open(self, descriptor: Descriptor) -> Reader:
-        """A reader of that publication. Connects at the first read or here; raises `TransferFailed`."""
+        """A reader of that publication. Connects at the first read or here; raises `TransferFailed`, for a damaged
+        descriptor too (it is a peer's), and `InvalidArgument` for one of another engine."""
         ...
 
     def close(self) -> None:
@@ -210,7 +225,10 @@ class Engine(Protocol):
         ...
 
     def exporter(self, host: str) -> Exporter:
-        """Start the source side; `host` is the name or address under which peers reach this process."""
+        """Start the source side; `host` is the name or address under which peers reach this process.
+
+        Raises `InvalidArgument` for a host that is none, `Unavailable` where what it needs (a port) is taken.
+        """
         ...
 
     def importer(self) -> Importer:

@@ -33,6 +33,8 @@ class TcpReader:
         self._closed = False
         self._kept: list[Line] = []
         self._jobs: weakref.WeakSet[LaneJob] = weakref.WeakSet()
+        # A reader that is dropped without being closed takes its connections with it.
+        weakref.finalize(self, _close_all, self._kept)
 
     @property
     def address(self) -> str:
@@ -70,9 +72,7 @@ class TcpReader:
         for job in jobs:
             job.abandon()
         with self._lock:
-            kept, self._kept = self._kept, []
-        for line in kept:
-            line.sock.close()
+            _close_all(self._kept)
 
     def take_line(self, seconds_left: float) -> Line:
         """A connection, kept or new. Raises `TransferFailed`."""
@@ -90,13 +90,12 @@ class TcpReader:
         line.idle_since = self._clock.monotonic()
         with self._lock:
             stale = [each for each in self._kept if not self._fresh(each)]
-            self._kept = [each for each in self._kept if self._fresh(each)]
+            self._kept[:] = [each for each in self._kept if self._fresh(each)]
             if self._closed or len(self._kept) >= self._settings.connections:
                 stale.append(line)
             else:
                 self._kept.append(line)
-        for each in stale:
-            each.sock.close()
+        _close_all(stale)
 
     def _fresh(self, line: Line) -> bool:
         return self._clock.monotonic() - line.idle_since < self._settings.idle_timeout / 2
@@ -137,6 +136,11 @@ class TcpReader:
             if line is None:
                 sock.close()
         return line
+
+
+def _close_all(lines: list[Line]) -> None:
+    while lines:
+        lines.pop().sock.close()
 
 
 class TcpImporter:

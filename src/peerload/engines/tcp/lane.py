@@ -145,13 +145,15 @@ class Lane:
         except TransferFailed as error:
             self._job.fail(str(error), retryable=error.retryable)
         finally:
-            if not whole:
-                line.sock.close()
             # The views that were made in there went with its frames, and the exceptions that held these are gone too.
             del destinations
             self._job.leave(line.stop)
-        if whole:
-            self._connector.keep_line(line)
+            # Not earlier: until then the job may shut the connection down, and the number of a closed descriptor may be
+            # another's by then.
+            if whole:
+                self._connector.keep_line(line)
+            else:
+                line.sock.close()
 
     def _transfer(self, sock: socket.socket, destinations: Sequence[memoryview]) -> None:
         self._moved = self._clock.monotonic()

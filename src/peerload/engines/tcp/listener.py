@@ -86,10 +86,10 @@ class Listener:
         self._thread.join()
         # The thread that could have started others is over.
         with self._lock:
-            serving = dict(self._serving)
-        for served in serving:
-            served.stop()
-        for thread in serving.values():
+            for served in self._serving:
+                served.stop()
+            threads = list(self._serving.values())
+        for thread in threads:
             thread.join()
 
     # The thread.
