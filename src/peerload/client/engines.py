@@ -1,0 +1,53 @@
+"""The engines of one client, each side started when it is first needed, from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from peerload.engines.base import Engine, Exporter, Importer
+from peerload.plugins import open_engine
+
+__all__ = ["Engines"]
+
+
+class Engines:
+    """Engines in order of preference. The host under which peers reach the exporters is asked for when the first one
+    starts. Raises `InvalidArgument` for engines or settings that do not exist."""
+
+    def __init__(
+        self, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]], host: Callable[[], str]
+    ) -> None:
+        self._engines: dict[str, Engine] = {name: open_engine(name, **settings.get(name, {})) for name in names}
+        self._host = host
+        self._lock = threading.Lock()
+        self._exporters: dict[str, Exporter] = {}
+        self._importers: dict[str, Importer] = {}
+        self.importers: Mapping[str, Callable[[], Importer]] = {
+            name: partial(self._importer, name) for name in self._engines
+        }
+        """By name, in order of preference."""
+
+    def exporters(self) -> dict[str, Exporter]:
+        """Every engine's source side. Blocks."""
+        with self._lock:
+            for name, engine in self._engines.items():
+                if name not in self._exporters:
+                    self._exporters[name] = engine.exporter(self._host())
+            return dict(self._exporters)
+
+    def close(self) -> None:
+        """Stop serving and reading. Blocks; closing twice is allowed."""
+        with self._lock:
+            sides: Collection[Exporter | Importer] = [*self._importers.values(), *self._exporters.values()]
+            self._importers, self._exporters = {}, {}
+        for side in sides:
+            side.close()
+
+    def _importer(self, name: str) -> Importer:
+        with self._lock:
+            if name not in self._importers:
+                self._importers[name] = self._engines[name].importer()
+            return self._importers[name]

@@ -1,0 +1,215 @@
+"""What a source offers, read from the wire with suspicion: a peer wrote it.
+
+`read_manifest` checks everything that the rest relies on, so that nothing after it asks whether a size is believable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from peerload.checkpoint import Checkpoint, CheckpointFile, Part
+from peerload.checkpoint.dtypes import from_torch, itemsize_bits
+from peerload.client.identity import Identity
+from peerload.client.sources import SourceInfo
+from peerload.engines.base import DIGEST_BYTES, Descriptor
+from peerload.errors import InvalidArgument, InvalidCheckpoint, LimitExceeded
+from peerload.metadata.limits import MAX_ENDPOINTS, MAX_NAME_BYTES, MAX_TENSORS
+from peerload.metadata.records import Form
+from peerload.wire import p2p_pb2, sources_pb2
+
+__all__ = ["Item", "Manifest", "SourceManifest", "checkpoint_manifest", "read_manifest", "write_manifest"]
+
+MAX_DIMENSIONS: Final = 64
+MAX_DESCRIPTOR_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The unit that is moved and verified: a tensor, or a piece of a plain file of a checkpoint.
+
+    `dtype` is torch's name with prefix in runtime form, the safetensors name in checkpoint form, "" for pieces. `size` is in
+    bytes; they begin at `offset` of the source's region number `region`. `digest` is xxh3-128, b"" where the publisher gave
+    none. `file` is the index of the checkpoint's file.
+    """
+
+    name: str
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+    digest: bytes
+    region: int
+    offset: int
+    file: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one source offers, and the ways to read it. `checkpoint` is None in runtime form."""
+
+    form: Form
+    items: tuple[Item, ...]
+    endpoints: tuple[Descriptor, ...]
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def total_size(self) -> int:
+        """Bytes of all items, those that share memory counted once."""
+        return sum(size for _, _, size in {(item.region, item.offset, item.size) for item in self.items})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceManifest:
+    """A source with its identity, as it stands on the wire, and its manifest."""
+
+    source: SourceInfo
+    wire_identity: p2p_pb2.SourceIdentity
+    manifest: Manifest
+
+    @property
+    def identity(self) -> Identity:
+        """The identity that the weights were published under."""
+        return Identity.from_wire(self.wire_identity)
+
+
+def read_manifest(message: sources_pb2.Manifest) -> Manifest:
+    """The manifest in a message, checked. Raises `InvalidArgument` naming the field for whatever is wrong with it."""
+    form = Form(int(message.form)) if int(message.form) in (Form.RUNTIME, Form.CHECKPOINT) else None
+    if form is None:
+        raise InvalidArgument("manifest.form", f"{message.form} is not a form that this release knows")
+    endpoints = _endpoints(message.endpoints)
+    if len(message.items) > MAX_TENSORS:
+        raise LimitExceeded(
+            "manifest.items", f"{len(message.items)} items; the limit is {MAX_TENSORS}", limit=MAX_TENSORS
+        )
+    items = tuple(_item(index, item, form) for index, item in enumerate(message.items))
+    if sum(item.size for item in items) > _MAX_BYTES:
+        raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
+    if form is Form.CHECKPOINT:
+        return Manifest(form, items, endpoints, _checkpoint(message, items))
+    if message.files:
+        raise InvalidArgument("manifest.files", "only a checkpoint has files")
+    names = {item.name for item in items}
+    if len(names) != len(items):
+        raise InvalidArgument("manifest.items", "a name is there twice")
+    return Manifest(form, items, endpoints)
+
+
+def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
+    """The message for a manifest of ours."""
+    message = sources_pb2.Manifest(form=cast(sources_pb2.Form, int(manifest.form)))
+    message.items.extend(
+        sources_pb2.Item(
+            name=item.name,
+            size=item.size,
+            dtype=item.dtype,
+            shape=item.shape,
+            digest=item.digest,
+            region=item.region,
+            offset=item.offset,
+            file=item.file,
+        )
+        for item in manifest.items
+    )
+    if manifest.checkpoint is not None:
+        message.content = manifest.checkpoint.content
+        message.files.extend(
+            sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest())
+            for file in manifest.checkpoint.files
+        )
+    message.endpoints.extend(
+        sources_pb2.Endpoint(engine=endpoint.engine, address=endpoint.address, descriptor=endpoint.data)
+        for endpoint in manifest.endpoints
+    )
+    return message
+
+
+def checkpoint_manifest(checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = ()) -> Manifest:
+    """The manifest of a checkpoint whose file number i is served as region number i."""
+    items = tuple(
+        Item(part.name, part.size, part.dtype, part.shape, part.digest, index, part.offset, index)
+        for index, file in enumerate(checkpoint.files)
+        for part in file.parts
+    )
+    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint)
+
+
+def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ...]:
+    if not messages:
+        raise InvalidArgument("manifest.endpoints", "there is none: nobody could read from this source")
+    if len(messages) > MAX_ENDPOINTS:
+        raise LimitExceeded("manifest.endpoints", f"{len(messages)}; the limit is {MAX_ENDPOINTS}", limit=MAX_ENDPOINTS)
+    for index, message in enumerate(messages):
+        if not message.engine or len(message.engine) > 64 or not message.engine.isprintable():
+            raise InvalidArgument(f"manifest.endpoints[{index}].engine", "is not the name of an engine")
+        if len(message.address) > 512 or not message.address.isprintable():
+            raise InvalidArgument(f"manifest.endpoints[{index}].address", "is not an address")
+        if len(message.descriptor) > MAX_DESCRIPTOR_BYTES:
+            raise LimitExceeded(
+                f"manifest.endpoints[{index}].descriptor",
+                f"{len(message.descriptor)} bytes; the limit is {MAX_DESCRIPTOR_BYTES}",
+                limit=MAX_DESCRIPTOR_BYTES,
+            )
+    return tuple(Descriptor(message.engine, message.address, message.descriptor) for message in messages)
+
+
+def _item(index: int, message: sources_pb2.Item, form: Form) -> Item:
+    field = f"manifest.items[{index}]"
+    if not message.name:
+        raise InvalidArgument(f"{field}.name", "is empty")
+    if len(message.name.encode()) > MAX_NAME_BYTES:
+        raise LimitExceeded(f"{field}.name", f"longer than {MAX_NAME_BYTES} bytes", limit=MAX_NAME_BYTES)
+    if message.size > _MAX_BYTES or message.offset > _MAX_BYTES - message.size:
+        raise InvalidArgument(f"{field}.size", f"{message.size} bytes from {message.offset} is beyond any memory")
+    if len(message.digest) not in (0, DIGEST_BYTES):
+        raise InvalidArgument(f"{field}.digest", f"{len(message.digest)} bytes; a digest has {DIGEST_BYTES}")
+    if message.stride:
+        raise InvalidArgument(f"{field}.stride", "tensors with strides are not read by this release")
+    shape = tuple(message.shape)
+    dtype = message.dtype
+    if form is Form.RUNTIME:
+        _check_shape(field, dtype, shape, message.size)
+    return Item(message.name, message.size, dtype, shape, message.digest, message.region, message.offset, message.file)
+
+
+def _check_shape(field: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
+    """Whether a tensor of that dtype and shape has that many bytes; of an unknown dtype, whether it could."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise LimitExceeded(f"{field}.shape", f"more than {MAX_DIMENSIONS} dimensions", limit=MAX_DIMENSIONS)
+    elements = math.prod(shape)
+    try:
+        bits = itemsize_bits(from_torch(dtype))
+    except InvalidArgument:
+        # Engines have dtypes that the format lacks; without their width only a bound can be checked.
+        if elements > size * 8:
+            raise InvalidArgument(f"{field}.shape", f"{elements} elements in {size} bytes") from None
+        return
+    if dtype == "torch.float4_e2m1fn_x2":
+        bits = 8  # torch counts pairs
+    if elements * bits != size * 8:
+        raise InvalidArgument(f"{field}.size", f"{size} bytes is not what shape {shape} of {dtype} takes")
+
+
+def _checkpoint(message: sources_pb2.Manifest, items: Sequence[Item]) -> Checkpoint:
+    """The checkpoint that a manifest describes, checked against the format, its own digests and its content."""
+    parts: list[list[Part]] = [[] for _ in message.files]
+    for index, item in enumerate(items):
+        if item.file >= len(parts):
+            raise InvalidArgument(f"manifest.items[{index}].file", f"{item.file} is not one of {len(parts)} files")
+        parts[item.file].append(Part(item.name, item.offset, item.size, item.digest, item.dtype, item.shape))
+    checkpoint = Checkpoint(
+        tuple(
+            CheckpointFile(file.path, file.size, file.header, tuple(found))
+            for file, found in zip(message.files, parts, strict=True)
+        )
+    )
+    try:
+        checkpoint.validate()
+    except InvalidCheckpoint as error:
+        raise InvalidArgument("manifest.files", str(error)) from error
+    if checkpoint.content != message.content:
+        raise InvalidArgument("manifest.content", "is not the digest of the files and items that the manifest lists")
+    return checkpoint

@@ -1,0 +1,292 @@
+"""One pull: try sources in order, keep what is verified, go on until it is whole or nobody is left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from peerload.client.connection import Connection
+from peerload.client.manifest import SourceManifest
+from peerload.client.search import Search, Wanted, fetch_manifest
+from peerload.client.selection import order
+from peerload.client.settings import ClientSettings
+from peerload.client.sources import SourceInfo
+from peerload.client.targets import SourceUnusable, Target
+from peerload.client.threads import in_thread, relay
+from peerload.client.transfer import FOREVER_S, Served, transfer
+from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
+from peerload.engines.base import Descriptor, Importer
+from peerload.errors import (
+    DeadlineExceeded,
+    NoSource,
+    NotFound,
+    PullFailed,
+    TransferFailed,
+    Unavailable,
+    VerificationFailed,
+)
+from peerload.metadata.records import SourceKey
+
+__all__ = ["Pull", "PullContext"]
+
+_MAX_DELAY_S: Final = 5.0
+_MAX_ATTEMPTS: Final = 200
+"""Attempts that are remembered, for the report and the error; a long wait among failing sources must not grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullContext:
+    """What a pull has from its client."""
+
+    connection: Connection
+    importers: Mapping[str, Callable[[], Importer]]
+    """By engine name, in order of preference; made when first asked for."""
+    settings: ClientSettings
+    topology: Mapping[str, str]
+    rng: random.Random
+    executor: Executor
+    own_workers: Collection[str]
+    """Worker ids of this client's own sources."""
+    own_addresses: Callable[[], Collection[tuple[str, str]]]
+    """Engine and address of this client's own endpoints."""
+
+
+class Pull:
+    """Fills one target. `run` is called once; after it, `found` is the source that completed it."""
+
+    def __init__(
+        self,
+        context: PullContext,
+        wanted: Wanted,
+        target: Target,
+        *,
+        wait: float = 0.0,
+        timeout: float | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        self._context = context
+        self._wanted = wanted
+        self._target = target
+        self._wait = wait
+        self._timeout = timeout
+        self._progress = progress
+        self._search = Search(
+            context.connection,
+            wanted,
+            engines=context.importers.keys(),
+            own_workers=context.own_workers,
+            pass_over=self._pass_over,
+            settings=context.settings,
+            rng=context.rng,
+        )
+        self._attempts: list[Attempt] = []
+        self._passed_over: set[SourceKey] = set()
+        self._failures: dict[SourceKey, int] = {}
+        self._manifests: dict[SourceKey, SourceManifest] = {}
+        self._wait_until = 0.0
+        self.found: SourceManifest | None = None
+
+    async def run(self) -> PullReport:
+        """Pull; wait up to `wait` seconds for a source to appear, and take `timeout` seconds at most in all.
+
+        Raises `NoSource`, `Ambiguous`, `PullFailed`, `DeadlineExceeded`, `Unavailable`, and what the target raises.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        self._wait_until = start + self._wait
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                sources = await self._first()
+                begun = loop.time()
+                await self._all(sources, start + (FOREVER_S if self._timeout is None else self._timeout))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            text = f"the pull of {self._wanted.selector} was not done within {self._timeout:g} s"
+            raise DeadlineExceeded(self._with_attempts(text)) from None
+        return summarize(self._target.slots, self._attempts, seconds=loop.time() - begun, waited=begun - start)
+
+    async def _first(self) -> list[SourceInfo]:
+        """The sources to begin with; waits for one if it may."""
+        try:
+            if sources := await self._search.now():
+                return sources
+        except Unavailable:
+            if self._left() <= 0:
+                raise
+        if self._left() > 0:
+            self._tell(PullProgress("waiting"))
+            if sources := await self._search.appear(self._left()):
+                return sources
+        text = f"nobody has {self._wanted.selector}"
+        if self._wait:
+            text += f"; waited {self._wait:g} s"
+        if self._attempts:
+            raise PullFailed(f"{text} for this client to read", self._lines())
+        raise NoSource(text)
+
+    async def _all(self, sources: list[SourceInfo], deadline: float) -> None:
+        """Try sources, round after round, until the target is whole."""
+        context = self._context
+        delay = context.settings.retry_delay
+        outage_since: float | None = None
+        while True:
+            before = self._verified()
+            if await self._round(sources, deadline):
+                return
+            if self._verified() > before:
+                self._failures.clear()
+                delay = context.settings.retry_delay
+            await asyncio.sleep(delay * context.rng.uniform(0.5, 1.0))
+            delay = min(delay * 2, _MAX_DELAY_S)
+            try:
+                sources = await self._again()
+                outage_since = None
+            except Unavailable as error:
+                now = asyncio.get_running_loop().time()
+                outage_since = now if outage_since is None else outage_since
+                # Sources whose manifests are here can be read without the server.
+                sources = [source for source in sources if source.key in self._manifests and self._worth(source)]
+                patience = max(outage_since + context.settings.outage_patience, self._wait_until)
+                if not sources and now >= patience:
+                    raise Unavailable(self._with_attempts(str(error))) from error
+
+    async def _round(self, sources: list[SourceInfo], deadline: float) -> bool:
+        """Try each source once; whether the target is whole."""
+        context = self._context
+        away = False
+        for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
+            if away and source.key not in self._manifests:
+                continue
+            try:
+                if await self._try(source, deadline):
+                    return True
+            except Unavailable as error:
+                away = True
+                self._note(Attempt(source, "", str(error)))
+        return False
+
+    async def _again(self) -> list[SourceInfo]:
+        """The sources for another round, as the server knows them now.
+
+        Raises `PullFailed` if none is left to try, `Unavailable` if that cannot be known.
+        """
+        sources = [source for source in await self._search.now() if self._worth(source)]
+        if not sources and self._left() > 0:
+            self._tell(PullProgress("waiting"))
+            sources = await self._search.appear(self._left())
+        if not sources:
+            raise PullFailed(f"no source of {self._wanted.selector} could give it", self._lines())
+        return sources
+
+    def _worth(self, source: SourceInfo) -> bool:
+        """Whether a source is to be tried again: while there is time to wait, all but the hopeless."""
+        if source.key in self._search.banned:
+            return False
+        return self._left() > 0 or self._failures.get(source.key, 0) < self._context.settings.tries
+
+    async def _try(self, source: SourceInfo, deadline: float) -> bool:
+        """Read what is missing from one source; whether everything is there now. Raises `Unavailable`."""
+        address = error = ""
+        before = self._verified()
+        try:
+            found = await self._manifest(source)
+            endpoint = self._endpoint(found)
+            address = endpoint.address
+            await self._read(found, source, endpoint, deadline)
+        except (SourceUnusable, VerificationFailed, NotFound) as failure:
+            self._search.banned.add(source.key)
+            error = str(failure)
+        except TransferFailed as failure:
+            self._failures[source.key] = self._failures.get(source.key, 0) + 1
+            if not failure.retryable:
+                # A source that was published anew under the same key has another descriptor.
+                self._manifests.pop(source.key, None)
+            error = str(failure)
+        self._note(Attempt(source, address, error, max(0, self._verified() - before)))
+        return not error
+
+    async def _manifest(self, source: SourceInfo) -> SourceManifest:
+        found = self._manifests.get(source.key)
+        if found is None:
+            found = await fetch_manifest(self._context.connection, source.key, self._context.executor)
+            self._manifests[source.key] = found
+        return found
+
+    def _endpoint(self, found: SourceManifest) -> Descriptor:
+        """The best way to read from a source, by our preference of engines."""
+        endpoints = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
+        own = self._context.own_addresses()
+        for name in self._context.importers:
+            endpoint = endpoints.get(name)
+            if endpoint is not None:
+                if (name, endpoint.address) in own:
+                    raise SourceUnusable("this process's own endpoint")
+                return endpoint
+        raise SourceUnusable("serves by no engine that is in use here")
+
+    async def _read(self, found: SourceManifest, source: SourceInfo, endpoint: Descriptor, deadline: float) -> None:
+        context, target = self._context, self._target
+        loop = asyncio.get_running_loop()
+
+        told = relay(lambda done, total: self._tell(PullProgress("checking", done, total)))
+
+        def plan(stop: threading.Event) -> Importer:
+            importer = context.importers[endpoint.engine]()
+            target.plan(found.manifest, importer.allocate, partial(told, stop))
+            return importer
+
+        importer = await in_thread(context.executor, plan)
+        missing = [slot for slot in target.slots if not slot.verified]
+        total = sum(slot.size for slot in target.slots)
+        base = total - sum(slot.size for slot in missing)
+        reused = sum(slot.size for slot in target.slots if slot.verified and slot.origin is None)
+
+        def report(done: int) -> None:
+            self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
+
+        report(0)
+        if missing:
+            await transfer(
+                importer,
+                endpoint,
+                missing,
+                origin=Served(source, endpoint.address),
+                deadline=max(0.001, deadline - loop.time()),
+                executor=context.executor,
+                report=report,
+            )
+        report(total - base)
+        self.found = found
+
+    def _verified(self) -> int:
+        return sum(slot.size for slot in self._target.slots if slot.verified)
+
+    def _left(self) -> float:
+        """Seconds of the time to wait that are left."""
+        return self._wait_until - asyncio.get_running_loop().time()
+
+    def _tell(self, progress: PullProgress) -> None:
+        if self._progress is not None:
+            self._progress(progress)
+
+    def _pass_over(self, source: SourceInfo, reason: str) -> None:
+        if source.key not in self._passed_over:
+            self._passed_over.add(source.key)
+            self._note(Attempt(source, "", reason))
+
+    def _note(self, attempt: Attempt) -> None:
+        if len(self._attempts) < _MAX_ATTEMPTS:
+            self._attempts.append(attempt)
+
+    def _lines(self) -> list[str]:
+        return [str(attempt) for attempt in self._attempts]
+
+    def _with_attempts(self, text: str) -> str:
+        return "\n".join([text, *(f"  - {line}" for line in self._lines())])

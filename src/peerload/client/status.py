@@ -1,0 +1,62 @@
+"""From gRPC status codes to the exceptions of `peerload.errors`: the mirror of the server's table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+
+from peerload import errors
+
+__all__ = ["to_error"]
+
+_FIELD: Final = re.compile(r"([A-Za-z_][\w.\[\]-]{0,199}): (.+)", re.DOTALL)
+_NUMBER: Final = re.compile(r"\d+")
+
+
+def _split(message: str) -> tuple[str, str]:
+    """The field that a message of `InvalidArgument` begins with, and the rest."""
+    found = _FIELD.fullmatch(message)
+    return (found[1], found[2]) if found else ("request", message)
+
+
+def _invalid(message: str) -> errors.PeerloadError:
+    return errors.InvalidArgument(*_split(message))
+
+
+def _limit(message: str) -> errors.PeerloadError:
+    numbers = [int(number) for number in _NUMBER.findall(message)]
+    # The limit is not sent apart from the text, which names it last.
+    return errors.LimitExceeded(*_split(message), limit=numbers[-1] if numbers else 0)
+
+
+_ERRORS: Final[dict[grpc.StatusCode, Callable[[str], errors.PeerloadError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: _invalid,
+    grpc.StatusCode.OUT_OF_RANGE: _invalid,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _limit,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
+    grpc.StatusCode.UNAUTHENTICATED: errors.NotAllowed,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.NotAllowed,
+    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.CANCELLED: errors.Unavailable,
+    grpc.StatusCode.ABORTED: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.DATA_LOSS: errors.VerificationFailed,
+}
+
+
+def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> errors.PeerloadError:
+    """The exception that tells of a call's status. `address` and `method` are named where the text alone would not
+    say who did not answer what."""
+    make = _ERRORS.get(code)
+    if make is None:
+        text = f"the server at {address} answered {code.name} to {method}: {message}"
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            text = f"what answers at {address} does not know {method}: is it a Peerload server?"
+        return errors.PeerloadError(text)
+    if make in (errors.Unavailable, errors.DeadlineExceeded):
+        return make(f"{method} at {address}: {message}" if message else f"{method} at {address}: no answer")
+    return make(message or code.name)

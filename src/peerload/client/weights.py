@@ -1,0 +1,273 @@
+"""What a pull gives back: weights in memory, or a folder, and a report of how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from peerload.checkpoint import Checkpoint, Skipped
+from peerload.checkpoint.dtypes import from_torch, numpy_dtype
+from peerload.client.identity import Identity
+from peerload.client.sources import SourceInfo
+from peerload.client.transfer import Slot
+from peerload.errors import MissingExtra
+from peerload.metadata.records import Form, SourceKey
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Attempt",
+    "Given",
+    "OnProgress",
+    "PullProgress",
+    "PullReport",
+    "PulledFolder",
+    "Tensor",
+    "Verification",
+    "Weights",
+    "summarize",
+]
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """Where a pull stands. `phase` is "waiting" (for a source), "checking" (what is here already) or "reading"."""
+
+    phase: str
+    bytes_done: int = 0
+    """Of this phase: bytes read and bytes reused, or bytes checked."""
+    bytes_total: int = 0
+    source: SourceInfo | None = None
+    """Which source is being read."""
+    address: str = ""
+    """Where it is being read from, as its engine names it."""
+    bytes_reused: int = 0
+
+
+OnProgress: TypeAlias = Callable[[PullProgress], None]
+"""Called on the event loop's thread, about ten times a second while bytes move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One source that was tried or passed over, and what came of it; `error` is "" where it gave all that was left."""
+
+    source: SourceInfo
+    address: str
+    error: str
+    bytes_verified: int = 0
+
+    def __str__(self) -> str:
+        at = f" at {self.address}" if self.address else ""
+        return f"{self.source}{at}: {self.error or 'complete'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One source that gave bytes which are in the result."""
+
+    source: SourceInfo
+    address: str
+    bytes_verified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked, and how. Digests find corruption; they do not protect from a peer that lies."""
+
+    items: int
+    bytes: int
+    unchecked_items: int
+    """Items whose publisher gave no digest: only their sizes, dtypes and shapes were compared."""
+    algorithm: str = "xxh3-128"
+
+    def __str__(self) -> str:
+        text = f"{self.algorithm} of {self.items} items ({self.bytes:,} bytes)"
+        return f"{text}; {self.unchecked_items} items came without a digest" if self.unchecked_items else text
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """How a pull went. Bytes that came from a source but did not end in the result are not counted."""
+
+    bytes_total: int
+    bytes_moved: int
+    bytes_reused: int
+    seconds: float
+    """From the first source found to the last byte verified; waiting for a source to appear is not counted."""
+    waited: float
+    """Seconds until there was a source."""
+    sources: tuple[Given, ...]
+    attempts: tuple[Attempt, ...]
+    verified: Verification
+
+    @property
+    def rate(self) -> float:
+        """Bytes moved a second."""
+        return self.bytes_moved / self.seconds if self.seconds > 0 else 0.0
+
+
+def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: float, waited: float) -> PullReport:
+    """The report of a pull whose slots are all verified."""
+    given: dict[tuple[SourceKey, str], Given] = {}
+    items = checked = unchecked = reused = 0
+    for slot in slots:
+        if slot.checked:
+            items += len(slot.names)
+            checked += slot.size
+        else:
+            unchecked += len(slot.names)
+        if slot.origin is None:
+            reused += slot.size
+        else:
+            at = slot.origin.source.key, slot.origin.address
+            size = given[at].bytes_verified if at in given else 0
+            given[at] = Given(slot.origin.source, slot.origin.address, size + slot.size)
+    moved = sum(each.bytes_verified for each in given.values())
+    return PullReport(
+        bytes_total=moved + reused,
+        bytes_moved=moved,
+        bytes_reused=reused,
+        seconds=seconds,
+        waited=waited,
+        sources=tuple(given.values()),
+        attempts=tuple(attempts),
+        verified=Verification(items, checked, unchecked),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: `dtype` is torch's name with prefix ("torch.bfloat16"), `memory` its bytes, contiguous in C order.
+
+    Tensors that share memory at the source share it here.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    memory: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self.memory.nbytes
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The tensor as a numpy array over the same memory; bfloat16 and eight-bit floats need the ml_dtypes package.
+
+        Raises `MissingExtra` without numpy, `InvalidArgument` for a dtype that numpy does not have.
+        """
+        try:
+            import numpy as np
+        except ImportError:
+            raise MissingExtra("reading tensors as arrays", "demo") from None
+        return np.frombuffer(self.memory, dtype=numpy_dtype(from_torch(self.dtype))).reshape(self.shape)
+
+
+class Weights(Mapping[str, Tensor], Generic[S]):
+    """Verified weights in memory, by name.
+
+    Of a checkpoint these are its tensors, and `files` has every file's bytes. Where a name occurs in several files with
+    different contents, each is found as `PATH:NAME`.
+
+    `source` is this process as a source of them, if the pull was asked to publish; it ends with `source.close()` or with
+    the client.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        form: Form,
+        identity: Identity,
+        rank: int,
+        report: PullReport,
+        files: Mapping[str, memoryview] | None = None,
+        source: S | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.form = form
+        self.identity = identity
+        self.rank = rank
+        self.report = report
+        self.files: Mapping[str, memoryview] = dict(files or {})
+        self.source = source
+
+    def served_by(self, source: R | None) -> Weights[R]:
+        """The same weights, with another object for the source."""
+        return Weights(
+            self._tensors,
+            form=self.form,
+            identity=self.identity,
+            rank=self.rank,
+            report=self.report,
+            files=self.files,
+            source=source,
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<Weights of {self.identity.model!r}: {len(self)} tensors, {self.report.bytes_total:,} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class PulledFolder(Generic[S]):
+    """A checkpoint's files, complete and verified, in `local_dir`."""
+
+    local_dir: Path
+    identity: Identity
+    checkpoint: Checkpoint
+    """What the folder holds; it lacks what was skipped."""
+    skipped: tuple[Skipped, ...]
+    """Files of the source that may run code, left out because that was not allowed."""
+    report: PullReport
+    source: S | None = None
+
+    def served_by(self, source: R | None) -> PulledFolder[R]:
+        """The same folder, with another object for the source."""
+        return PulledFolder(self.local_dir, self.identity, self.checkpoint, self.skipped, self.report, source)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that came from sources."""
+        return self.report.bytes_moved
+
+    @property
+    def bytes_reused(self) -> int:
+        """Bytes that were in place already and right."""
+        return self.report.bytes_reused
+
+    @property
+    def seconds(self) -> float:
+        """See `PullReport.seconds`."""
+        return self.report.seconds
+
+    @property
+    def rate(self) -> float:
+        """Bytes moved a second."""
+        return self.report.rate
+
+    @property
+    def sources(self) -> tuple[Given, ...]:
+        """Who gave bytes."""
+        return self.report.sources
+
+    @property
+    def verified(self) -> Verification:
+        """What was checked, and how."""
+        return self.report.verified
