@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,8 @@ def command(
 
 async def _demo(limit_rate: str) -> None:
     throttle = parse_size(limit_rate, "--limit-rate")
+    # Read when numpy is imported: for matrices this small a second thread only gets in the way of the other processes.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         import numpy as np  # noqa: F401 - missed before anything is started
         import tokenizers  # noqa: F401

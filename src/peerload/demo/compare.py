@@ -60,14 +60,20 @@ def compare_forward(original: Path, pulled: Path) -> list[ForwardCheck]:
     """Run the model on both folders' weights, in numpy. Raises `MissingExtra` where its packages are not installed."""
     from peerload.demo.minilm import MiniLM
 
-    files, copy = MiniLM.load(original), MiniLM.load(pulled)
-    checks = []
-    for first, second in PAIRS:
-        same = all(files.embed(text).tobytes() == copy.embed(text).tobytes() for text in (first, second))
-        checks.append(
-            ForwardCheck(first, second, files.similarity(first, second), copy.similarity(first, second), same)
+    sentences = {text for pair in PAIRS for text in pair}
+    by_files, by_pulled = (
+        {text: model.embed(text) for text in sentences} for model in (MiniLM.load(original), MiniLM.load(pulled))
+    )
+    return [
+        ForwardCheck(
+            first,
+            second,
+            float(by_files[first] @ by_files[second]),
+            float(by_pulled[first] @ by_pulled[second]),
+            all(by_files[text].tobytes() == by_pulled[text].tobytes() for text in (first, second)),
         )
-    return checks
+        for first, second in PAIRS
+    ]
 
 
 def _files(folder: Path) -> dict[str, Path]:
