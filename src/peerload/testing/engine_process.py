@@ -29,6 +29,11 @@ class EngineProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._rest = b""
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def ask(self, do: str, **order: Any) -> Any:
         """Give an order and wait for what it came to. Raises `AssertionError` where the worker reports an error."""
         self.tell(do, **order)
