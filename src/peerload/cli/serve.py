@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from peerload.cli.outcome import FAILED, explain
+from peerload.errors import PeerloadError
+
 __all__ = ["command"]
 
 
@@ -69,21 +72,32 @@ def command(
 
     SIGTERM and Ctrl-C let calls in flight end; a second one stops at once.
     """
+    try:
+        _serve(
+            {
+                "listen": listen,
+                "store": store,
+                "heartbeat_timeout": heartbeat_timeout,
+                "reaper_interval": reaper_interval,
+                "gc_timeout": gc_timeout,
+                "grace": grace,
+                "drain_delay": drain_delay,
+                "log_level": log_level,
+                "log_format": log_format,
+            },
+            print_config,
+            as_json,
+        )
+    except PeerloadError as error:
+        # Always 1: that the address or the store cannot be had is this program's own failure.
+        explain(error)
+        raise typer.Exit(FAILED) from None
+
+
+def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from peerload.server.settings import resolve
 
-    resolved = resolve(
-        {
-            "listen": listen,
-            "store": store,
-            "heartbeat_timeout": heartbeat_timeout,
-            "reaper_interval": reaper_interval,
-            "gc_timeout": gc_timeout,
-            "grace": grace,
-            "drain_delay": drain_delay,
-            "log_level": log_level,
-            "log_format": log_format,
-        }
-    )
+    resolved = resolve(flags)
     if print_config:
         _print(resolved.table(), as_json)
         return
