@@ -238,9 +238,7 @@ async def test_another_programs_lock_is_an_outage_that_ends(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.put("k", {"n": 1})
-    connection = store._parts.writer._connection  # type: ignore[union-attr]
-    assert connection is not None
-    connection.execute("PRAGMA busy_timeout=50")
+    monkeypatch.setattr("peerload.store.sqlite.layout.BUSY_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):

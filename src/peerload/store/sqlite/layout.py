@@ -66,7 +66,7 @@ def prepare(path: Path, wall_ms: int) -> None:
         else:
             _use_wal(connection)  # it is kept in the file, but a person's tool may have changed it
             # A file that cannot be written to says so now: SQLite itself would open it, to read.
-            connection.execute("BEGIN IMMEDIATE")
+            _begin_writing(connection)
             connection.execute("UPDATE feed SET trimmed = trimmed")
             connection.execute("ROLLBACK")
 
@@ -87,8 +87,11 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
-    """Everything in the block, or nothing of it."""
-    connection.execute(f"BEGIN {kind}")
+    """Everything in the block, or nothing of it. An IMMEDIATE one is the only one that writes."""
+    if kind == "IMMEDIATE":
+        _begin_writing(connection)
+    else:
+        connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")
@@ -134,6 +137,27 @@ def _is_ours(path: Path, connection: sqlite3.Connection) -> bool:
     if application or version or tables:
         raise InvalidArgument("store", f"{path} is an SQLite file of another program")
     return False
+
+
+def _begin_writing(connection: sqlite3.Connection) -> None:
+    """Wait for one's turn to write.
+
+    SQLite's own waiting backs off to 100 ms, and a process that commits all the time leaves gaps of a tenth of a
+    millisecond: asking often is what keeps the others from starving.
+    """
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.0005)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1_000)}")
 
 
 def _create(connection: sqlite3.Connection, wall_ms: int) -> None:
