@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from peerload.wire import p2p_pb2
 from tests.support.live import LiveServer, Rpc, sqlite_url
 from tests.support.stock import import_stock
 
@@ -33,11 +34,32 @@ def _no_settings_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("MX_AUTH_TOKEN_PATH", str(tmp_path / "no-token"))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("server")
-    url = "memory:" if request.param == "memory" else sqlite_url(folder)
-    with LiveServer(url) as live:
+STORES = ["memory", "sqlite"]
+
+
+def _serve(kind: str, folder: Path) -> LiveServer:
+    return LiveServer("memory:" if kind == "memory" else sqlite_url(folder))
+
+
+@pytest.fixture(scope="module", params=STORES)
+def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with _serve(request.param, tmp_path_factory.mktemp("server")) as live:
+        yield live.start()
+
+
+@pytest.fixture
+def server(shared_server: LiveServer) -> Iterator[LiveServer]:
+    """A server without sources; not to be harmed."""
+    yield shared_server
+    with Rpc(shared_server.address) as rpc:
+        for ref in rpc.list(p2p_pb2.ListSourcesRequest()).instances:
+            rpc.withdraw(ref.mx_source_id, ref.worker_id)
+
+
+@pytest.fixture(params=STORES)
+def doomed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServer]:
+    """A server for one test alone, which may kill it."""
+    with _serve(request.param, tmp_path) as live:
         yield live.start()
 
 
@@ -75,7 +97,7 @@ def torch_stub() -> Iterator[None]:
         sys.modules[f"torch.{name}"] = part
     sys.modules["torch.nn.functional"] = _Stub("torch.nn.functional")
     yield
-    for name in set(sys.modules) - before:
+    for name in sorted(set(sys.modules) - before):
         if name.partition(".")[0] in ("torch", "modelexpress"):
             parent, _, leaf = name.rpartition(".")
             module = sys.modules.pop(name)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from peerload.wire import p2p_pb2
 from tests.stock.test_stock_client import full_worker, identity_of
 from tests.support.live import LiveServer, Rpc, eventually
@@ -108,18 +106,17 @@ def test_an_unhealthy_agent_is_taken_off_the_list_and_put_back(client: Any, p2p:
         eventually(lambda: ready_workers(rpc) == ["w1"])
 
 
-def test_it_outlives_a_server_that_is_killed(server: LiveServer, p2p: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_outlives_a_server_that_is_killed(doomed: LiveServer, p2p: Any) -> None:
     """From a durable store the source goes on as it was; from an empty one it registers again by itself."""
-    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
-    client = import_stock("client").MxClient(server_url=server.address)
+    client = import_stock("client").MxClient(server_url=doomed.address)
     recorder = Recorder(client)
     try:
-        with publisher(recorder, p2p), Rpc(server.address) as rpc:
+        with publisher(recorder, p2p), Rpc(doomed.address) as rpc:
             eventually(lambda: ready_workers(rpc) == ["w1"])
-            server.restart()
+            doomed.restart()
             before = len(recorder.answers)
             eventually(lambda: recorder.answers[before:].count("accepted") > 2, within=60, what="heartbeats to resume")
             assert ready_workers(rpc) == ["w1"]
-            assert recorder.answers.count("published") == (2 if server.store == "memory:" else 1)
+            assert recorder.answers.count("published") == (2 if doomed.store == "memory:" else 1)
     finally:
         client.close()
