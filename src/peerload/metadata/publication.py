@@ -229,7 +229,12 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
     check_count("manifest.items", len(items), limits.MAX_TENSORS, "items")
     check_count("manifest.files", len(files), limits.MAX_FILES, "files")
     check_count("manifest.endpoints", len(manifest.endpoints), limits.MAX_ENDPOINTS, "endpoints")
-    _check_names("manifest.items", [item.name for item in items])
+    # Two files of one checkpoint may have tensors of one name.
+    names: dict[int, list[str]] = {}
+    for item in items:
+        names.setdefault(item.file, []).append(item.name)
+    for of_file in names.values():
+        _check_names("manifest.items", of_file)
     for item in items:
         if len(item.shape) > _MAX_DIMENSIONS or len(item.stride) > _MAX_DIMENSIONS:
             raise LimitExceeded(
