@@ -14,6 +14,15 @@ __all__ = ["to_error"]
 
 _FIELD: Final = re.compile(r"([A-Za-z_][\w.\[\]-]{0,199}): (.+)", re.DOTALL)
 _NUMBER: Final = re.compile(r"\d+")
+_NOT_REACHED: Final = (
+    "failed to connect",
+    "connection refused",
+    "lookup",
+    "socket closed",
+    "connection reset",
+    "stream removed",
+)
+"""What gRPC itself says of a server that could not be reached, or was lost; anything else is the server's own word."""
 
 
 def _split(message: str) -> tuple[str, str]:
@@ -48,6 +57,11 @@ _ERRORS: Final[dict[grpc.StatusCode, Callable[[str], errors.PeerloadError]]] = {
 }
 
 
+def _last_cause(message: str) -> str:
+    """Of gRPC's account of a failed connection, the end: what went wrong at last."""
+    return message.rpartition("last error:")[2].rpartition(": ")[2].strip(" ]}").lower()
+
+
 def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> errors.PeerloadError:
     """The exception that tells of a call's status. `address` and `method` are named where the text alone would not
     say who did not answer what."""
@@ -57,6 +71,10 @@ def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> 
         if code is grpc.StatusCode.UNIMPLEMENTED:
             text = f"what answers at {address} does not know {method}: is it a Peerload server?"
         return errors.PeerloadError(text)
-    if make in (errors.Unavailable, errors.DeadlineExceeded):
-        return make(f"{method} at {address}: {message}" if message else f"{method} at {address}: no answer")
+    if make is errors.DeadlineExceeded:
+        return make(f"the server at {address} did not answer {method.rpartition('/')[2]} in time")
+    if make is errors.Unavailable:
+        if not message or any(sign in message.lower() for sign in _NOT_REACHED):
+            return make(f"no server answers at {address}: {_last_cause(message) or 'the connection broke'}")
+        return make(f"the server at {address} is not available: {message}")
     return make(message or code.name)

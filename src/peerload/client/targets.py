@@ -188,7 +188,7 @@ class CheckpointMemory(_CheckpointSlots):
         _check_memory(checkpoint.total_size)
         self._files = []
         for file in checkpoint.files:
-            view = allocate(file.size) if file.size else memoryview(b"")
+            view = allocate(file.size) if file.size else memoryview(bytearray())
             view[: len(file.header)] = file.header
             self._files.append(view)
         return _part_slots(checkpoint, lambda file, start, end: self._files[file][start:end])
