@@ -441,7 +441,12 @@ class MetadataBackend:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
         while True:
             due = self.directory.next_expiry_ms()
-            await self._clock.sleep(_TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.001, due / 1000)))
+            pause = _TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.001, due / 1000))
+            if self.directory.synced:
+                await self._clock.sleep(pause)
+            else:
+                # The first listing makes a server fit to answer, and who starts one waits for that.
+                await settled_within(self._clock, pause, self.directory.changed.next())
             self.directory.sweep()
             serving = self._health.check()
             lost = self.directory.synced and not serving

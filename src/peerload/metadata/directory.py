@@ -157,6 +157,7 @@ class Directory:
         for key in list(self._waiting):
             self._notify(key)
         self.sweep()
+        self.changed.beat()
 
     def apply(self, feed: Feed) -> None:
         """Take in some changes. Repeats and what is older than what is known change nothing."""
