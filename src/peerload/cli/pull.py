@@ -118,7 +118,7 @@ class _Person:
     def progress(self, step: PullProgress) -> None:
         if step.phase == "waiting":
             if not self._waiting:
-                self._bar.say(f"Nobody has {self._model} yet; the server will say when somebody does.")
+                self._bar.say(f"Waiting for a source of {self._model}.")
             self._waiting = True
         elif step.phase == "checking":
             self._bar.update("Checking what is here already", step.bytes_done, step.bytes_total)

@@ -41,8 +41,11 @@ async def _watch(model: str | None, as_json: bool, server: str | None) -> None:
     from peerload.client import AsyncClient, Selector
 
     known: dict[SourceKey, SourceInfo] = {}
+    selector = Selector(model=model or "")
     async with AsyncClient(server) as client:
-        async for change in client.watch(Selector(model=model or "")):
+        # A watch rides out outages without a word; that there is a server at all is asked first.
+        await client.find(selector)
+        async for change in client.watch(selector):
             for event, record in _steps(known, change):
                 if as_json:
                     print_json({"event": "gone" if event == "-" else "present", **record_json(record)})

@@ -71,7 +71,7 @@ class Script:
         self._stage = stage
         self._clock = clock
         self._throttle = throttle
-        self._outcome = Outcome()
+        self.outcome = Outcome()
         self._children: list[Child] = []
         self._names: dict[str, str] = {}
         self._listen = f"127.0.0.1:{_free_port()}"
@@ -84,7 +84,7 @@ class Script:
             finally:
                 # Whatever happened, and also while being cancelled, no process outlives the demo.
                 await asyncio.gather(*(child.kill() for child in self._children))
-        return self._outcome
+        return self.outcome
 
     async def _scenes(self, scratch: Path) -> None:
         settings = ClientSettings(patience=_SERVER_PATIENCE_S, call_timeout=_SERVER_PATIENCE_S)
@@ -115,12 +115,12 @@ class Script:
             self._stage.scene("The last replica has only peers to pull from")
             await self._finished(await self._pull("replica-3", scratch))
 
-            self._judge_pulls()
+            self.judge_pulls()
             self._stage.scene("Are they the files, and do they compute the same?")
             copies = {name: self._folder(scratch, name) for name in TARGETS}
-            self._outcome.files = await asyncio.to_thread(compare_files, self._original, copies)
-            self._outcome.forward = await asyncio.to_thread(compare_forward, self._original, copies["replica-3"])
-            self._judge_copies()
+            self.outcome.files = await asyncio.to_thread(compare_files, self._original, copies)
+            self.outcome.forward = await asyncio.to_thread(compare_forward, self._original, copies["replica-3"])
+            self.judge_copies()
             await self._leave(client)
 
     async def _serve(self, scratch: Path, client: AsyncClient) -> Child:
@@ -163,7 +163,7 @@ class Script:
         self._stage.settled(target.name)
         sources = {self._name_of(source["worker_id"]): int(source["bytes"]) for source in pulled["sources"]}
         pull = Pull(target.name, sources, pulled["bytes_moved"], pulled["seconds"], pulled["verified"])
-        self._outcome.pulls.append(pull)
+        self.outcome.pulls.append(pull)
         parts = " and ".join(f"{size(count)} from {name}" for name, count in sources.items())
         self._stage.say(
             f"{pull.replica} has the weights: {parts}, in {duration(pull.seconds)} "
@@ -179,31 +179,31 @@ class Script:
     async def _still_listed(self, client: AsyncClient, before: set[str]) -> None:
         after = await self._listed(client)
         if lost := before - after:
-            self._outcome.problems.append(f"after the server's restart it no longer lists {', '.join(sorted(lost))}")
+            self.outcome.problems.append(f"after the server's restart it no longer lists {', '.join(sorted(lost))}")
         self._stage.say(f"listed before: {', '.join(sorted(before))}; after: {', '.join(sorted(after))}")
         if FIRST in after:
             self._stage.say(
                 f"({FIRST} is listed until its heartbeat runs out; who tries it moves on to the next)", "dim"
             )
 
-    def _judge_pulls(self) -> None:
+    def judge_pulls(self) -> None:
         """Whether the scenes were what they were meant to be: who read from whom."""
-        for pull in self._outcome.pulls:
+        for pull in self.outcome.pulls:
             expected = {"replica-1": {FIRST}, "replica-2": {FIRST, "replica-1"}}.get(pull.replica)
             names = {name for name, count in pull.sources.items() if count}
             if expected is not None and names != expected:
-                self._outcome.problems.append(
+                self.outcome.problems.append(
                     f"{pull.replica} read from {', '.join(sorted(names))} and not from {', '.join(sorted(expected))}"
                 )
             elif expected is None and (FIRST in names or not names):
-                self._outcome.problems.append(f"{pull.replica} did not read from peers alone")
+                self.outcome.problems.append(f"{pull.replica} did not read from peers alone")
 
-    def _judge_copies(self) -> None:
-        self._outcome.problems += [
-            f"{check.path} differs in {', '.join(check.differing)}" for check in self._outcome.files if check.differing
+    def judge_copies(self) -> None:
+        self.outcome.problems += [
+            f"{check.path} differs in {', '.join(check.differing)}" for check in self.outcome.files if check.differing
         ]
-        self._outcome.problems += [
-            f"the forward pass differs for {check.first!r}" for check in self._outcome.forward if not check.identical
+        self.outcome.problems += [
+            f"the forward pass differs for {check.first!r}" for check in self.outcome.forward if not check.identical
         ]
 
     async def _leave(self, client: AsyncClient) -> None:
@@ -214,13 +214,13 @@ class Script:
         left = await self._listed(client) & gone
         for child, status in zip(replicas, statuses, strict=True):
             if status or child.name in left:
-                self._outcome.problems.append(
+                self.outcome.problems.append(
                     f"{child.name} left with status {status}{' and is still listed' * (child.name in left)}"
                     f"{child.last_words()}"
                 )
         for server in [child for child in self._children if child.name == SERVER and child.running]:
             if status := await server.stop():
-                self._outcome.problems.append(f"the server left with status {status}{server.last_words()}")
+                self.outcome.problems.append(f"the server left with status {status}{server.last_words()}")
 
     async def _start(self, name: str, command: list[str], scratch: Path) -> Child:
         settings = {"MX_HEARTBEAT_INTERVAL_SECS": "1", "PEERLOAD_TOPOLOGY": _PLACES.get(name, "")}
