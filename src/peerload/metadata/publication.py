@@ -199,15 +199,15 @@ def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:
 
 def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor]) -> None:
     check_count(field, len(tensors), limits.MAX_TENSORS, "tensors")
-    _check_names(field, [tensor.name for tensor in tensors])
+    _check_names(field, "name", [tensor.name for tensor in tensors])
     for dtype in {tensor.dtype for tensor in tensors}:
         check_text(f"{field}.dtype", dtype, limits.MAX_TEXT_BYTES)
 
 
-def _check_names(field: str, names: list[str]) -> None:
+def _check_names(field: str, member: str, names: list[str]) -> None:
     distinct = set(names)
     for name in distinct:
-        check_text(f"{field}.name", name, limits.MAX_NAME_BYTES)
+        check_text(f"{field}.{member}", name, limits.MAX_NAME_BYTES)
     if len(distinct) != len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
@@ -234,7 +234,7 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
     for item in items:
         names.setdefault(item.file, []).append(item.name)
     for of_file in names.values():
-        _check_names("manifest.items", of_file)
+        _check_names("manifest.items", "name", of_file)
     for item in items:
         if len(item.shape) > _MAX_DIMENSIONS or len(item.stride) > _MAX_DIMENSIONS:
             raise LimitExceeded(
@@ -248,12 +248,12 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
             )
     for dtype in {item.dtype for item in items}:
         check_text("manifest.items.dtype", dtype, limits.MAX_TEXT_BYTES)
+    _check_names("manifest.files", "path", [file.path for file in files])
     for index, file in enumerate(files):
         if not file.path:
             raise MissingField(f"manifest.files[{index}].path")
         if len(file.digest) not in _DIGEST_SIZES:
             raise InvalidArgument("manifest.files.digest", f"of {file.path!r} has {len(file.digest)} bytes, not 16")
-    _check_names("manifest.files", [file.path for file in files])
     for index, endpoint in enumerate(manifest.endpoints):
         if not endpoint.engine:
             raise MissingField(f"manifest.endpoints[{index}].engine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -13,6 +14,8 @@ from peerload.wire import p2p_pb2, sources_pb2, splice
 from peerload.wire.identity import source_id
 
 __all__ = ["Query"]
+
+_REMEMBERED_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,12 @@ class Query:
         )
 
 
-@lru_cache(maxsize=4096)
 def _source_id_of(identity: bytes) -> str:
+    # What strangers send is remembered only while it is small.
+    return (_remembered if len(identity) <= _REMEMBERED_BYTES else _remembered.__wrapped__)(identity)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(identity: bytes) -> str:
     """Fleets ask for few identities, again and again."""
     return source_id(p2p_pb2.SourceIdentity.FromString(identity))
