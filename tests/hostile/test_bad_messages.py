@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from peerload.wire.splice import bytes_field, varint_field
-from tests.support.live import MAX_MESSAGE, LiveServer, Rpc, code_of, publication, ready
+from tests.support.live import MAX_MESSAGE, LiveServer, Rpc, code_of, eventually, publication, ready
 
 P2P = "/model_express.p2p.P2pService/"
 SOURCES = "/peerload.v1.SourceService/"
@@ -151,8 +151,8 @@ def set_pod(request: Request, text: str) -> None:
         (set_accelerator, "accelerator"),
         (set_topology_key, "topology"),
         (set_topology, "topology"),
-        (set_extra_key, "extra_parameters"),
-        (set_layout, "extra_parameters"),
+        (set_extra_key, "identity"),
+        (set_layout, "identity"),
         (set_pod, "pod_name"),
     ],
 )
@@ -279,8 +279,7 @@ def test_huge_numbers_come_back_whole(rpc: Rpc) -> None:
         extra_parameters={"training_step": str(largest64)},
     )
     request.worker.updated_at = 2**63 - 1
-    for name in ("a", "b", "c"):  # the sum of their sizes is beyond 64 bits
-        request.worker.tensor_source.tensors.add(name=name, addr=largest64, size=largest64, device_id=largest32)
+    request.worker.tensor_source.tensors.add(name="a", addr=largest64, size=2**62, device_id=largest32)
     answer = rpc.publish(request)
     assert answer.success, answer.message
     assert answer.mx_source_id == source_id(request.identity)
@@ -292,12 +291,23 @@ def test_huge_numbers_come_back_whole(rpc: Rpc) -> None:
     assert not rpc.list(p2p_pb2.ListSourcesRequest(min_updated_at=2**63 - 1)).instances
     assert len(rpc.list(p2p_pb2.ListSourcesRequest(min_updated_at=-(2**63))).instances) == 1
     listed = rpc.call(SOURCES + "List", b"", sources_pb2.ListResponse)
-    assert listed.sources[0].item_count == 4
+    assert (listed.sources[0].item_count, listed.sources[0].total_size) == (2, 2**62 + 4096)
     update = p2p_pb2.UpdateStatusRequest(
         mx_source_id=answer.mx_source_id, worker_id="w0", worker_rank=largest32, status=p2p_pb2.SOURCE_STATUS_READY
     )
     assert rpc.update(update).success
     assert rpc.withdraw(answer.mx_source_id, "w0", largest32)
+
+
+@pytest.mark.parametrize("sizes", [(2**64 - 1,), (2**63 - 1, 1), (2**64 - 1,) * 3])
+def test_more_bytes_than_there_can_be(rpc: Rpc, sizes: tuple[int, ...]) -> None:
+    request = publication(tensors=0)
+    for number, size in enumerate(sizes):
+        request.worker.tensor_source.tensors.add(name=f"t{number}", size=size)
+    text = refusal(rpc, request)
+    assert "tensors" in text
+    assert str(2**63 - 1) in text
+    nothing_is_left(rpc)
 
 
 @pytest.mark.parametrize(
@@ -315,16 +325,20 @@ def test_a_training_step_that_is_no_number_is_unset(rpc: Rpc, step: str) -> None
 
 @pytest.mark.parametrize("load", [math.nan, math.inf, -math.inf, -1.0, 1.5, 3.4e38])
 def test_a_load_beyond_its_range_is_never_passed_on(rpc: Rpc, load: float) -> None:
+    """What is not finite is refused; a finite one is brought into its range, for a busy source is not a dead one."""
     published = rpc.publish(publication())
     update = p2p_pb2.UpdateStatusRequest(
         mx_source_id=published.mx_source_id, worker_id="w0", status=p2p_pb2.SOURCE_STATUS_READY, source_load=load
     )
-    answer = rpc.update(update)
-    (ref,) = rpc.list(p2p_pb2.ListSourcesRequest()).instances
-    if answer.success:
-        assert not ref.HasField("source_load") or 0 <= ref.source_load <= 1
+    if math.isfinite(load):
+        assert rpc.update(update).success
+        expected = min(1.0, max(0.0, load))
+        eventually(lambda: rpc.list(p2p_pb2.ListSourcesRequest()).instances[0].source_load == expected)
     else:
-        assert "source_load" in answer.message
+        with pytest.raises(grpc.RpcError) as error:
+            rpc.update(update)
+        assert code_of(error.value) is grpc.StatusCode.INVALID_ARGUMENT
+        assert "source_load" in str(error.value.details())
     assert rpc.withdraw(published.mx_source_id, "w0")
 
 

@@ -56,7 +56,8 @@ class Rpc:
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
+                # Also how long one attempt to connect may take: a busy server greets late.
+                ("grpc.min_reconnect_backoff_ms", 10_000),
                 ("grpc.use_local_subchannel_pool", 1),
                 *options,
             ],
