@@ -1,0 +1,173 @@
+"""Sources over time: heartbeats, lost records, outages, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peerload import AsyncClient, ClientSettings, Status
+from peerload.client import SourceEvent, SourceState
+from peerload.errors import InvalidArgument, Unavailable
+from peerload.testing.clock import ManualClock
+from tests.support.live import free_port
+from tests.support.server import LiveServer, serving
+
+QUICK = ClientSettings(patience=0.1, call_timeout=5.0, heartbeat_interval=30.0, retire_grace=0.2)
+
+
+class Diary:
+    """Hears what happens to a source; `until` waits for it."""
+
+    def __init__(self) -> None:
+        self.events: list[SourceEvent] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, event: SourceEvent) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    @property
+    def states(self) -> list[SourceState]:
+        return [event.state for event in self.events]
+
+    async def until(self, state: SourceState) -> SourceEvent:
+        """The latest event, once it is of that state."""
+        async with asyncio.timeout(30):
+            while not self.events or self.events[-1].state is not state:
+                self._news.clear()
+                await self._news.wait()
+        return self.events[-1]
+
+
+async def beats(clock: ManualClock, seconds: float) -> None:
+    """Let the heart's next pause pass, once it has begun."""
+    async with asyncio.timeout(30):
+        while not clock.sleepers:
+            await asyncio.sleep(0.001)
+    await clock.advance(seconds)
+
+
+async def test_heartbeats_carry_the_load() -> None:
+    clock = ManualClock()
+    async with serving() as server, AsyncClient(server.address, settings=QUICK, clock=clock) as client:
+        async with client.publish({"w": b"x"}, model="m") as source:
+            assert [(info.status, info.load) for info in await client.find()] == [(Status.READY, None)]
+            changes = client.watch()
+            await anext(changes)
+            await beats(clock, 30)
+            # A heartbeat alone is no change, but a load that was unknown before is heard of in time.
+            async with asyncio.timeout(30):
+                while (await client.find())[0].load is None:
+                    await asyncio.sleep(0.01)
+            assert (await client.find())[0].load == 0.0
+            assert source.state is SourceState.LIVE
+            await changes.aclose()
+
+
+async def test_a_lost_record_is_published_again() -> None:
+    clock, diary = ManualClock(), Diary()
+    async with serving() as server, AsyncClient(server.address, settings=QUICK, clock=clock) as client:
+        async with client.publish({"w": b"x"}, model="m", on_event=diary) as source:
+            assert await client.withdraw(source.key)
+            assert await client.find() == []
+            await beats(clock, 30)
+            async with asyncio.timeout(30):
+                while len(diary.events) < 2:
+                    await asyncio.sleep(0.001)
+            assert "no record" in diary.events[1].reason
+            assert [info.key for info in await client.find()] == [source.key]
+    assert diary.states == [SourceState.LIVE, SourceState.LIVE, SourceState.CLOSED]
+
+
+async def test_a_server_that_dies_and_comes_back_without_its_data() -> None:
+    clock, diary = ManualClock(), Diary()
+    with LiveServer("memory:") as live:
+        live.start()
+        async with AsyncClient(live.address, settings=QUICK, clock=clock) as client:
+            async with client.publish({"w": b"x"}, model="m", on_event=diary) as source:
+                live.kill()
+                await beats(clock, 30)
+                event = await diary.until(SourceState.UNREACHABLE)
+                assert live.address in event.reason
+                await asyncio.to_thread(live.start)
+                async with asyncio.timeout(30):
+                    while source.state is not SourceState.LIVE:
+                        await clock.advance(30)
+                        await asyncio.sleep(0.01)
+                assert [info.key for info in await client.find()] == [source.key]
+        assert diary.states == [SourceState.LIVE, SourceState.UNREACHABLE, SourceState.LIVE, SourceState.CLOSED]
+
+
+async def test_a_source_ends_without_its_server() -> None:
+    with LiveServer("memory:") as live:
+        live.start()
+        diary = Diary()
+        async with AsyncClient(live.address, settings=QUICK) as client:
+            async with client.publish({"w": b"x"}, model="m", on_event=diary) as source:
+                live.kill()
+            assert source.state is SourceState.CLOSED
+            await source.close()
+    assert diary.states == [SourceState.LIVE, SourceState.CLOSED]
+
+
+async def test_what_cannot_be_published_leaves_nothing_behind() -> None:
+    async with AsyncClient(f"127.0.0.1:{free_port()}", settings=QUICK) as client:
+        with pytest.raises(Unavailable):
+            await client.publish({"w": b"x"}, model="m")
+    async with serving() as server, AsyncClient(server.address, settings=QUICK) as client:
+        with pytest.raises(InvalidArgument):
+            await client.publish({"w": b"x"}, model="m" * 100_000)
+        assert await client.find() == []
+
+
+async def test_the_memory_is_the_callers_again() -> None:
+    data = np.zeros(1000)
+    gone = weakref.ref(data)
+    async with serving() as server, AsyncClient(server.address, settings=QUICK) as client:
+        source = await client.publish({"w": data}, model="m")
+        del data
+        gc.collect()
+        assert gone() is not None, "a source holds what it serves"
+        await source.close()
+        gc.collect()
+        assert gone() is None
+
+
+async def test_files_are_let_go(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_bytes(bytes(1 << 20))
+    async with serving() as server, AsyncClient(server.address, settings=QUICK) as client:
+        async with client.share(tmp_path, model="m"):
+            assert str(tmp_path) in Path("/proc/self/maps").read_text()
+        gc.collect()
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+async def test_closing_the_client_ends_its_sources() -> None:
+    async with serving() as server, AsyncClient(server.address, settings=QUICK) as other:
+        client = AsyncClient(server.address, settings=QUICK)
+        sources = [await client.publish({"w": b"x"}, model="m", rank=rank) for rank in range(3)]
+        assert len(await other.find()) == 3
+        await client.close()
+        await client.close()
+        assert await other.find() == []
+        assert {source.state for source in sources} == {SourceState.CLOSED}
+        with pytest.raises(RuntimeError):
+            await client.find()
+
+
+async def test_the_token_of_a_file_goes_with_every_call(tmp_path: Path) -> None:
+    from peerload.client.connection import _Token
+
+    token = _Token(tmp_path / "token")
+    assert token.metadata() == ()
+    (tmp_path / "token").write_text("first\n")
+    assert token.metadata() == (("authorization", "Bearer first"),)
+    (tmp_path / "token").write_text("the second\n")
+    assert token.metadata() == (("authorization", "Bearer the second"),)
+    (tmp_path / "token").unlink()
+    assert token.metadata() == ()
