@@ -66,7 +66,9 @@ async def _demo(limit_rate: str) -> None:
     clock = SystemClock()
     original = model_folder()
     console = out()
-    console.print(Text.assemble(("Peerload demo: ", "bold"), f"{MODEL_NAME}, from {original}"), soft_wrap=True)
+    console.print(
+        Text.assemble(("Peerload demo: ", "bold"), f"{MODEL_NAME}, five processes on this machine"), soft_wrap=True
+    )
     main = asyncio.current_task()
     assert main is not None
     with contextlib.suppress(NotImplementedError):
@@ -84,7 +86,7 @@ async def _demo(limit_rate: str) -> None:
             for problem in outcome.problems:
                 stage.say(problem, "bold red")
             raise typer.Exit(FAILED)
-        stage.say(f"Everything is as it should be ({duration(clock.monotonic() - began)} in all).", "bold green")
+        stage.scene(f"Everything is as it should be ({duration(clock.monotonic() - began)} in all).", "bold green")
 
 
 def _report(stage: Stage, outcome: Outcome) -> None:

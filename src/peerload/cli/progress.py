@@ -76,7 +76,7 @@ class Bar:
             self._progress.update(self._task, completed=done, total=total, label=label, amount=amount, rate=speed)
         elif total and done * 4 // total > self._quarters:
             self._quarters = done * 4 // total
-            self.say(f"{label}: {amount}, {speed}")
+            self.say(f"{label}: {amount}{'' if speed == '-' else f', {speed}'}")
 
     def say(self, line: str, style: str = "") -> None:
         """A line above the bar."""

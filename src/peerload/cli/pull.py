@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -149,7 +150,15 @@ class _Json:
 def _tell_attempt(attempt: Attempt, as_json: bool) -> None:
     """A source that did not give everything."""
     if as_json:
-        print_json({"event": "attempt", "worker_id": attempt.source.worker_id, "text": str(attempt)})
+        print_json(
+            {
+                "event": "attempt",
+                "worker_id": attempt.source.worker_id,
+                "address": attempt.address,
+                "bytes": attempt.bytes_verified,
+                "error": attempt.error,
+            }
+        )
     else:
         remark(f"Moved on from {clean(str(attempt), limit=400)}", "yellow")
 
@@ -175,7 +184,7 @@ def _tell_pulled(model: str, folder: PulledFolder[AsyncSource], as_json: bool) -
                     {"worker_id": served.source.worker_id, "address": served.address, "bytes": served.bytes_verified}
                     for served in report.sources
                 ],
-                "verified": str(report.verified),
+                "verified": dataclasses.asdict(report.verified),
             }
         )
         return

@@ -146,8 +146,8 @@ class Script:
         source = await self._start(FIRST, command, scratch)
         sharing = await source.until(_is("sharing"), "sharing")
         self._stage.say(
-            f"{FIRST} shares {plural(sharing['files'], 'file')}, {size(sharing['bytes'])} (pid {source.pid}; held to "
-            f"{rate(self._throttle, 1)} so that there is something to see)"
+            f"{FIRST} shares {plural(sharing['files'], 'file')}, {size(sharing['bytes'])} (pid {source.pid}), held to "
+            f"{rate(self._throttle, 1)} for you to see something"
         )
         return source
 
@@ -162,12 +162,16 @@ class Script:
         pulled = await target.until(_is("pulled"), "pulled")
         self._stage.settled(target.name)
         sources = {self._name_of(source["worker_id"]): int(source["bytes"]) for source in pulled["sources"]}
-        pull = Pull(target.name, sources, pulled["bytes_moved"], pulled["seconds"], pulled["verified"])
+        verified = pulled["verified"]
+        if verified["unchecked_items"] or verified["bytes"] != pulled["bytes_total"]:
+            self.outcome.problems.append(f"{target.name} did not verify everything: {verified}")
+        text = f"{verified['items']} items by {verified['algorithm']}"
+        pull = Pull(target.name, sources, pulled["bytes_moved"], pulled["seconds"], text)
         self.outcome.pulls.append(pull)
         parts = " and ".join(f"{size(count)} from {name}" for name, count in sources.items())
         self._stage.say(
             f"{pull.replica} has the weights: {parts}, in {duration(pull.seconds)} "
-            f"({rate(pull.moved, pull.seconds)}); {pull.verified}",
+            f"({rate(pull.moved, pull.seconds)}), all verified",
             "green",
         )
         await target.until(_is("sharing"), "a source itself")
@@ -238,7 +242,8 @@ class Script:
                 source = self._name_of(event["worker_id"])
                 self._stage.moving(child.name, source, event["bytes_done"], event["bytes_total"])
             case "attempt":
-                self._stage.say(f"{child.name}: {event['text']}", "yellow")
+                source = self._name_of(event["worker_id"])
+                self._stage.say(f"{child.name} moved on from {source}: {event['error']}", "yellow")
 
     def _has_read(self, source: str, part: float) -> Any:
         """Accepts progress beyond `part` of all bytes, the last of them from `source`."""

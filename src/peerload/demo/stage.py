@@ -57,10 +57,10 @@ class Stage:
     ) -> None:
         self._progress.stop()
 
-    def scene(self, title: str) -> None:
+    def scene(self, title: str, style: str = "bold") -> None:
         """A heading."""
         self._console.print()
-        self._console.print(Text(title, style="bold"), soft_wrap=True)
+        self._console.print(Text(title, style=style), soft_wrap=True)
 
     def say(self, line: str, style: str = "") -> None:
         """One line, with the seconds since the beginning."""
