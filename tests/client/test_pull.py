@@ -431,3 +431,30 @@ async def test_find_watch_and_withdraw(source: AsyncClient, target: AsyncClient)
     assert (await anext(changes)).gone == (published.key,)
     await changes.aclose()
     assert await target.find() == []
+
+
+# Crowds.
+
+
+async def test_a_crowd_gets_through_a_source_that_takes_two(server: Server) -> None:
+    """A source that is busy is asked again, far longer than one that fails; and those that are done help."""
+    tight = {"tcp": {"max_connections": 2, "max_bytes_per_second": 4_000_000}}
+    async with AsyncClient(server.address, settings=QUICK, engine_settings=tight) as source:
+        async with source.publish({"w": bytes(400_000)}, model="org/model"):
+            crowd = [AsyncClient(server.address, settings=QUICK) for _ in range(12)]
+            try:
+                pulls = await asyncio.gather(*(client.pull("org/model", publish=True) for client in crowd))
+            finally:
+                await asyncio.gather(*(client.close() for client in crowd))
+    assert [pulled.report.bytes_moved for pulled in pulls] == [400_000] * 12
+    assert any(attempt.error for pulled in pulls for attempt in pulled.report.attempts)
+
+
+async def test_another_record_of_ones_own_endpoint_is_passed_over(source: AsyncClient, target: AsyncClient) -> None:
+    async with source.publish({"w": b"x"}, model="org/model") as published:
+        request = published._request
+        request.record.worker_id = "left-behind"
+        await source._connection.publish(request)
+        with pytest.raises(PullFailed, match="worker left-beh.* this process's own endpoint"):
+            await source.pull("org/model")
+        assert len(await target.pull("org/model")) == 1

@@ -19,7 +19,7 @@ from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
 from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
-from peerload.client.transfer import FOREVER_S, Served, transfer
+from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
 from peerload.engines.base import Descriptor, Importer
 from peerload.errors import (
@@ -88,6 +88,8 @@ class Pull:
         self._attempts: list[Attempt] = []
         self._passed_over: set[SourceKey] = set()
         self._failures: dict[SourceKey, int] = {}
+        self._busy: set[SourceKey] = set()
+        self._busy_since: float | None = None
         self._manifests: dict[SourceKey, SourceManifest] = {}
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
@@ -142,6 +144,7 @@ class Pull:
                 return
             if self._verified() > before:
                 self._failures.clear()
+                self._busy_since = None
                 delay = context.settings.retry_delay
             await asyncio.sleep(delay * context.rng.uniform(0.5, 1.0))
             delay = min(delay * 2, _MAX_DELAY_S)
@@ -189,12 +192,17 @@ class Pull:
         """Whether a source is to be tried again: while there is time to wait, all but the hopeless."""
         if source.key in self._search.banned:
             return False
+        if source.key in self._busy and self._busy_since is not None:
+            now = asyncio.get_running_loop().time()
+            if now < self._busy_since + self._context.settings.busy_patience:
+                return True
         return self._left() > 0 or self._failures.get(source.key, 0) < self._context.settings.tries
 
     async def _try(self, source: SourceInfo, deadline: float) -> bool:
         """Read what is missing from one source; whether everything is there now. Raises `Unavailable`."""
         address = error = ""
         before = self._verified()
+        self._busy.discard(source.key)
         try:
             found = await self._manifest(source)
             endpoint = self._endpoint(found)
@@ -202,6 +210,12 @@ class Pull:
             await self._read(found, source, endpoint, deadline)
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._search.banned.add(source.key)
+            error = str(failure)
+        except SourceBusy as failure:
+            self._busy.add(source.key)
+            if self._busy_since is None:
+                self._busy_since = asyncio.get_running_loop().time()
+            self._failures[source.key] = self._failures.get(source.key, 0) + 1
             error = str(failure)
         except TransferFailed as failure:
             self._failures[source.key] = self._failures.get(source.key, 0) + 1

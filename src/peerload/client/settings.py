@@ -32,6 +32,8 @@ class ClientSettings:
     """Between two heartbeats of a source. Must be well below the server's heartbeat timeout (90 s)."""
     retire_grace: float = 5.0
     """How long readers of a source that ends may finish what they are reading."""
+    busy_patience: float = 600.0
+    """How long sources that are alive, but serve as many readers as they take, are asked again."""
     tries: int = 4
     """How often one source is tried without any byte of use, before a pull gives up on it."""
     retry_delay: float = 0.25
@@ -45,7 +47,7 @@ class ClientSettings:
         for name in ("call_timeout", "heartbeat_interval", "retry_delay"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(name, "must be more than 0 seconds")
-        for name in ("patience", "outage_patience", "retire_grace"):
+        for name in ("patience", "outage_patience", "busy_patience", "retire_grace"):
             if not getattr(self, name) >= 0:
                 raise InvalidArgument(name, "must be 0 seconds or more")
         if self.tries < 1:

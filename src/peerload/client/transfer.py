@@ -15,12 +15,16 @@ from peerload.client.threads import in_thread
 from peerload.engines.base import Descriptor, Importer, Job, JobState, Range
 from peerload.errors import TransferFailed, VerificationFailed
 
-__all__ = ["FOREVER_S", "Served", "Slot", "transfer"]
+__all__ = ["FOREVER_S", "Served", "Slot", "SourceBusy", "transfer"]
 
 FOREVER_S: Final = 7 * 24 * 3600.0
 """The deadline of a read whose caller set none. An engine fails a read that makes no progress long before."""
 
 _TICK_S: Final = 0.1
+
+
+class SourceBusy(TransferFailed):
+    """The source is alive, and serves as many readers as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ class _Work:
             if progress.state is JobState.DONE:
                 break
             if progress.state is JobState.FAILED:
+                if progress.busy:
+                    raise SourceBusy(progress.reason)
                 raise TransferFailed(progress.reason or "the engine gave no reason", retryable=progress.retryable)
             if self._stop.is_set():
                 raise TransferFailed("abandoned")

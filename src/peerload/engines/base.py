@@ -115,13 +115,15 @@ class JobState(enum.Enum):
 class Progress:
     """Where a job stands: bytes in place so far (parts of ranges count), and why it failed if it did.
 
-    `reason` is one printable line for people; `retryable` tells whether the same source may yet succeed.
+    `reason` is one printable line for people; `retryable` tells whether the same source may yet succeed,
+    `busy` that it is alive and refused only because it serves as many readers as it takes: asking again later helps.
     """
 
     state: JobState
     bytes_done: int
     reason: str = ""
     retryable: bool = True
+    busy: bool = False
 
 
 class Job(Protocol):

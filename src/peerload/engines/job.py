@@ -51,7 +51,7 @@ class LaneJob:
         self._woken = 0.0
         self._left = len(self._views) - len(self._news)
         self._bytes = 0
-        self._fault: tuple[str, bool] | None = None
+        self._fault: tuple[str, bool, bool] | None = None
         self._inside: list[Stop] = []
         self._lanes = 0
         with self._changed:
@@ -108,12 +108,12 @@ class LaneJob:
         with self._changed:
             self._lanes += 1
 
-    def lane_ended(self, reason: str = "", *, retryable: bool = True) -> None:
+    def lane_ended(self, reason: str = "", *, retryable: bool = True, busy: bool = False) -> None:
         """A lane is gone. With work left over and no lane to do it, the job fails for this `reason`."""
         with self._changed:
             self._lanes -= 1
             if not self._lanes:
-                self._fail(reason or "the source took no connection for this read", retryable=retryable)
+                self._fail(reason or "the source took no connection for this read", retryable=retryable, busy=busy)
 
     def enter(self, stop: Stop) -> list[memoryview] | None:
         """The destinations, to write to until `leave(stop)`; None if there is nothing to do any more.
@@ -147,10 +147,10 @@ class LaneJob:
                     self._changed.notify_all()
         self._expire()
 
-    def fail(self, reason: str, *, retryable: bool = True) -> None:
+    def fail(self, reason: str, *, retryable: bool = True, busy: bool = False) -> None:
         """Decide that the job has failed, unless its fate is decided already, and stop every lane."""
         with self._changed:
-            self._fail(reason, retryable=retryable)
+            self._fail(reason, retryable=retryable, busy=busy)
 
     # With the lock held.
 
@@ -158,17 +158,17 @@ class LaneJob:
         if not self._ended():
             return Progress(JobState.RUNNING, self._bytes)
         if self._fault:
-            reason, retryable = self._fault
-            return Progress(JobState.FAILED, self._bytes, reason, retryable)
+            reason, retryable, busy = self._fault
+            return Progress(JobState.FAILED, self._bytes, reason, retryable, busy)
         return Progress(JobState.DONE, self._bytes)
 
     def _ended(self) -> bool:
         return not self._inside and (self._fault is not None or not self._left)
 
-    def _fail(self, reason: str, *, retryable: bool) -> None:
+    def _fail(self, reason: str, *, retryable: bool, busy: bool = False) -> None:
         if self._fault or not self._left:
             return
-        self._fault = (reason, retryable)
+        self._fault = (reason, retryable, busy)
         for stop in self._inside:
             stop()
         self._settle()

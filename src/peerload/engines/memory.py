@@ -145,7 +145,7 @@ class _MemoryReader:
                     job.fail("these weights are no longer offered", retryable=False)
                     return
                 if len(shelved.readers) >= _MAX_READERS:
-                    job.fail("the source serves as many readers as it takes", retryable=True)
+                    job.fail("the source serves as many readers as it takes", busy=True)
                     return
                 shelved.readers[stop] = job
             try:
