@@ -35,6 +35,7 @@ __all__ = ["Server", "serve"]
 _log = structlog.get_logger("peerload.server")
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+_MAX_DESCRIPTORS: Final = 1 << 20
 
 
 class Server:
@@ -204,7 +205,8 @@ async def serve(settings: Settings) -> None:
 def _raise_descriptor_limit() -> None:
     """Every connection is a descriptor, and the default limit of 1,024 is a small fleet."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            _log.debug("raised the limit of open files", before=soft, now=hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            _log.debug("raised the limit of open files", before=soft, now=wanted)
