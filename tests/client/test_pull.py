@@ -455,6 +455,6 @@ async def test_another_record_of_ones_own_endpoint_is_passed_over(source: AsyncC
         request = published._request
         request.record.worker_id = "left-behind"
         await source._connection.publish(request)
-        with pytest.raises(PullFailed, match="worker left-beh.* this process's own endpoint"):
+        with pytest.raises(PullFailed, match=r"worker left-beh.* this process's own endpoint"):
             await source.pull("org/model")
         assert len(await target.pull("org/model")) == 1

@@ -1,0 +1,29 @@
+"""The example runs as it stands, against a server as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import LiveServer
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(example: Path) -> None:
+    with LiveServer("memory:") as live:
+        live.start()
+        environment = {**os.environ, "MODEL_EXPRESS_URL": f"http://{live.address}"}
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", str(example)], capture_output=True, text=True, timeout=60, env=environment
+        )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.search(r"pulled \['embed', 'head'\] from 127\.0\.0\.1:\d+, checked xxh3-128 of 2 items", ran.stdout)
+    assert "2 workers have it now" in ran.stdout
+    assert "pulled 256,128 bytes again" in ran.stdout
