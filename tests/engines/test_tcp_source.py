@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peerload.engines.base import Descriptor, JobState, Publication, Range, Region
-from peerload.engines.tcp import TcpEngine, TcpExporter, TcpReader, TcpSettings, open_tcp, protocol
+from peerload.engines.tcp import TcpEngine, TcpExporter, TcpReader, TcpSettings, open_tcp, protocol, sockets
+from peerload.engines.tcp.lane import Line
 from peerload.engines.tcp.protocol import Endpoint, Refusal
 from peerload.errors import InvalidArgument, Unavailable
 from peerload.testing.engine_process import EngineProcess, until
-from peerload.testing.engine_suite.base import end, midway
+from peerload.testing.engine_suite.base import digest, end, midway
 from peerload.testing.engine_worker import content, undescribe
 from tests.engines.tcp_peers import dial, exactly, greet, refusal, until_closed
 
@@ -140,6 +141,21 @@ def test_a_kept_connection_is_used_again(source: Any, reader: Any) -> None:
     kept.sock.close()
     exporter.retire(published)
     assert not take(own).retryable
+
+
+def test_a_large_read_goes_on_where_a_kept_connection_died(source: Any, reader: Any) -> None:
+    _, published = source()
+    own = reader(published.descriptor, connections=1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        own.keep_line(Line(sockets.connect(*listening.getsockname(), 30)))
+        there, _ = listening.accept()
+    into = memoryview(bytearray(20 * MIB))
+    job = own.read([Range(0, 0, 20 * MIB)], [into], deadline=60)
+    with there:
+        exactly(there, 2 * (protocol.REQUEST.size + protocol.RANGE.size))  # Both requests that it may have ahead.
+    assert end(job).state is JobState.DONE
+    assert into == DATA[0]
+    assert job.completed() == [(0, digest(DATA[0]))]
 
 
 def test_a_reader_that_does_not_read_is_dropped(source: Any) -> None:

@@ -161,6 +161,27 @@ def test_a_name_that_stands_for_nothing(importer: TcpImporter) -> None:
     assert "cannot connect" in progress.reason
 
 
+def test_a_kept_connection_that_turns_out_dead_is_replaced(importer: TcpImporter) -> None:
+    greetings = 0
+
+    def act(sock: socket.socket) -> None:
+        nonlocal greetings
+        greetings += 1
+        accept(sock)
+        sock.sendall(data(1000) + bytes(1000))
+        # The end of the first read, and then the request of the second: it is heard, and not answered.
+        exactly(sock, 2 * protocol.REQUEST.size + protocol.RANGE.size)
+
+    with fake_source(act, SIZES) as descriptor:
+        reader = importer.open(descriptor)
+        for _ in range(2):
+            job = reader.read([Range(0, 0, 1000)], [importer.allocate(1000)], deadline=30)
+            assert end(job).state is JobState.DONE
+            assert [index for index, _ in job.completed()] == [0]
+        assert greetings == 2
+        reader.close()
+
+
 @given(
     st.sampled_from(["10.0.0.1", "::1", "fe80::1", "a.example", "x"]),
     st.integers(1, 65535),

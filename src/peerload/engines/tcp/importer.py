@@ -74,11 +74,11 @@ class TcpReader:
         with self._lock:
             _close_all(self._kept)
 
-    def take_line(self, seconds_left: float) -> Line:
-        """A connection, kept or new. Raises `TransferFailed`."""
+    def take_line(self, seconds_left: float, *, fresh: bool = False) -> Line:
+        """A connection, kept or (always, if it is to be `fresh`) new. Raises `TransferFailed`."""
         while True:
             with self._lock:
-                line = self._kept.pop() if self._kept else None
+                line = self._kept.pop() if self._kept and not fresh else None
             if line is None:
                 return self._connect(seconds_left)
             if self._usable(line):
@@ -87,6 +87,7 @@ class TcpReader:
 
     def keep_line(self, line: Line) -> None:
         """Keep a connection on which nothing is under way for the next read, or close it."""
+        line.kept = True
         line.idle_since = self._clock.monotonic()
         with self._lock:
             stale = [each for each in self._kept if not self._fresh(each)]

@@ -76,6 +76,8 @@ class Line:
     """A greeted connection to a source."""
 
     sock: socket.socket
+    kept: bool = False
+    """Whether it has waited since its last read: its source may have hung up without this side knowing yet."""
     idle_since: float = 0.0
 
     def stop(self) -> None:
@@ -91,8 +93,8 @@ class Connector(Protocol):
         """The source's, for people."""
         ...
 
-    def take_line(self, seconds_left: float) -> Line:
-        """A connection, kept or new. Raises `TransferFailed`."""
+    def take_line(self, seconds_left: float, *, fresh: bool = False) -> Line:
+        """A connection, kept or (always, if it is to be `fresh`) new. Raises `TransferFailed`."""
         ...
 
     def keep_line(self, line: Line) -> None:
@@ -114,34 +116,42 @@ class Lane:
         self._patience = patience
         self._moved = 0.0
         self._hashers: dict[int, Any] = {}
+        self._ahead: deque[list[Segment]] = deque()
+        self._carry: Segment | None = None
+        self._answered = False
 
     def run(self) -> None:
         """Work until nothing is left or the job is over. Raises nothing: what fails, fails the job."""
         reason = ""
         try:
             line = self._connector.take_line(self._job.seconds_left)
-            self._use(line)
+            if not self._use(line):
+                self._use(self._connector.take_line(self._job.seconds_left, fresh=True))
         except SourceBusy as error:
             # Other lanes of this job may have got through; the last one to go says why the job failed.
             reason = str(error)
         except TransferFailed as error:
             self._job.fail(str(error), retryable=error.retryable)
         finally:
-            self._job.lane_ended(reason)
+            self._job.lane_ended(reason, busy=bool(reason))
 
-    def _use(self, line: Line) -> None:
+    def _use(self, line: Line) -> bool:
+        """Do the work on this connection. False if it had been kept and turned out to be dead: nothing is lost then, and
+        a new connection takes over what was asked for."""
         destinations = self._job.enter(line.stop)
         if destinations is None:
             self._connector.keep_line(line)
-            return
-        whole = False
+            return True
+        whole = stale = False
         try:
             self._transfer(line.sock, destinations)
             whole = True
         except _Stopped:
             pass
         except ConnectionLost as error:
-            self._job.fail(f"lost the connection to {self._connector.address}: {error}")
+            stale = line.kept and not self._answered
+            if not stale:
+                self._job.fail(f"lost the connection to {self._connector.address}: {error}")
         except TransferFailed as error:
             self._job.fail(str(error), retryable=error.retryable)
         finally:
@@ -154,34 +164,38 @@ class Lane:
                 self._connector.keep_line(line)
             else:
                 line.sock.close()
+        return not stale
 
     def _transfer(self, sock: socket.socket, destinations: Sequence[memoryview]) -> None:
         self._moved = self._clock.monotonic()
-        ahead: deque[list[Segment]] = deque()
-        carry: Segment | None = None
-        asked = False
+        for window in self._ahead:
+            self._ask(sock, window)
         while True:
-            while len(ahead) < protocol.MAX_AHEAD:
-                window, carry = self._work.take(carry)
+            while len(self._ahead) < protocol.MAX_AHEAD:
+                window, self._carry = self._work.take(self._carry)
                 if not window:
                     break
-                request = [protocol.range_of(self._ranges[index], start, length) for index, start, length in window]
-                sockets.send_all(sock, protocol.read_request(request), self._waiting)
-                ahead.append(window)
-                asked = True
-            if not ahead:
+                self._ahead.append(window)
+                self._ask(sock, window)
+            if not self._ahead:
                 break
-            window = ahead.popleft()
+            window = self._ahead[0]
             expected = sum(length for _, _, length in window)
             length = read_reply(sock, Kind.DATA, self._connector.address, self._waiting)
+            self._answered = True
             if length != expected:
                 raise TransferFailed(
                     f"{self._connector.address} answered {expected} bytes with {length}", retryable=False
                 )
             self._receive(sock, window, destinations)
-        if asked:
+            self._ahead.popleft()
+        if self._answered:
             end = protocol.REQUEST.pack(protocol.REQUEST_MAGIC, Kind.END, 0)
             sockets.send_all(sock, end, self._patient)
+
+    def _ask(self, sock: socket.socket, window: Sequence[Segment]) -> None:
+        asked = [protocol.range_of(self._ranges[index], start, length) for index, start, length in window]
+        sockets.send_all(sock, protocol.read_request(asked), self._waiting)
 
     def _receive(self, sock: socket.socket, window: Sequence[Segment], destinations: Sequence[memoryview]) -> None:
         views: list[memoryview] = []
