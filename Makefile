@@ -25,7 +25,7 @@ install: $(VENV)/installed ## Make .venv with everything for demo and tests (a s
 
 # Two stamps: a changed pin installs packages, a changed pyproject.toml only the project (offline).
 $(VENV)/pinned: requirements/dev.txt requirements/nodeps.txt
-	@if ! $(or $(PYTHON),false) -c '$(NEW_ENOUGH)'; then \
+	@if ! $(or $(PYTHON),false) -c '$(NEW_ENOUGH)' 2>/dev/null; then \
 		echo "Peerload needs Python 3.11 or later; '$(or $(PYTHON),python3)' is not that. Say which one to use: make install PYTHON=/path/to/python3.11" >&2; \
 		exit 1; \
 	fi
@@ -72,7 +72,7 @@ format: install ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## Measure the engines and print the figures
+bench: install ## Measure, and print the figures (some minutes)
 	@for script in bench/[a-z]*.py; do echo "==> $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 wire: install ## Compile the protos again, after changing one

@@ -95,6 +95,7 @@ def test_sdist_holds_the_sources_the_tests_and_the_documents(built: Path) -> Non
         "LICENSE",
         "Makefile",
         "docs/peerload.svg",
+        "examples/weights.py",
         "requirements/dev.txt",
         "src/peerload/__init__.py",
         "tests/test_package.py",

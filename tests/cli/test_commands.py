@@ -75,6 +75,27 @@ def test_pull_waits_until_somebody_shares_and_allow_code_takes_everything(
     assert files(tmp_path / "copy") == files(folder)
 
 
+def test_a_killed_pull_leaves_nothing_that_looks_complete_and_is_finished_by_the_same_command(
+    server: LiveServer, folder: Path, tmp_path: Path
+) -> None:
+    at = ("--server", server.address)
+    copy = tmp_path / "copy"
+    with Running("share", folder, "-m", "org/killed", "--limit-rate", "1.5MB", "--json", *at) as source:
+        source.event("sharing")
+        with Running("pull", "org/killed", "-o", copy, "--json", *at) as pull:
+            while pull.event("progress")["bytes_done"] < 600_000:
+                pass
+            pull.signal(signal.SIGKILL)
+            assert pull.wait() == -signal.SIGKILL
+        assert not [path for path in files(copy) if not path.startswith(".peerload/")]
+        again = peerload("pull", "org/killed", "-o", copy, "--json", *at)
+        assert again.returncode == 0, again.stderr
+        pulled = json.loads(again.stdout.splitlines()[-1])
+        assert pulled["bytes_reused"] >= 300_000
+        assert pulled["bytes_moved"] + pulled["bytes_reused"] == pulled["bytes_total"]
+    assert files(copy) == {path: content for path, content in files(folder).items() if path != "modeling.py"}
+
+
 def test_what_people_read(server: LiveServer, folder: Path, tmp_path: Path) -> None:
     at = ("--server", server.address)
     with Running("share", folder, "-m", "org/shown", "--revision", "v1", *at) as source:

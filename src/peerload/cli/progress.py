@@ -46,10 +46,10 @@ class Bar:
         self._quarters = 0
         self._task: TaskID | None = None
         self._progress = Progress(
-            TextColumn("{task.fields[label]}"),
+            TextColumn("{task.fields[label]}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[amount]}", justify="right"),
-            TextColumn("{task.fields[rate]}", justify="right", style="cyan"),
+            TextColumn("{task.fields[amount]}", markup=False, justify="right"),
+            TextColumn("{task.fields[rate]}", markup=False, justify="right", style="cyan"),
             console=console,
             transient=True,
             disable=not self._live,
@@ -72,7 +72,7 @@ class Bar:
         amount = f"{size(done)} of {size(total)}"
         if self._live:
             if self._task is None:
-                self._task = self._progress.add_task("", total=None, label="", amount="", rate="")
+                self._task = self._progress.add_task("", total=total, label=label, amount=amount, rate="")
             self._progress.update(self._task, completed=done, total=total, label=label, amount=amount, rate=speed)
         elif total and done * 4 // total > self._quarters:
             self._quarters = done * 4 // total

@@ -39,10 +39,10 @@ class Stage:
         self._transfers: dict[str, _Transfer] = {}
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._progress = Progress(
-            TextColumn("        {task.fields[who]}"),
+            TextColumn("        {task.fields[who]}", markup=False),
             BarColumn(bar_width=28),
-            TextColumn("{task.fields[amount]}", justify="right"),
-            TextColumn("{task.fields[rate]}", justify="right", style="cyan"),
+            TextColumn("{task.fields[amount]}", markup=False, justify="right"),
+            TextColumn("{task.fields[rate]}", markup=False, justify="right", style="cyan"),
             console=console,
             transient=True,
             disable=not self._live,
@@ -76,7 +76,11 @@ class Stage:
         """`target` has `done` of `total` bytes, the last of them from `source`."""
         transfer = self._transfers.get(target)
         if transfer is None:
-            task = self._progress.add_task(target, total=total, who="", amount="", rate="") if self._live else None
+            task = (
+                self._progress.add_task(target, total=total, who=f"{target} ← {source}", amount="", rate="")
+                if self._live
+                else None
+            )
             transfer = self._transfers[target] = _Transfer(target, source, total, task)
         transfer.source = source
         speed = transfer.rate.at(self._clock.monotonic(), done)
