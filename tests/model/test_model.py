@@ -40,8 +40,8 @@ SHORT_OUTAGE = 5.0
 """Shorter absences of the server count as time in which heartbeats could have come."""
 SLACK = 2.5
 """Seconds by which stored stamps of life lag behind, and with them what counts as an outage."""
-REFRESH_LOSS = 1.5
-"""Heartbeats that are answered at once may be lost with the server for about a second."""
+REFRESH_DELAY = 1.0
+"""Heartbeats that are answered at once are stored, and listed, within a second."""
 
 MODELS = ("org/a", "org/b")
 WORKERS = ("w1", "w2", "w/3\n")
@@ -58,9 +58,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Beat:
-    """A heartbeat: when by the clock, after how much server uptime, and the load that came with it."""
+    """A heartbeat: after how much server uptime, when, and the load that came with it."""
 
-    at: float
     uptime: float
     wall_ms: int
     load: float | None
@@ -73,12 +72,12 @@ class Record:
     edition: int
     status: p2p_pb2.SourceStatus
     beats: list[Beat]
-    """The last heartbeat; before it, while it may still be lost with the server, the one before."""
+    """The last heartbeat; before it, while it may not be stored yet, those before."""
     outages: list[float] = field(default_factory=list)
     """How long the server was away, each time, since the last heartbeat."""
 
     def beat(self, beat: Beat, *, durable: bool) -> None:
-        self.beats = [beat] if durable else [self.beats[-1], beat]
+        self.beats = [beat] if durable else [*self.beats, beat]
         self.outages = []
 
 
@@ -122,7 +121,7 @@ class Fleet(RuleBasedStateMachine):
         return self.clock.monotonic() - self.down
 
     def beat_now(self, load: float | None = None) -> Beat:
-        return Beat(self.clock.monotonic(), self.uptime, self.wall_ms(), load)
+        return Beat(self.uptime, self.wall_ms(), load)
 
     @initialize()
     def begin(self) -> None:
@@ -230,20 +229,26 @@ class Fleet(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.3, 1.0, 4.0, 11.0, 21.0, 45.0)))
     def time_passes(self, seconds: float) -> None:
         self.run(self.house.advance(seconds))
+        if seconds >= REFRESH_DELAY:
+            self.all_is_stored()
+
+    def all_is_stored(self) -> None:
+        for record in self.records.values():
+            del record.beats[:-1]
 
     @rule()
     def nobody_speaks_for_long(self) -> None:
         """So long that whoever is silent is marked, and then removed, whatever outages there were."""
         self.run(self.house.advance(SETTLE + TIMEOUT + GC + 4 * REAPER))
+        self.all_is_stored()
 
     @rule(kill=st.booleans(), seconds=st.sampled_from((0.0, 2.0, 30.0, 600.0)))
     def server_is_away(self, kill: bool, seconds: float) -> None:
         self.run(self._down(kill=kill))
         self.clock.set_wall_ms(self.wall_ms())
+        if not kill:
+            self.all_is_stored()
         for record in self.records.values():
-            latest = record.beats[-1]
-            if not kill or self.clock.monotonic() - latest.at > REFRESH_LOSS:
-                record.beats = [latest]
             record.outages.append(seconds)
         self.run(self.clock.advance(seconds))
         self.down += seconds
