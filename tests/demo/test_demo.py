@@ -17,7 +17,7 @@ from tests.cli.commands import Running, peerload
 
 
 def test_it_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = peerload("demo", settings={"TMPDIR": str(tmp_path)})
+    done = peerload("demo", settings={"TMPDIR": str(tmp_path)}, limit=150)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "replica-0 is killed (SIGKILL" in done.stdout
     assert "the server is killed (SIGKILL" in done.stdout
