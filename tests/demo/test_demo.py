@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 from rich.console import Console
 
 from peerload.clock import SystemClock
@@ -29,13 +30,14 @@ def test_it_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_it_ends_its_processes_and_removes_its_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_ends_its_processes_and_removes_its_folder(tmp_path: Path, number: int, status: int) -> None:
     with Running("demo", settings={"TMPDIR": str(tmp_path)}) as demo:
         demo.line("replica-1 asks for the weights")
         children = psutil.Process(demo.pid).children(recursive=True)
         assert len(children) >= 2
-        demo.signal(signal.SIGINT)
-        assert demo.wait() == 130
+        demo.signal(number)
+        assert demo.wait() == status
     assert not [child for child in children if child.is_running()]
     assert list(tmp_path.iterdir()) == []
     assert not "".join(demo.errors).strip()
