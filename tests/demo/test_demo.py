@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from pathlib import Path
@@ -32,15 +33,21 @@ def test_it_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_ends_its_processes_and_removes_its_folder(tmp_path: Path, number: int, status: int) -> None:
-    with Running("demo", settings={"TMPDIR": str(tmp_path)}) as demo:
-        demo.line("replica-1 asks for the weights")
-        children = psutil.Process(demo.pid).children(recursive=True)
+    children: list[psutil.Process] = []
+    try:
+        with Running("demo", settings={"TMPDIR": str(tmp_path)}) as demo:
+            demo.line("replica-1 asks for the weights")
+            children = psutil.Process(demo.pid).children(recursive=True)
+            demo.signal(number)
+            assert demo.wait() == status
         assert len(children) >= 2
-        demo.signal(number)
-        assert demo.wait() == status
-    assert not [child for child in children if child.is_running()]
-    assert list(tmp_path.iterdir()) == []
-    assert not "".join(demo.errors).strip()
+        assert not [child for child in children if child.is_running()]
+        assert list(tmp_path.iterdir()) == []
+        assert not "".join(demo.errors).strip()
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def script() -> Script:
