@@ -198,7 +198,8 @@ class AsyncClient:
         either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
         differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
         it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
-        after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`.
+        after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`, which
+        publishes later if no server can be reached by then.
 
         Raises `NoSource` (a fact), `Ambiguous` (sources of that name hold different weights; nothing was moved),
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`.
@@ -210,7 +211,7 @@ class AsyncClient:
         assert pull.found is not None
         weights = target.weights(pull.found, report)
         if publish:
-            weights.source = await self._open_source(target.offer(pull.found), on_event=on_event)
+            weights.source = await self._open_source(target.offer(pull.found), on_event=on_event, patient=True)
         return weights
 
     async def pull_folder(
@@ -254,7 +255,8 @@ class AsyncClient:
             identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
         views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
         offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
-        return folder.served_by(await self._open_source(offer, skipped=staging.skipped, on_event=on_event))
+        source = await self._open_source(offer, skipped=staging.skipped, on_event=on_event, patient=True)
+        return folder.served_by(source)
 
     async def find(self, selector: Selector | Identity | str | None = None) -> list[SourceInfo]:
         """The sources that a selector (or an identity, or a model's exact name) lets through; all of them without one.
@@ -377,7 +379,12 @@ class AsyncClient:
         return Pull(context, which, target, wait=seconds(wait, 0.0), timeout=limit, progress=progress)
 
     async def _open_source(
-        self, offer: Offer, *, skipped: tuple[Skipped, ...] = (), on_event: OnSourceEvent | None = None
+        self,
+        offer: Offer,
+        *,
+        skipped: tuple[Skipped, ...] = (),
+        on_event: OnSourceEvent | None = None,
+        patient: bool = False,
     ) -> AsyncSource:
         source = AsyncSource(
             self._connection,
@@ -395,7 +402,7 @@ class AsyncClient:
         self._sources.append(source)
         # Before it is published: a pull of this client that runs meanwhile must not meet it.
         self._own_workers.add(source.worker_id)
-        await source.start()
+        await source.start(patient=patient)
         self._own_addresses |= {(endpoint.engine, endpoint.address) for endpoint in source.manifest.endpoints}
         return source
 
