@@ -53,7 +53,7 @@ class PullContext:
     executor: Executor
     own_workers: Collection[str]
     """Worker ids of this client's own sources."""
-    own_addresses: Callable[[], Collection[tuple[str, str]]]
+    own_addresses: Collection[tuple[str, str]]
     """Engine and address of this client's own endpoints."""
 
 
@@ -236,7 +236,7 @@ class Pull:
     def _endpoint(self, found: SourceManifest) -> Descriptor:
         """The best way to read from a source, by our preference of engines."""
         endpoints = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
-        own = self._context.own_addresses()
+        own = self._context.own_addresses
         for name in self._context.importers:
             endpoint = endpoints.get(name)
             if endpoint is not None:
