@@ -15,7 +15,8 @@ from peerload.testing.fake_backend import FakeMetadataBackend
 from tests.metadata.publications import SOURCE, publication
 
 KEY = SourceKey(SOURCE, 0, "w1").encode()
-BY_HAND = MetadataSettings(reaper_interval=1e9)
+GC = 120.0
+BY_HAND = MetadataSettings(reaper_interval=1e9, gc_timeout=GC)
 SETTLED = 245.0
 
 
@@ -49,7 +50,7 @@ async def test_two_steps(backend: FakeMetadataBackend, status: Status) -> None:
     async with backend:
         await marked(backend, status)
         assert await backend.reaper.sweep() == (0, 0)
-        await backend.clock.advance(3590)
+        await backend.clock.advance(GC - 10)
         assert await backend.reaper.sweep() == (0, 0)
         assert [r.status for r in await backend.select(Query())] == [Status.STALE]
         await backend.clock.advance(15)
@@ -102,7 +103,7 @@ async def test_two_reapers_are_as_one(backend: FakeMetadataBackend) -> None:
         await backend.clock.advance(SETTLED)
         one, two = await asyncio.gather(backend.reaper.sweep(), other.reaper.sweep())
         assert one.marked + two.marked == 20
-        await backend.clock.advance(3605)
+        await backend.clock.advance(GC + 5)
         one, two = await asyncio.gather(backend.reaper.sweep(), other.reaper.sweep())
         assert one.removed + two.removed == 20
 
@@ -182,7 +183,7 @@ async def test_the_write_back_waits_for_the_store(backend: FakeMetadataBackend) 
 async def test_a_heartbeat_between_the_judgement_and_the_removal(backend: FakeMetadataBackend) -> None:
     async with backend:
         found = await marked(backend)
-        await backend.clock.advance(3605)
+        await backend.clock.advance(GC + 5)
         backend.store.hang("watch", "put")
         await backend.store.touch([Touch(KEY, found.generation, Beat(backend.now()))])
         assert await backend.reaper.sweep() == (0, 0)
@@ -201,8 +202,8 @@ async def test_an_outage_in_the_middle_of_a_sweep(backend: FakeMetadataBackend) 
         assert await backend.reaper.sweep() == (1, 0)
 
 
-async def test_the_interval(backend: FakeMetadataBackend) -> None:
-    async with FakeMetadataBackend() as running:
+async def test_the_interval() -> None:
+    async with FakeMetadataBackend(settings=MetadataSettings(gc_timeout=GC)) as running:
         await running.publish(publication())
         await running.clock.advance(239)
         found = await record(running)
@@ -212,7 +213,7 @@ async def test_the_interval(backend: FakeMetadataBackend) -> None:
         found = await record(running)
         assert found is not None
         assert found.mark is not None
-        await running.clock.advance(3605)
+        await running.clock.advance(GC + 40)
         assert await record(running) is None
 
 

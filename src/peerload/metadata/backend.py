@@ -150,7 +150,7 @@ class MetadataBackend:
             held = self.directory.get(key)
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
             first = held.record.published_at if held else self._store.now()
-            value = replace(publication.record, published_at=first).to_value()
+            value = publication.record._replace(published_at=first).to_value()
             written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
             await self._written(key, written.revision)
         return publication.key
@@ -197,7 +197,7 @@ class MetadataBackend:
         records = []
         for ranks in found:
             record = ranks[0].view()
-            records.append(record if len(ranks) == 1 else replace(record, updated_at=_oldest(ranks)))
+            records.append(record if len(ranks) == 1 else record._replace(updated_at=_oldest(ranks)))
         if query.limit is None:
             records.sort(key=lambda record: -record.updated_at)
             records.sort(key=lambda record: (record.model_name, record.key.source_id, record.key.worker_rank))

@@ -371,9 +371,15 @@ class Directory:
         """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
         the same instance, if instances are asked for."""
         self.sweep()
+        narrow = query != Query(source_id=query.source_id, status=query.status, limit=query.limit, instances=True)
+        status = query.status
         for group in self._groups(query):
             for ranks in group.ordered():
-                if not query.instances:
+                if not narrow and len(ranks) == 1:
+                    # What every starting worker asks of a large fleet.
+                    if status is None or ranks[0].shown is status:
+                        yield ranks
+                elif not query.instances:
                     for held in ranks:
                         if _admits(query, held, (held,)):
                             yield (held,)

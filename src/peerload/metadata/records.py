@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar, cast
@@ -103,8 +102,7 @@ class Mark(NamedTuple):
     """The status before."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
+class SourceRecord(NamedTuple):
     """One worker of one source, without its manifest.
 
     `status`, `updated_at` and `load` are as of the moment when the record was asked for; the rest is as published.
@@ -220,7 +218,7 @@ class SourceRecord:
 
     def at(self, *, status: Status, updated_at: int, load: float | None) -> SourceRecord:
         """The same record with what changes by heartbeats as it is now."""
-        return replace(self, status=status, updated_at=updated_at, load=load)
+        return self._replace(status=status, updated_at=updated_at, load=load)
 
     def to_source(self) -> sources_pb2.Source:
         """The record as `peerload.v1.Source`."""
