@@ -118,7 +118,7 @@ def test_too_many_tensors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_large_a_message_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(limits, "MAX_MESSAGE_BYTES", 100 + limits.ANSWER_BYTES)
     with pytest.raises(LimitExceeded, match="larger than 100 bytes"):
         publish(worker=worker(tensors=6))
 

@@ -114,10 +114,9 @@ def _checked(
     manifest: sources_pb2.Manifest | None,
     encoded_manifest: bytes | None,
 ) -> Publication:
-    if len(encoded) + len(encoded_manifest or b"") > limits.MAX_MESSAGE_BYTES:
-        raise LimitExceeded(
-            "request", f"is larger than {limits.MAX_MESSAGE_BYTES} bytes", limit=limits.MAX_MESSAGE_BYTES
-        )
+    most = limits.MAX_MESSAGE_BYTES - limits.ANSWER_BYTES
+    if len(encoded) + len(encoded_manifest or b"") > most:
+        raise LimitExceeded("request", f"is larger than {most} bytes", limit=most)
     identity_bytes = splice.submessage(encoded, _IDENTITY_FIELD)
     worker_bytes = splice.submessage(encoded, _WORKER_FIELD)
     if identity_bytes is None:
