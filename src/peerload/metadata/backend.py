@@ -41,6 +41,7 @@ __all__ = ["MetadataBackend"]
 _ATTEMPTS: Final = 10
 """How often a conditional write is tried when others write the same entry."""
 _TICK_SECONDS: Final = 0.5
+_MIN_TICK_SECONDS: Final = 0.01
 _CLOSE_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 0.1
 """How long before the caller's deadline a held call is answered, so that the answer still arrives."""
@@ -440,8 +441,10 @@ class MetadataBackend:
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
         while True:
+            pause = _TICK_SECONDS
             due = self.directory.next_expiry_ms()
-            pause = _TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.001, due / 1000))
+            if due is not None and not self.directory.lost:
+                pause = min(_TICK_SECONDS, max(_MIN_TICK_SECONDS, due / 1000))
             if self.directory.synced:
                 await self._clock.sleep(pause)
             else:

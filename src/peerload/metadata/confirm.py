@@ -91,6 +91,7 @@ class _Coalesced(Generic[_T]):
         self._read = read
         self._pace = pace
         self._waiting: dict[str, _Question[_T]] = {}
+        self._reading: dict[str, asyncio.Task[_T]] = {}
         self._running: set[asyncio.Task[_T]] = set()
 
     async def read(self, what: str) -> _T:
@@ -113,10 +114,20 @@ class _Coalesced(Generic[_T]):
                 question.task.cancel()
 
     async def _turn(self, what: str) -> _T:
-        async with self._pace.slots:
-            await self._pace.turn()
-            del self._waiting[what]
-            return await self._read(what)
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            # One at a time of the same thing: however many ask, the store is asked no faster than it answers.
+            if what in self._reading:
+                await asyncio.wait((self._reading[what],))
+            async with self._pace.slots:
+                await self._pace.turn()
+                del self._waiting[what]
+                self._reading[what] = task
+                return await self._read(what)
+        finally:
+            if self._reading.get(what) is task:
+                del self._reading[what]
 
     def _done(self, task: asyncio.Task[_T]) -> None:
         self._running.discard(task)

@@ -28,6 +28,7 @@ __all__ = [
 SOURCE_PREFIX: Final = "source/"
 
 _TOPOLOGY: Final = "topology."
+_SHARED_CHARACTERS: Final = 512
 
 
 class Status(IntEnum):
@@ -281,14 +282,17 @@ def with_status(value: Value, status: Status, mark: Mark | None = None) -> dict[
 _Items = TypeVar("_Items", bound=tuple[object, ...])
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def _same(items: tuple[object, ...]) -> tuple[object, ...]:
     return items
 
 
 def _shared(items: _Items) -> _Items:
-    """One object for equal tuples: fleets repeat them, and the directory keeps a hundred thousand records."""
-    return cast(_Items, _same(items))
+    """One object for equal tuples: fleets repeat them, and the directory keeps a hundred thousand records.
+
+    Only small ones: what strangers send is remembered for longer than it is needed.
+    """
+    return cast(_Items, _same(items)) if len(str(items)) <= _SHARED_CHARACTERS else items
 
 
 def _text(value: Mapping[str, Scalar], name: str) -> str:

@@ -110,6 +110,8 @@ class Watchers:
             while True:
                 if self._error is not None:
                     raise self._error
+                # What runs out now must not come after an answer that leaves it out already.
+                self._directory.sweep()
                 place = self._number
                 if noted is None:
                     yield self._complete(query)
