@@ -30,6 +30,8 @@ _SILENCE_MS: Final = 2_500
 """A feed speaks at least once a second: without a word for so long, it is lost."""
 _CATCH_UP_MS: Final = 10_000
 """How long after a silence the feed is given to catch up."""
+_MOST_REMOVED: Final = 1_024
+"""Removed records that may wait for their deadline beside as many as there are others."""
 
 
 class Seen(NamedTuple):
@@ -247,6 +249,10 @@ class Directory:
         if not group.members:
             del self._sources[source_id]
         self._count_model(held.record, -1)
+        if len(self._deadlines) > 2 * len(self._entries) + _MOST_REMOVED:
+            # What comes and goes fast must not be kept for a heartbeat timeout, in an outage for longer.
+            self._deadlines = [item for item in self._deadlines if not item[2].removed]
+            heapq.heapify(self._deadlines)
         self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
 
     def _index(self, key: str, held: Held) -> None:
