@@ -66,11 +66,11 @@ def test_heartbeats_leave_nothing_behind() -> None:
 async def test_an_answer_of_one_source_does_not_look_at_the_others() -> None:
     directory, _ = fleet()
     one = Query(source_id=f"{7:016x}", instances=True)
-    assert [group.members.keys() for group in directory._groups(one)] == [
+    assert [group.members.keys() for group in directory._index.groups(one)] == [
         {f"{number:032x}" for number in range(7 * 64, 8 * 64)}
     ]
     assert len(list(directory.find(Query(model_name="org/model-7")))) == 64
-    assert len(list(directory._groups(Query(model_name="org/model-7")))) == 1
+    assert len(list(directory._index.groups(Query(model_name="org/model-7")))) == 1
 
 
 async def test_many_questions_about_nobody_are_few_reads() -> None:
