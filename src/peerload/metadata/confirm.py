@@ -11,7 +11,7 @@ from peerload.errors import Unavailable
 from peerload.metadata.records import SourceKey
 from peerload.store.base import Entry, Store
 
-__all__ = ["Confirm"]
+__all__ = ["Confirm", "Overloaded"]
 
 _AT_ONCE: Final = 16
 _PER_SECOND: Final = 2_000
@@ -23,9 +23,12 @@ _QUEUE_SECONDS: Final = 10
 _T = TypeVar("_T")
 
 
+class Overloaded(Unavailable):
+    """More is asked than can be answered soon; asking again at once would only make it worse."""
+
+
 class Confirm:
-    """Reads from the store, coalesced by what is asked, bounded in rate and in number. Both raise `Unavailable` where
-    more is asked than can be answered soon."""
+    """Reads from the store, coalesced by what is asked, bounded in rate and in number: both raise `Overloaded`."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         entries = _Pace(clock, _PER_SECOND, _BURST)
@@ -98,7 +101,7 @@ class _Coalesced(Generic[_T]):
         question = self._waiting.get(what)
         if question is None:
             if len(self._waiting) >= self._pace.most:
-                raise Unavailable("more is asked of the store than it can answer soon; try again")
+                raise Overloaded("more is asked of the store than it can answer soon; try again")
             task = asyncio.ensure_future(self._turn(what))
             question = self._waiting[what] = _Question(task)
             self._running.add(task)

@@ -85,7 +85,15 @@ class Heartbeats:
         answer: asyncio.Future[Touched] = asyncio.get_running_loop().create_future()
         self._answers.setdefault(touch.key, []).append(answer)
         self._wake(urgent=True)
-        return await answer
+        try:
+            return await answer
+        finally:
+            # Of somebody who gave up before the batch began.
+            waiting = self._answers.get(touch.key, [])
+            if answer in waiting:
+                waiting.remove(answer)
+                if not waiting:
+                    del self._answers[touch.key]
 
     async def run(self) -> None:
         """Write until cancelled."""
