@@ -71,6 +71,8 @@ class Directory:
         self.changed = Pulse()
         """Beats when anything but a mere heartbeat has happened."""
         self.on_change: Callable[[Seen], None] | None = None
+        self.on_data_lost: Callable[[], None] | None = None
+        """Called when the store came back without its data, once the directory has followed it."""
 
     # Time
 
@@ -133,6 +135,8 @@ class Directory:
             # The store has lost every trace of the servers that wrote to it.
             self._lost_data_at = now
             _log.warning("the store came back without its data", store=self._store.url)
+            if self.on_data_lost is not None:
+                self.on_data_lost()
         self.synced = True
         for key in list(self._waiting):
             self._notify(key)
