@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -270,16 +270,28 @@ class AsyncClient:
         """
         return await find(self._connection, selection(selector))
 
-    async def watch(self, selector: Selector | Identity | str | None = None) -> AsyncGenerator[SourceChange, None]:
+    async def watch(
+        self,
+        selector: Selector | Identity | str | None = None,
+        *,
+        on_outage: Callable[[Unavailable], None] | None = None,
+    ) -> AsyncGenerator[SourceChange, None]:
         """The sources that are there, and then every change, until the caller stops; outages are ridden out.
 
-        The first change is complete, and so is any after which earlier ones no longer count.
+        The first change is complete, and so is any after which earlier ones no longer count. `on_outage` is called once for
+        each outage, with what it looks like; the next change tells that it is over.
         """
+        away = False
         changes = follow(self._connection, selection(selector), self.settings, self._rng)
         async with aclosing(changes) as steps:
             async for step in steps:
                 if not isinstance(step, Unavailable):
+                    away = False
                     yield step
+                elif not away:
+                    away = True
+                    if on_outage is not None:
+                        on_outage(step)
 
     async def manifest(self, source: SourceInfo | SourceKey) -> SourceManifest:
         """What a source offers and how to read it.

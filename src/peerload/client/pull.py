@@ -82,6 +82,7 @@ class Pull:
             engines=context.importers.keys(),
             own_workers=context.own_workers,
             pass_over=self._pass_over,
+            waiting=lambda reason: self._tell(PullProgress("waiting", reason=reason)),
             settings=context.settings,
             rng=context.rng,
         )
@@ -122,10 +123,8 @@ class Pull:
         except Unavailable:
             if self._left() <= 0:
                 raise
-        if self._left() > 0:
-            self._tell(PullProgress("waiting"))
-            if sources := await self._search.appear(self._left()):
-                return sources
+        if self._left() > 0 and (sources := await self._search.appear(self._left())):
+            return sources
         text = f"nobody has {self._wanted.selector}"
         if self._wait:
             text += f"; waited {self._wait:g} s"
@@ -182,7 +181,6 @@ class Pull:
         """
         sources = [source for source in await self._search.now() if self._worth(source)]
         if not sources and self._left() > 0:
-            self._tell(PullProgress("waiting"))
             sources = await self._search.appear(self._left())
         if not sources:
             raise PullFailed(f"no source of {self._wanted.selector} could give it", self._lines())
