@@ -50,7 +50,7 @@ READY, STALE = p2p_pb2.SOURCE_STATUS_READY, p2p_pb2.SOURCE_STATUS_STALE
 STATUSES = (p2p_pb2.SOURCE_STATUS_UNKNOWN, p2p_pb2.SOURCE_STATUS_INITIALIZING, READY, STALE)
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = {"memory": 1500, "sqlite": 1500} if LONG else {"memory": 30, "sqlite": 15}
+EXAMPLES = {"memory": 1500, "sqlite": 1500} if LONG else {"memory": 20, "sqlite": 10}
 STEPS = 60 if LONG else 40
 
 Key = tuple[str, str, int]
