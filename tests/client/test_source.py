@@ -12,8 +12,11 @@ import pytest
 
 from peerload import AsyncClient, ClientSettings, Status
 from peerload.client import SourceEvent, SourceState
+from peerload.clock import SystemClock
 from peerload.errors import InvalidArgument, Unavailable
+from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
+from peerload.testing.faulty_store import FaultyStore
 from tests.support.live import free_port
 from tests.support.server import LiveServer, serving
 
@@ -213,3 +216,14 @@ async def test_a_callback_that_fails_does_not_stop_the_heart(caplog: pytest.LogC
                 while not (await client.find() and clock.sleepers):
                     await asyncio.sleep(0.01)
     assert "ValueError: live" in caplog.text
+
+
+async def test_a_publish_without_an_answer_leaves_no_record() -> None:
+    clock = SystemClock()
+    store = FaultyStore(MemoryStore(clock))
+    async with serving(store=store) as server, AsyncClient(server.address, settings=QUICK) as client:
+        store.lose_answers("put")  # it takes effect, and nobody is told
+        with pytest.raises(Unavailable):
+            await client.publish({"w": b"x"}, model="m")
+        store.heal()
+        assert await client.find() == []

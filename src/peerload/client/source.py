@@ -34,6 +34,8 @@ _log: Final = logging.getLogger("peerload.client")
 _FIRST_RETRY_S: Final = 1.0
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""
+_GIVE_UP_S: Final = 1.0
+"""The same for one that never began, because its publishing had no answer."""
 
 
 class SourceState(enum.Enum):
@@ -131,6 +133,7 @@ class AsyncSource:
         self._heart: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._state = SourceState.STARTING
+        self._announced = False
         self.key = SourceKey(source_id(offer.identity), offer.rank, uuid.uuid4().hex)
         self.identity = Identity.from_wire(offer.identity)
         self.manifest = offer.manifest
@@ -182,8 +185,12 @@ class AsyncSource:
             loop = asyncio.get_running_loop()
             self._request = await loop.run_in_executor(self._executor, self._encode, offer)
             # Peers may come the moment the record is there, so the bytes are served before it.
+            self._announced = True
             await self._announce(patient)
-        except BaseException:
+        except BaseException as error:
+            # Of a publish without an answer nobody knows whether it took effect; a refused one did not.
+            if self._announced and isinstance(error, (Unavailable, asyncio.CancelledError)):
+                await self._withdraw(_GIVE_UP_S)
             await self._retire(0.0)
             self._end()
             raise
@@ -293,15 +300,15 @@ class AsyncSource:
                 await self._heart
         try:
             if self._state in (SourceState.LIVE, SourceState.UNREACHABLE):
-                await self._withdraw()
+                await self._withdraw(_CLOSE_S)
         finally:
             await self._retire(self._settings.retire_grace)
             self._end()
 
-    async def _withdraw(self) -> None:
+    async def _withdraw(self, seconds: float) -> None:
         request = sources_pb2.WithdrawRequest(source_id=self.source_id, worker_id=self.worker_id, worker_rank=self.rank)
         try:
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout(seconds):
                 await self._connection.withdraw(request)
         except (Unavailable, NotFound, TimeoutError) as error:
             _log.warning("%s could not be withdrawn, and will run out by itself: %s", self.key.encode(), error)
