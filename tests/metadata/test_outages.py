@@ -286,3 +286,25 @@ async def test_a_background_task_that_breaks_breaks_the_server_openly(
         await running
     assert not backend.serving
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("stopped", [60.0, 600.0])
+async def test_a_server_that_was_stopped_answers_once_it_has_caught_up(
+    backend: FakeMetadataBackend, stopped: float
+) -> None:
+    """The first who ask after it goes on are not turned away for a silence that was its own."""
+    await backend.publish(publication())
+    await backend.clock.advance(10)
+    backend.clock.jump(stopped)
+    waited, found = await answered(backend, backend.select(READY))
+    assert ids(found) == {"w1"}
+    assert waited < 2
+    backend.clock.jump(stopped)
+    _, source = await answered(backend, backend.stored(SOURCE, "w1"))
+    assert source is not None
+    # With the store gone meanwhile there is a limit to that.
+    backend.store.hang("watch")
+    await backend.clock.advance(10)
+    backend.clock.jump(100)
+    assert await refused(backend, backend.select(READY)) <= 21
+    assert await refused(backend, backend.select(READY)) == 0

@@ -42,6 +42,10 @@ __all__ = ["MetadataBackend"]
 
 _TICK_SECONDS: Final = 0.5
 _MIN_TICK_SECONDS: Final = 0.01
+_SUSPENDED_SECONDS: Final = 2.0
+"""Between two ticks: this process was stopped, or something held it up."""
+_RESUMED_SECONDS: Final = 5.0
+"""For so long after that the feed is expected to speak any moment."""
 _CLOSE_SECONDS: Final = 2.0
 _MAX_RANK: Final = 2**32 - 1
 
@@ -71,6 +75,8 @@ class MetadataBackend:
             patience=self._patience,
             server_id=secrets.token_hex(8),
         )
+        self._ticked_at = clock.monotonic()
+        self._resumed_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[None] | None = None
 
@@ -371,7 +377,15 @@ class MetadataBackend:
         return self._health.serving and self.directory.silent_ms <= self.settings.ride_out * 1000
 
     def _may_hold(self) -> bool:
-        return bool(self._tasks) and (self._health.serving or not self.directory.synced)
+        """Whether what is not known yet is about to be."""
+        return bool(self._tasks) and (self._health.serving or not self.directory.synced or self._resumed())
+
+    def _resumed(self) -> bool:
+        """Whether this process has only just gone on after it was stopped: then the silence was its own."""
+        now = self._clock.monotonic()
+        return now - self._ticked_at > _SUSPENDED_SECONDS or (
+            self._resumed_at is not None and now - self._resumed_at < _RESUMED_SECONDS
+        )
 
     def _held(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
         self.directory.sweep()
@@ -403,7 +417,12 @@ class MetadataBackend:
 
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
+        self._ticked_at = self._clock.monotonic()
         while True:
+            now = self._clock.monotonic()
+            if now - self._ticked_at > _SUSPENDED_SECONDS:
+                self._resumed_at = now
+            self._ticked_at = now
             pause = _TICK_SECONDS
             due = self.directory.next_expiry_ms()
             if due is not None and not self.directory.lost:

@@ -32,7 +32,7 @@ class ManualClock:
         return sum(not future.done() for _, _, future in self._sleepers)
 
     def monotonic(self) -> float:
-        """Seconds; grows by what `advance` was told, and by nothing else."""
+        """Seconds; grows by what `advance` and `jump` were told, and by nothing else."""
         return self._monotonic
 
     def wall_ms(self) -> int:
@@ -71,6 +71,12 @@ class ManualClock:
             await self.settle()
         self._monotonic = target
         await self.settle()
+
+    def jump(self, seconds: float) -> None:
+        """Move time forward at once, as for a process that was stopped: nobody wakes before the next `advance`."""
+        if seconds < 0:
+            raise ValueError("monotonic time does not go back")
+        self._monotonic += seconds
 
     async def settle(self) -> None:
         """Let every task that can run do so for a while, without moving time."""
