@@ -1,0 +1,130 @@
+"""The connections of one store, each lent to one call at a time, and the deadline of every call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
+
+import hiredis
+
+from peerload.errors import Unavailable
+from peerload.store.redis.link import Link, Replies
+from peerload.store.redis.route import Route
+from peerload.store.redis.trouble import Broken, Passing, refusal
+
+__all__ = ["CALL_SECONDS", "Pool", "checked"]
+
+CALL_SECONDS: Final = 1.5
+"""After this a small call gives up; large ones get more in proportion to their bytes."""
+
+_MOST_LINKS: Final = 16
+_PAUSE_SECONDS: Final = 0.05
+
+_T = TypeVar("_T")
+
+
+class Pool:
+    """Runs calls on connections to the primary.
+
+    A call that Redis certainly has not begun (no connection, still loading, a replica, another's slot) is tried again
+    until its deadline, so that a short fault is ridden out; one that may have been done is not.
+    """
+
+    def __init__(self, route: Route, name: str) -> None:
+        self._route = route
+        self._name = name
+        self._idle: list[Link] = []
+        self._room = asyncio.Semaphore(_MOST_LINKS)
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._generation = 0
+        self._closed = False
+
+    async def run(self, work: Callable[[Link], Awaitable[_T]], seconds: float = CALL_SECONDS) -> _T:
+        """What `work` makes of a connection. Raises `Unavailable` after `seconds`, with the reason."""
+        reason: Unavailable | None = None
+        if self._closed:
+            raise Unavailable("the store is not open")
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                self._deadlines.add(deadline)
+                try:
+                    while True:
+                        try:
+                            async with self._lent() as link:
+                                return await work(link)
+                        except (Passing, _NoConnection) as error:
+                            reason = error.cause if isinstance(error, _NoConnection) else error
+                            self.reset()
+                            await asyncio.sleep(_PAUSE_SECONDS)
+                finally:
+                    self._deadlines.discard(deadline)
+        except TimeoutError:
+            if self._closed:
+                raise Unavailable("the store was closed") from None
+            if reason is not None:
+                raise Unavailable(str(reason)) from None
+            self.reset()  # the other connections lead to the same silence
+            raise Unavailable(f"{self._name} did not answer in time") from None
+
+    def reset(self) -> None:
+        """Use no connection again that was made until now, and ask anew where the primary is."""
+        self._generation += 1
+        self._route.forget()
+        idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    def close(self) -> None:
+        """End every call with `Unavailable`, and every connection."""
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        for deadline in list(self._deadlines):
+            deadline.reschedule(loop.time())
+        self.reset()
+
+    @contextlib.asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Link]:
+        async with self._room:
+            link = self._take()
+            generation = self._generation
+            if link is None:
+                try:
+                    link = await self._route.connect()
+                except Broken as error:
+                    raise _NoConnection(error) from error
+            try:
+                yield link
+            except Broken:
+                self.reset()
+                raise
+            finally:
+                # One whose call was interrupted still owes a reply, and is of no more use.
+                if link.idle and generation == self._generation:
+                    self._idle.append(link)
+                else:
+                    link.close()
+
+    def _take(self) -> Link | None:
+        while self._idle:
+            link = self._idle.pop()
+            if link.idle:
+                return link
+        return None
+
+
+class _NoConnection(Exception):
+    """Nothing was sent; `cause` says why."""
+
+    def __init__(self, cause: Broken) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def checked(link: Link, replies: Replies) -> Replies:
+    """The replies, none of which is an error. Raises what the first error means."""
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise refusal(link.address, str(reply))
+    return replies

@@ -1,0 +1,153 @@
+"""A real Redis of the tests' own: started on a free loopback port in a folder of its own, ended by its process id.
+
+A Redis that runs on the machine already is never touched. Tests share one process and have a namespace each; those
+that stop, kill or fill it start one for themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import hiredis
+import pytest
+
+__all__ = ["RedisProcess", "free_port", "needs_redis", "redis_process"]
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+
+
+def needs_redis() -> str:
+    """The path of redis-server. Skips the test where there is none; in CI that is a failure."""
+    path = shutil.which("redis-server")
+    if path is None:
+        message = "there is no redis-server on the PATH (Debian: apt-get install redis-server)"
+        if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisProcess:
+    """One redis-server (or, with `sentinel`, one sentinel), which can be killed, stopped and started again."""
+
+    def __init__(self, folder: Path, *options: str, sentinel: str | None = None) -> None:
+        self.path = needs_redis()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.options = [*options]
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def fresh_url(self) -> str:
+        """A URL with a namespace that nobody has used."""
+        return f"{self.url}?namespace=test-{secrets.token_hex(6)}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it; returns once it answers."""
+        assert self._process is None
+        if self._sentinel is not None:
+            config = self.folder / "sentinel.conf"
+            if not config.exists():
+                config.write_text(self._sentinel)
+            command = [self.path, str(config), "--sentinel"]
+        else:
+            command = [self.path, "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), *self.options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        if wait:
+            self.wait()
+        return self
+
+    def wait(self) -> None:
+        """Return once it answers."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(OSError, hiredis.ReplyError):
+                if self.ask("PING") is not None:
+                    return
+            assert self._process is not None
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, "redis-server does not start"
+            time.sleep(0.01)
+
+    def ask(self, *command: str | bytes | int, timeout: float = 5.0) -> Any:
+        """One command on a connection of its own. Raises OSError, or hiredis.ReplyError for an error."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+            reader = hiredis.Reader()
+            while (answer := reader.gets()) is False:
+                data = connection.recv(1 << 16)
+                if not data:
+                    raise ConnectionResetError("Redis hung up")
+                reader.feed(data)
+        if isinstance(answer, hiredis.ReplyError):
+            raise answer
+        return answer
+
+    def pause(self) -> None:
+        """SIGSTOP: it is there and says nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, in bounded time. Nothing happens if it does not run."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+
+    def restart(self, *, wait: bool = True) -> None:
+        """Kill it, and start it again on the same port and folder."""
+        self.kill()
+        self.start(wait=wait)
+
+    def forget(self, namespace: str) -> None:
+        """Remove what a test left behind."""
+        cursor = b"0"
+        while True:
+            cursor, keys = self.ask("SCAN", cursor, "MATCH", f"{{{namespace}}}*", "COUNT", 1000)
+            if keys:
+                self.ask("UNLINK", *keys)
+            if cursor == b"0":
+                return
+
+
+@contextlib.contextmanager
+def redis_process(folder: Path, *options: str) -> Iterator[RedisProcess]:
+    """One that runs while the block does."""
+    process = RedisProcess(folder, *options)
+    try:
+        yield process.start()
+    finally:
+        process.kill()
