@@ -197,7 +197,9 @@ class LiveServer:
             self.port = free_port()
 
     def _spawn(self) -> None:
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_"))}
+        inherited = {
+            name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_", "REDIS_"))
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", self.store],
             stdin=subprocess.DEVNULL,

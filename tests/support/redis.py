@@ -53,6 +53,7 @@ class RedisProcess:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
+        self.socket = f"/tmp/peerload-redis-{os.getpid()}-{self.port}.sock"
         self.options = [*options]
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,6 +81,8 @@ class RedisProcess:
             command = [self.path, str(config), "--sentinel"]
         else:
             command = [self.path, "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"]
+        # A socket too, in a folder whose name is short enough for one.
+        command += ["--unixsocket", self.socket] if self._sentinel is None else []
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), *self.options]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -126,6 +129,7 @@ class RedisProcess:
         if process is not None:
             process.kill()
             process.wait(_STOP_SECONDS)
+        Path(self.socket).unlink(missing_ok=True)
 
     def restart(self, *, wait: bool = True) -> None:
         """Kill it, and start it again on the same port and folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +43,7 @@ class Link(asyncio.Protocol):
         self._owed = 0
         self._replies: Replies = []
         self._lost = ""
+        self._poll: select.poll | None = None
 
     @property
     def open(self) -> bool:
@@ -52,6 +54,11 @@ class Link(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether it can be used, and nothing is on its way."""
         return self.open and not self._owed and not self._replies
+
+    def stirs(self) -> bool:
+        """Whether there is something to read, which on an idle link is its end: news that the event loop has not
+        brought yet."""
+        return bool(self._poll and self._poll.poll(0))
 
     async def ask(self, *commands: Command) -> Replies:
         """The replies, one a command, errors among them as `hiredis.ReplyError`. Raises `Broken`."""
@@ -82,6 +89,7 @@ class Link(asyncio.Protocol):
     def close(self, reason: str = "closed") -> None:
         """Drop the connection at once."""
         self._fail(reason)
+        self._poll = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -90,6 +98,8 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -106,6 +116,7 @@ class Link(asyncio.Protocol):
             self._waiting.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._poll = None
         self._fail(_words(error) if error else "it closed the connection")
 
     def _fail(self, reason: str) -> None:

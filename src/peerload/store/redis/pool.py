@@ -21,6 +21,8 @@ CALL_SECONDS: Final = 1.5
 
 _MOST_LINKS: Final = 16
 _PAUSE_SECONDS: Final = 0.05
+_TURNS: Final = 3
+"""Turns of the event loop in which it certainly notices that a connection has ended."""
 
 _T = TypeVar("_T")
 
@@ -29,7 +31,7 @@ class Pool:
     """Runs calls on connections to the primary.
 
     A call that Redis certainly has not begun (no connection, still loading, a replica, another's slot) is tried again
-    until its deadline, so that a short fault is ridden out; one that may have been done is not.
+    until its deadline, so that a short fault is ridden out; of those that may have been done, only harmless ones are.
     """
 
     def __init__(self, route: Route, name: str) -> None:
@@ -41,8 +43,13 @@ class Pool:
         self._generation = 0
         self._closed = False
 
-    async def run(self, work: Callable[[Link], Awaitable[_T]], seconds: float = CALL_SECONDS) -> _T:
-        """What `work` makes of a connection. Raises `Unavailable` after `seconds`, with the reason."""
+    async def run(
+        self, work: Callable[[Link], Awaitable[_T]], seconds: float = CALL_SECONDS, *, harmless: bool = True
+    ) -> _T:
+        """What `work` makes of a connection. Raises `Unavailable` after `seconds`, with the reason.
+
+        `harmless` is work that may be done twice: that is tried again even where it may have been done.
+        """
         reason: Unavailable | None = None
         if self._closed:
             raise Unavailable("the store is not open")
@@ -54,10 +61,16 @@ class Pool:
                         try:
                             async with self._lent() as link:
                                 return await work(link)
-                        except (Passing, _NoConnection) as error:
-                            reason = error.cause if isinstance(error, _NoConnection) else error
-                            self.reset()
-                            await asyncio.sleep(_PAUSE_SECONDS)
+                        except Broken as error:
+                            if not harmless:
+                                raise
+                            reason = error
+                        except Passing as error:
+                            reason = error
+                        except _NoConnection as error:
+                            reason = error.cause
+                        self.reset()
+                        await asyncio.sleep(_PAUSE_SECONDS)
                 finally:
                     self._deadlines.discard(deadline)
         except TimeoutError:
@@ -87,7 +100,7 @@ class Pool:
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[Link]:
         async with self._room:
-            link = self._take()
+            link = await self._take()
             generation = self._generation
             if link is None:
                 try:
@@ -106,9 +119,12 @@ class Pool:
                 else:
                     link.close()
 
-    def _take(self) -> Link | None:
+    async def _take(self) -> Link | None:
         while self._idle:
             link = self._idle.pop()
+            if link.idle and link.stirs():
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
             if link.idle:
                 return link
         return None

@@ -29,12 +29,13 @@ class Script:
         Raises what an error reply means. Where the cache does not have it, it is sent as a whole (nothing was done).
         """
         rest = (len(keys), *keys, *arguments)
-        after = (then,) if then else ()
-        replies = await link.ask(("EVALSHA", self.digest, *rest), *after)
+        if then is not None:
+            # Whole at once: to learn that the cache does not have it, a WAIT behind it would have to be waited for.
+            return checked(link, await link.ask(("EVAL", self.source, *rest), then))
         try:
-            return checked(link, replies)
+            return checked(link, await link.ask(("EVALSHA", self.digest, *rest)))
         except NoScript:
-            return checked(link, await link.ask(("EVAL", self.source, *rest), *after))
+            return checked(link, await link.ask(("EVAL", self.source, *rest)))
 
 
 @cache

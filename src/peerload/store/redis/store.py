@@ -13,7 +13,7 @@ from typing import Final, Literal
 import structlog
 
 from peerload.clock import Clock
-from peerload.errors import Compacted, Conflict, NotFound, Unavailable
+from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
 from peerload.store.base import (
     ABSENT,
     ANY,
@@ -112,6 +112,9 @@ class RedisStore:
                 facts = await pool.run(checks.inspect)
                 await self._position(pool)
                 self._time.begin(await pool.run(self._measure))
+            except NewerLayout as error:
+                pool.close()
+                raise InvalidArgument("store", str(error)) from error
             except BaseException:
                 pool.close()
                 raise
@@ -258,14 +261,14 @@ class RedisStore:
     async def _read_feed(self, pool: Pool, epoch: str, seen: int) -> tuple[tuple[Change, ...], int, bool]:
         """The next changes, the revision of the last one, and whether there are more. Raises `Compacted`."""
 
-        async def work(link: Link) -> AnyType:
+        async def work(link: Link) -> Replies:
+            # In this order: the items may then go beyond `last`, but never end before it. (Not a transaction, because
+            # a Redis that is out of memory takes none, not even one that only reads.)
             replies = await link.ask(
-                ("MULTI",),
                 ("HMGET", self._keys.meta, "layout", "epoch", "last"),
                 ("XRANGE", self._keys.feed, f"({seen}-0", "+", "COUNT", _BATCH_ITEMS),
-                ("EXEC",),
             )
-            return checked(link, checked(link, replies)[3])
+            return checked(link, replies)
 
         (layout, now_epoch, last), items = await pool.run(work, _FEED_SECONDS)
         if layout is not None and layout != _LAYOUT:
@@ -274,7 +277,7 @@ class RedisStore:
             raise Compacted("the position is not one of this store's feed")
         changes, end = read_changes(items, seen)
         more = len(items) == _BATCH_ITEMS
-        if not more and end != int(last):
+        if not more and end < int(last):
             raise Compacted("the feed has lost its end")
         return changes, end, more
 
@@ -319,7 +322,7 @@ class RedisStore:
         async def work(link: Link) -> Replies:
             return await script(name).run(link, keys, *arguments, then=wait)
 
-        answer, *rest = await self._open_parts().pool.run(work, seconds)
+        answer, *rest = await self._open_parts().pool.run(work, seconds, harmless=False)
         if rest and rest[0] < wanted and answer[0] == b"ok":
             self._saw(int(answer[1]))
             raise Unavailable(

@@ -71,6 +71,8 @@ def refusal(address: Address, text: str) -> Exception:
     """The exception for an error reply."""
     if text.startswith("NOSCRIPT"):
         return NoScript()
+    if "unauthenticated" in text:
+        text = "NOAUTH"  # a longer command than Redis reads from strangers
     if text.startswith("LAYOUT"):
         return NewerLayout(
             f"Redis at {address} holds data in layout {text.split()[1]}, which a newer Peerload wrote;"
