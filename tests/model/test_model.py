@@ -29,6 +29,7 @@ from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from tests.support.house import House
 from tests.support.live import publication, ready
+from tests.support.redis import HandTimedRedisStore, RedisProcess
 
 TIMEOUT = 20.0
 REAPER = 5.0
@@ -86,6 +87,7 @@ class Fleet(RuleBasedStateMachine):
     """The machine; its subclasses name the store."""
 
     kind: ClassVar[str]
+    redis: ClassVar[RedisProcess]
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,10 +96,13 @@ class Fleet(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.first, self.first_wall_ms = self.clock.monotonic(), self.clock.wall_ms()
         memory = MemoryStore(self.clock)
+        self.url = self.redis.fresh_url() if self.kind == "redis" else ""
 
         def make_store() -> Store:
             if self.kind == "memory":
                 return memory
+            if self.kind == "redis":
+                return HandTimedRedisStore(self.url, self.clock, self.wall_ms)
             return SqliteStore(Path(self.folder.name) / "peerload.sqlite", self.clock)
 
         self.house = House(self.clock, make_store, heartbeat_timeout=TIMEOUT, reaper_interval=REAPER, gc_timeout=GC)
@@ -425,6 +430,17 @@ class SqliteFleet(Fleet):
     kind = "sqlite"
 
 
+class RedisFleet(Fleet):
+    """Over a namespace of a real Redis."""
+
+    kind = "redis"
+
+
+@pytest.fixture
+def fleet_redis(shared_redis: RedisProcess) -> None:
+    Fleet.redis = shared_redis
+
+
 LENGTH = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
@@ -434,5 +450,9 @@ LENGTH = settings(
 )
 MemoryFleet.TestCase.settings = LENGTH
 SqliteFleet.TestCase.settings = LENGTH
+RedisFleet.TestCase.settings = LENGTH
 TestMemory = pytest.mark.timeout(0 if EXAMPLES > 100 else 300)(MemoryFleet.TestCase)
 TestSqlite = pytest.mark.timeout(0 if EXAMPLES > 100 else 300)(SqliteFleet.TestCase)
+TestRedis = pytest.mark.usefixtures("fleet_redis")(
+    pytest.mark.timeout(0 if EXAMPLES > 100 else 300)(RedisFleet.TestCase)
+)

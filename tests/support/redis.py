@@ -14,14 +14,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import hiredis
 import pytest
 
-__all__ = ["RedisProcess", "free_port", "needs_redis", "redis_process"]
+from peerload.clock import Clock
+from peerload.store.redis.link import Link
+from peerload.store.redis.store import RedisStore
+
+__all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -145,6 +149,18 @@ class RedisProcess:
                 self.ask("UNLINK", *keys)
             if cursor == b"0":
                 return
+
+
+class HandTimedRedisStore(RedisStore):
+    """A store over a Redis whose clock a test moves, which Redis itself does not let anybody do."""
+
+    def __init__(self, url: str, clock: Clock, time_ms: Callable[[], float] | None = None) -> None:
+        super().__init__(url, clock)
+        self._time_ms = time_ms or clock.wall_ms
+
+    async def _measure(self, link: Link) -> float:
+        await super()._measure(link)
+        return self._time_ms()
 
 
 @contextlib.contextmanager
