@@ -5,7 +5,9 @@
 Three shapes of the same size: 4 tensors, 20,000 tensors, and 291 of a real model's proportions. Raw sockets are 1 and 2
 connections over which the source pushes the same bytes, 1 MiB a call, into memory that was touched before, with no
 protocol and no digest; the better of the two counts. The engine's figures include its requests and digests; what arrived
-is compared with the source once, outside the time taken. Each figure is the median of the rounds, which alternate.
+is compared with the source once, outside the time taken. Each figure is the median of the rounds, which alternate. The CPU
+seconds of both processes together tell what the figures would be on a machine that has nothing else to do: moving bytes over
+loopback is bound by them.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
 
+import psutil
 import xxhash
 
 from peerload.engines.base import Descriptor, Importer, JobState, Range, Region
@@ -118,10 +120,13 @@ def raw(pipe: Connection, port: int, count: int, memory: memoryview) -> float:
     return each * count / seconds / 1e9
 
 
-def pull(importer: Importer, descriptor: Descriptor, sizes: Sequence[int], memory: memoryview) -> float:
+def cpu_seconds(*processes: psutil.Process) -> float:
+    """What they have used so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def pull(importer: Importer, descriptor: Descriptor, ranges: Sequence[Range], destinations: list[memoryview]) -> float:
     """GB/s of one read with a new reader, its connecting included."""
-    ranges = [Range(index, 0, size) for index, size in enumerate(sizes)]
-    destinations = cut(memory, sizes)
     reader = importer.open(descriptor)
     start = time.perf_counter()
     job = reader.read(ranges, destinations, deadline=120)
@@ -132,13 +137,13 @@ def pull(importer: Importer, descriptor: Descriptor, sizes: Sequence[int], memor
     seconds = time.perf_counter() - start
     digests += len(job.completed())
     reader.close()
-    if progress.state is not JobState.DONE or digests != len(sizes):
+    if progress.state is not JobState.DONE or digests != len(ranges):
         raise SystemExit(f"the read failed: {progress}")
-    return sum(sizes) / seconds / 1e9
+    return sum(each.length for each in ranges) / seconds / 1e9
 
 
-def measure(engine_name: str, total: int, rounds: int) -> dict[str, Any]:
-    """All figures, in GB/s."""
+def measure(engine_name: str, total: int, rounds: int) -> dict[str, dict[str, float]]:
+    """All figures, by what was measured."""
     here, there = multiprocessing.Pipe()
     source = multiprocessing.get_context("spawn").Process(target=serve, args=(there, engine_name, total))
     source.start()
@@ -147,15 +152,26 @@ def measure(engine_name: str, total: int, rounds: int) -> dict[str, Any]:
         importer = open_engine(engine_name).importer()
         memory = importer.allocate(total)
         expected = content(total)
-        raws: dict[int, list[float]] = {1: [], 2: []}
-        moved: dict[str, list[float]] = {name: [] for name in shapes(total)}
+        both = psutil.Process(), psutil.Process(source.pid)
+        figures: dict[str, list[tuple[float, float]]] = {}
+
+        def note(name: str, move: Callable[[], float]) -> None:
+            before = cpu_seconds(*both)
+            speed = move()
+            figures.setdefault(name, []).append((speed, cpu_seconds(*both) - before))
+
         for number in range(rounds + 1):
-            for count, figures in raws.items():
-                figures.append(raw(here, port, count, memory))
+            for count in (1, 2):
+                note(f"raw, {count} connections", lambda count=count: raw(here, port, count, memory))  # type: ignore[misc]
             for name, sizes in shapes(total).items():
+                ranges = [Range(index, 0, size) for index, size in enumerate(sizes)]
                 if not number:
                     memory[:] = bytes(total)
-                moved[name].append(pull(importer, descriptors[name], sizes, memory))
+                views = cut(memory, sizes)
+                note(
+                    f"{engine_name}, {name} tensors",
+                    lambda name=name, ranges=ranges, views=views: pull(importer, descriptors[name], ranges, views),  # type: ignore[misc]
+                )
                 if not number and memory[: sum(sizes)] != expected[: sum(sizes)]:
                     raise SystemExit(f"shape {name}: what arrived is not what was published")
         importer.close()
@@ -166,13 +182,15 @@ def measure(engine_name: str, total: int, rounds: int) -> dict[str, Any]:
             source.kill()
             source.join()
     # The first round warmed everything up.
-    best = max(statistics.median(figures[1:]) for figures in raws.values())
-    result: dict[str, Any] = {f"raw, {count} connections": statistics.median(raws[count][1:]) for count in raws}
-    for name, figures in moved.items():
-        median = statistics.median(figures[1:])
-        result[f"{engine_name}, {name} tensors"] = median
-        result[f"{engine_name}, {name} tensors, of raw"] = median / best
-    return result
+    medians = {
+        name: [statistics.median(each) for each in zip(*every[1:], strict=True)] for name, every in figures.items()
+    }
+    raws = [median for name, median in medians.items() if name.startswith("raw")]
+    fastest, leanest = max(speed for speed, _ in raws), min(cpu for _, cpu in raws)
+    return {
+        name: {"GB/s": speed, "of raw": speed / fastest, "CPU s": cpu, "of raw by CPU": leanest / cpu}
+        for name, (speed, cpu) in medians.items()
+    }
 
 
 def main() -> None:
@@ -187,8 +205,9 @@ def main() -> None:
         json.dump(result, sys.stdout, indent=2)
         print()
         return
-    for name, figure in result.items():
-        print(f"{name:32}", f"{figure:6.0%}" if name.endswith("of raw") else f"{figure:6.2f} GB/s")
+    for name, row in result.items():
+        speed, of_raw, cpu, by_cpu = row.values()
+        print(f"{name:22} {speed:6.2f} GB/s {of_raw:5.0%} of raw {cpu:7.2f} CPU s {by_cpu:5.0%} of raw")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,9 @@ class Figures:
 class Fleet:
     """Publications of many workers, made by joining parts that are encoded once."""
 
-    def __init__(self, tensors: int) -> None:
+    def __init__(self, tensors: int, *, twice: bool = False) -> None:
         self.tensors = tensors
+        self._fields = (3, 20) if twice else (20,)
         self._identity = p2p_pb2.SourceIdentity(
             mx_version="0.7.0",
             model_name="meta/large-model",
@@ -76,7 +77,7 @@ class Fleet:
         self._lists = [self._tensor_list(rank) for rank in range(_RANKS)]
 
     def _tensor_list(self, rank: int) -> bytes:
-        """One rank's tensors, at addresses of its own as an allocator would give them."""
+        """One rank's tensors, at addresses of its own as an allocator would give them, as fields of WorkerMetadata."""
         chance = random.Random(rank)
         address = 0x7F00_0000_0000 + chance.randrange(1 << 36) * 512
         made = p2p_pb2.TensorSourceMetadata()
@@ -91,7 +92,9 @@ class Fleet:
                 dtype="torch.bfloat16",
             )
             address += size + 512 * chance.randrange(8)
-        return made.SerializeToString()
+        # The older field holds the tensors themselves, the newer one a message of them.
+        worker = p2p_pb2.WorkerMetadata(tensors=made.tensors if 3 in self._fields else (), tensor_source=made)
+        return worker.SerializeToString()
 
     def request(self, number: int) -> bytes:
         """The encoded publication of worker `number`: as an engine sends it, READY at once."""
@@ -104,11 +107,10 @@ class Fleet:
             accelerator="cuda",
             topology={"rack": f"r{number // 512}", "host": f"node{number // 8}"},
         ).SerializeToString()
-        tensors = splice.bytes_field(20, self._lists[rank])
         return b"".join(
             (
                 splice.bytes_field(1, self._identity),
-                splice.bytes_field(2, worker, tensors),
+                splice.bytes_field(2, worker, self._lists[rank]),
                 splice.bytes_field(3, self.worker_id(number).encode()),
             )
         )
@@ -193,9 +195,12 @@ async def _all(numbers: range | list[int], call: Callable[[int], Awaitable[None]
     return time.monotonic() - began
 
 
-async def measure(workers: int, tensors: int, folder: Path) -> Figures:
-    """Publish, beat, list and fetch a whole fleet against a fresh server."""
-    fleet = Fleet(tensors)
+async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = False) -> Figures:
+    """Publish, beat, list and fetch a whole fleet against a fresh server.
+
+    With `twice` each tensor list is sent in both of its places, as stock engines do for the sake of older servers.
+    """
+    fleet = Fleet(tensors, twice=twice)
     with _server(folder) as server:
         server.start()
         idle = server.memory()
@@ -282,9 +287,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=10_000)
     parser.add_argument("--tensors", type=int, default=1_500)
+    parser.add_argument("--twice", action="store_true", help="send tensor lists in both fields, as stock engines do")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="peerload-scale-") as folder:
-        figures = asyncio.run(measure(arguments.workers, arguments.tensors, Path(folder)))
+        figures = asyncio.run(measure(arguments.workers, arguments.tensors, Path(folder), twice=arguments.twice))
     for field in fields(figures):
         value = getattr(figures, field.name)
         print(

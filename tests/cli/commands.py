@@ -23,14 +23,16 @@ def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, **(settings or {})}
 
 
-def peerload(*words: object, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def peerload(
+    *words: object, settings: Mapping[str, str] | None = None, limit: float = LIMIT_S
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "peerload", *map(str, words)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=limit,
         env=environment(settings),
         check=False,
     )

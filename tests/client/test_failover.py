@@ -116,16 +116,27 @@ async def test_a_server_that_dies_is_waited_for(tmp_path: Path) -> None:
     settings = ClientSettings(patience=0.2, retry_delay=0.05)
     with LiveServer(sqlite_url(tmp_path)) as live:
         live.start()
-        waiting = asyncio.Event()
+        told: asyncio.Queue[str] = asyncio.Queue()
+        away = asyncio.Event()
 
         def progress(step: PullProgress) -> None:
-            waiting.set()
+            if step.phase == "waiting":
+                told.put_nowait(step.reason)
+
+        async def watch(client: AsyncClient) -> None:
+            async for _ in client.watch("org/model", on_outage=lambda error: away.set()):
+                pass
 
         async with AsyncClient(live.address, settings=settings) as target:
+            watching = asyncio.create_task(watch(target))
             pull = asyncio.create_task(target.pull("org/model", wait=90, progress=progress))
-            await waiting.wait()
+            assert await told.get() == ""
             live.kill()
+            assert live.address in await told.get()
+            await away.wait()
+            watching.cancel()
             await asyncio.to_thread(live.start)
+            assert await told.get() == ""
             async with working(live.address, tensors(1)):
                 pulled = await pull
             assert bytes(pulled["t0"].memory) == content(0, MIB)

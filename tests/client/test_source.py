@@ -171,3 +171,46 @@ async def test_the_token_of_a_file_goes_with_every_call(tmp_path: Path) -> None:
     assert token.metadata() == (("authorization", "Bearer the second"),)
     (tmp_path / "token").unlink()
     assert token.metadata() == ()
+
+
+async def test_what_was_pulled_is_not_lost_with_the_server() -> None:
+    """The server dies once the bytes are here: the pull is done, and its source publishes when the server is back."""
+    clock, diary = ManualClock(), Diary()
+    with LiveServer("memory:") as live:
+        live.start()
+        async with (
+            AsyncClient(live.address, settings=QUICK) as first,
+            AsyncClient(live.address, settings=QUICK, clock=clock) as second,
+        ):
+            source = await first.publish({"w": b"x"}, model="m")
+            pulled = await second.pull(
+                "m", publish=True, on_event=diary, progress=lambda step: live.kill() if step.bytes_done else None
+            )
+            assert bytes(pulled["w"].memory) == b"x"
+            assert pulled.source is not None
+            assert pulled.source.state is SourceState.UNREACHABLE
+            await asyncio.to_thread(live.start)
+            async with asyncio.timeout(30):
+                while diary.states[-1] is not SourceState.LIVE:
+                    await clock.advance(1)
+                    await asyncio.sleep(0.01)
+            assert pulled.source.key in {info.key for info in await first.find()}
+            await source.close()
+    assert diary.states == [SourceState.UNREACHABLE, SourceState.LIVE, SourceState.CLOSED]
+
+
+async def test_a_callback_that_fails_does_not_stop_the_heart(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+
+    def fails(event: SourceEvent) -> None:
+        raise ValueError(event.state.value)
+
+    async with serving() as server, AsyncClient(server.address, settings=QUICK, clock=clock) as client:
+        async with client.publish({"w": b"x"}, model="m", on_event=fails) as source:
+            await client.withdraw(source.key)
+            await beats(clock, 30)
+            async with asyncio.timeout(30):
+                while not await client.find():
+                    await asyncio.sleep(0.01)
+            assert clock.sleepers
+    assert "ValueError: live" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
 import threading
@@ -129,3 +130,50 @@ client.find()
 """
     ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "")
+
+
+def test_an_interrupted_wait_ends_at_once(server: LiveServer) -> None:
+    code = f"""
+from peerload import Client
+with Client({server.address!r}) as client:
+    client.pull("sync/none", wait=600, progress=lambda step: print(step.phase, flush=True))
+"""
+    waiting = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waiting\n"
+        waiting.send_signal(signal.SIGINT)
+        _, errors = waiting.communicate(timeout=30)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert waiting.returncode != 0
+
+
+def test_a_killed_pull_is_finished_by_the_next(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for index in range(8):
+        (tmp_path / "model" / f"part-{index}.txt").write_bytes(bytes([index]) * (1 << 20))
+    code = f"""
+from peerload import Client
+with Client({server.address!r}) as client:
+    client.pull_folder("sync/f", {str(tmp_path / "copy")!r}, progress=lambda step: print(step.bytes_done, flush=True))
+"""
+    slow = {"tcp": {"max_bytes_per_second": 8 << 20}}
+    with Client(server.address, settings=QUICK, engine_settings=slow) as client:
+        with client.share(tmp_path / "model", model="sync/f"):
+            pulling = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            assert pulling.stdout is not None
+            with pulling:
+                for line in pulling.stdout:
+                    if int(line) >= 3 << 20:
+                        pulling.kill()
+                        break
+            assert [path.name for path in (tmp_path / "copy").iterdir()] == [".peerload"], "no file looks complete"
+            with Client(server.address, settings=QUICK) as other:
+                folder = other.pull_folder("sync/f", tmp_path / "copy")
+    assert 2 << 20 <= folder.bytes_reused < 8 << 20
+    assert folder.bytes_moved == (8 << 20) - folder.bytes_reused
+    for path in (tmp_path / "model").iterdir():
+        assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from pathlib import Path
 
 import psutil
+import pytest
 from rich.console import Console
 
 from peerload.clock import SystemClock
@@ -17,7 +19,7 @@ from tests.cli.commands import Running, peerload
 
 
 def test_it_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = peerload("demo", settings={"TMPDIR": str(tmp_path)})
+    done = peerload("demo", settings={"TMPDIR": str(tmp_path)}, limit=150)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "replica-0 is killed (SIGKILL" in done.stdout
     assert "the server is killed (SIGKILL" in done.stdout
@@ -29,16 +31,23 @@ def test_it_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_it_ends_its_processes_and_removes_its_folder(tmp_path: Path) -> None:
-    with Running("demo", settings={"TMPDIR": str(tmp_path)}) as demo:
-        demo.line("replica-1 asks for the weights")
-        children = psutil.Process(demo.pid).children(recursive=True)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_ends_its_processes_and_removes_its_folder(tmp_path: Path, number: int, status: int) -> None:
+    children: list[psutil.Process] = []
+    try:
+        with Running("demo", settings={"TMPDIR": str(tmp_path)}) as demo:
+            demo.line("replica-1 asks for the weights")
+            children = psutil.Process(demo.pid).children(recursive=True)
+            demo.signal(number)
+            assert demo.wait() == status
         assert len(children) >= 2
-        demo.signal(signal.SIGINT)
-        assert demo.wait() == 130
-    assert not [child for child in children if child.is_running()]
-    assert list(tmp_path.iterdir()) == []
-    assert not "".join(demo.errors).strip()
+        assert not [child for child in children if child.is_running()]
+        assert list(tmp_path.iterdir()) == []
+        assert not "".join(demo.errors).strip()
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def script() -> Script:

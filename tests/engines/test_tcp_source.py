@@ -73,7 +73,7 @@ def test_beyond_its_connections_it_says_so(source: Any, reader: Any) -> None:
         midway(jobs[-1])
     assert exporter.load() == 1
     refused = take(reader(published.descriptor))
-    assert (refused.state, refused.retryable) == (JobState.FAILED, True)
+    assert (refused.state, refused.retryable, refused.busy) == (JobState.FAILED, True, True)
     assert "as many readers as it takes" in refused.reason
     for job in jobs:
         job.abandon()

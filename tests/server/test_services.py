@@ -237,7 +237,7 @@ async def test_numbers_at_their_limits(rpc: AsyncRpc) -> None:
     (listed,) = await rpc.list(min_training_step=2**64 - 1)
     assert (listed.worker_rank, listed.training_step) == (2**32 - 1, 2**64 - 1)
     request.worker.tensor_source.tensors.add(name="u", size=2)
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "worker.tensors"):
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "worker.tensor_source.tensors"):
         await rpc.publish(request)
 
 

@@ -21,6 +21,8 @@ from peerload.wire import p2p_pb2, sources_pb2
 STEP = 1.0
 """Time moves in steps of this many seconds, and what a step set going ends before the next one."""
 _REAL_PATIENCE = 20.0
+_REAL_ANSWER = 0.25
+"""Seconds of real time in which a call that waits for nothing is answered, mostly."""
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=Message)
 
@@ -187,7 +189,7 @@ class House:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         pending = asyncio.ensure_future(self._channel.unary_unary(path)(data, timeout=timeout))
         # Most calls need only real time; one that waits for our clock is given some, little by little.
-        done, _ = await asyncio.wait({pending}, timeout=0.5)
+        done, _ = await asyncio.wait({pending}, timeout=_REAL_ANSWER)
         while not done:
             await self.advance(STEP)
             done, _ = await asyncio.wait({pending}, timeout=0.01)

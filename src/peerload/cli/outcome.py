@@ -23,6 +23,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "NOBODY",
+    "TERMINATED",
     "UNREACHABLE",
     "exit_status",
     "explain",
@@ -34,6 +35,7 @@ FAILED: Final = 1
 NOBODY: Final = 3
 UNREACHABLE: Final = 4
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -42,6 +44,9 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run(work())
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except asyncio.CancelledError:
+        # Only a command that turns SIGTERM into its own cancellation, to tidy up, ends so.
+        raise typer.Exit(TERMINATED) from None
     except BrokenPipeError:
         # Whoever read our output has gone, and Python's own flush at exit must not complain about it again.
         with contextlib.suppress(OSError):

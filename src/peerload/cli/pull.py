@@ -114,13 +114,15 @@ class _Person:
     def __init__(self, model: str, bar: Bar) -> None:
         self._model = clean(model)
         self._bar = bar
-        self._waiting = False
+        self._waiting: str | None = None
 
     def progress(self, step: PullProgress) -> None:
         if step.phase == "waiting":
-            if not self._waiting:
+            if step.reason:
+                self._bar.say(f"Waiting: {clean(step.reason)}; trying again.", "yellow")
+            elif self._waiting != "":
                 self._bar.say(f"Waiting for a source of {self._model}.")
-            self._waiting = True
+            self._waiting = step.reason
         elif step.phase == "checking":
             self._bar.update("Checking what is here already", step.bytes_done, step.bytes_total)
         else:
@@ -133,7 +135,7 @@ class _Json:
 
     def progress(self, step: PullProgress) -> None:
         if step.phase == "waiting":
-            print_json({"event": "waiting"})
+            print_json({"event": "waiting", "reason": step.reason})
             return
         print_json(
             {

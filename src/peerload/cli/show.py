@@ -160,7 +160,7 @@ def _items(found: SourceManifest, every: bool) -> None:
                 cell(item.dtype.removeprefix("torch.")),
                 shape,
                 size(item.size),
-                item.digest.hex() or "-",
+                f"{item.digest.hex()[:16]}…" if item.digest else "-",
             )
         write(made)
         _left_out(len(tensors), "tensor", every)

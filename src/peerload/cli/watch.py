@@ -16,6 +16,7 @@ from peerload.cli.text import clean, plural, size
 
 if TYPE_CHECKING:
     from peerload.client import SourceChange, SourceInfo, SourceKey
+    from peerload.errors import Unavailable
 
 __all__ = ["command"]
 
@@ -43,9 +44,19 @@ async def _watch(model: str | None, as_json: bool, server: str | None) -> None:
     known: dict[SourceKey, SourceInfo] = {}
     selector = Selector(model=model or "")
     async with AsyncClient(server) as client:
-        # A watch rides out outages without a word; that there is a server at all is asked first.
+        # A watch rides out outages; that there is a server at all is asked first.
         await client.find(selector)
-        async for change in client.watch(selector):
+        away = False
+
+        def outage(error: Unavailable) -> None:
+            nonlocal away
+            away = True
+            remark(f"{clean(str(error))}; trying again.", "yellow")
+
+        async for change in client.watch(selector, on_outage=outage):
+            if away:
+                away = False
+                remark("The server is back.", "green")
             for event, record in _steps(known, change):
                 if as_json:
                     print_json({"event": "gone" if event == "-" else "present", **record_json(record)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -23,6 +23,7 @@ from peerload.client.identity import Identity
 from peerload.client.manifest import Item, SourceManifest, checkpoint_manifest
 from peerload.client.memory import MemoryTarget, offer_tensors
 from peerload.client.opening import Opening
+from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
 from peerload.client.search import Wanted, fetch_manifest, find, follow
 from peerload.client.settings import ClientSettings, server_address
@@ -70,17 +71,21 @@ class AsyncClient:
         self.address = server_address(address)
         self.settings = settings or ClientSettings.from_env()
         self._topology = topology_from(extra=topology)
-        self._facts = WorkerFacts.from_env(self._topology)
-        self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._engines = Engines(
             self.settings.engines, engine_settings or {}, partial(advertised_host, self.address, host)
         )
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="peerload-client")
         self._lazy_connection: Connection | None = None
-        self._sources: list[AsyncSource] = []
-        self._own_workers: set[str] = set()
-        self._own_addresses: set[tuple[str, str]] = set()
+        self._publisher = Publisher(
+            lambda: self._connection,
+            self._engines,
+            facts=WorkerFacts.from_env(self._topology),
+            settings=self.settings,
+            clock=clock or SystemClock(),
+            rng=self._rng,
+            executor=self._executor,
+        )
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -95,7 +100,7 @@ class AsyncClient:
         """End every source of this client, its engines and its connection. Closing twice is allowed."""
         self._closed = True
         try:
-            await asyncio.gather(*(source.close() for source in list(self._sources)))
+            await self._publisher.close()
         finally:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_threads)
             connection, self._lazy_connection = self._lazy_connection, None
@@ -137,7 +142,7 @@ class AsyncClient:
                 return offer_tensors(tensors, identity, rank, copy, digests, partial(told, stop))
 
             offer = await in_thread(self._executor, read)
-            return await self._open_source(offer, on_event=on_event)
+            return await self._publisher.open(offer, on_event=on_event)
 
         return Opening(start)
 
@@ -173,7 +178,7 @@ class AsyncClient:
 
             Identity(model=model, revision=revision)  # refused before gigabytes are read for it
             offer, skipped = await in_thread(self._executor, read)
-            return await self._open_source(offer, skipped=skipped, on_event=on_event)
+            return await self._publisher.open(offer, skipped=skipped, on_event=on_event)
 
         return Opening(start)
 
@@ -198,7 +203,8 @@ class AsyncClient:
         either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
         differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
         it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
-        after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`.
+        after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`, which
+        publishes later if no server can be reached by then.
 
         Raises `NoSource` (a fact), `Ambiguous` (sources of that name hold different weights; nothing was moved),
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`.
@@ -210,7 +216,7 @@ class AsyncClient:
         assert pull.found is not None
         weights = target.weights(pull.found, report)
         if publish:
-            weights.source = await self._open_source(target.offer(pull.found), on_event=on_event)
+            weights.source = await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True)
         return weights
 
     async def pull_folder(
@@ -254,7 +260,8 @@ class AsyncClient:
             identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
         views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
         offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
-        return folder.served_by(await self._open_source(offer, skipped=staging.skipped, on_event=on_event))
+        source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
+        return folder.served_by(source)
 
     async def find(self, selector: Selector | Identity | str | None = None) -> list[SourceInfo]:
         """The sources that a selector (or an identity, or a model's exact name) lets through; all of them without one.
@@ -263,16 +270,28 @@ class AsyncClient:
         """
         return await find(self._connection, selection(selector))
 
-    async def watch(self, selector: Selector | Identity | str | None = None) -> AsyncGenerator[SourceChange, None]:
+    async def watch(
+        self,
+        selector: Selector | Identity | str | None = None,
+        *,
+        on_outage: Callable[[Unavailable], None] | None = None,
+    ) -> AsyncGenerator[SourceChange, None]:
         """The sources that are there, and then every change, until the caller stops; outages are ridden out.
 
-        The first change is complete, and so is any after which earlier ones no longer count.
+        The first change is complete, and so is any after which earlier ones no longer count. `on_outage` is called once for
+        each outage, with what it looks like; the next change tells that it is over.
         """
+        away = False
         changes = follow(self._connection, selection(selector), self.settings, self._rng)
         async with aclosing(changes) as steps:
             async for step in steps:
                 if not isinstance(step, Unavailable):
+                    away = False
                     yield step
+                elif not away:
+                    away = True
+                    if on_outage is not None:
+                        on_outage(step)
 
     async def manifest(self, source: SourceInfo | SourceKey) -> SourceManifest:
         """What a source offers and how to read it.
@@ -370,34 +389,11 @@ class AsyncClient:
             topology=self._topology,
             rng=self._rng,
             executor=self._executor,
-            own_workers=self._own_workers,
-            own_addresses=lambda: self._own_addresses,
+            own_workers=self._publisher.own_workers,
+            own_addresses=self._publisher.own_addresses,
         )
         limit = None if timeout is None else seconds(timeout, 0.0)
         return Pull(context, which, target, wait=seconds(wait, 0.0), timeout=limit, progress=progress)
-
-    async def _open_source(
-        self, offer: Offer, *, skipped: tuple[Skipped, ...] = (), on_event: OnSourceEvent | None = None
-    ) -> AsyncSource:
-        source = AsyncSource(
-            self._connection,
-            await in_thread(self._executor, lambda stop: self._engines.exporters()),
-            offer,
-            facts=self._facts,
-            settings=self.settings,
-            clock=self._clock,
-            rng=self._rng,
-            executor=self._executor,
-            skipped=skipped,
-            on_event=on_event,
-            on_closed=self._sources.remove,
-        )
-        self._sources.append(source)
-        # Before it is published: a pull of this client that runs meanwhile must not meet it.
-        self._own_workers.add(source.worker_id)
-        await source.start()
-        self._own_addresses |= {(endpoint.engine, endpoint.address) for endpoint in source.manifest.endpoints}
-        return source
 
     def _stop_threads(self) -> None:
         self._engines.close()

@@ -23,6 +23,7 @@ class Engines:
         self._engines: dict[str, Engine] = {name: open_engine(name, **settings.get(name, {})) for name in names}
         self._host = host
         self._lock = threading.Lock()
+        self._closed = False
         self._exporters: dict[str, Exporter] = {}
         self._importers: dict[str, Importer] = {}
         self.importers: Mapping[str, Callable[[], Importer]] = {
@@ -33,6 +34,7 @@ class Engines:
     def exporters(self) -> dict[str, Exporter]:
         """Every engine's source side. Blocks."""
         with self._lock:
+            self._check()
             for name, engine in self._engines.items():
                 if name not in self._exporters:
                     self._exporters[name] = engine.exporter(self._host())
@@ -41,13 +43,19 @@ class Engines:
     def close(self) -> None:
         """Stop serving and reading. Blocks; closing twice is allowed."""
         with self._lock:
+            self._closed = True
             sides: Collection[Exporter | Importer] = [*self._importers.values(), *self._exporters.values()]
             self._importers, self._exporters = {}, {}
         for side in sides:
             side.close()
 
+    def _check(self) -> None:
+        if self._closed:
+            raise RuntimeError("this client is closed")
+
     def _importer(self, name: str) -> Importer:
         with self._lock:
+            self._check()
             if name not in self._importers:
                 self._importers[name] = self._engines[name].importer()
             return self._importers[name]

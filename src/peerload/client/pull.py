@@ -53,7 +53,7 @@ class PullContext:
     executor: Executor
     own_workers: Collection[str]
     """Worker ids of this client's own sources."""
-    own_addresses: Callable[[], Collection[tuple[str, str]]]
+    own_addresses: Collection[tuple[str, str]]
     """Engine and address of this client's own endpoints."""
 
 
@@ -82,6 +82,7 @@ class Pull:
             engines=context.importers.keys(),
             own_workers=context.own_workers,
             pass_over=self._pass_over,
+            waiting=lambda reason: self._tell(PullProgress("waiting", reason=reason)),
             settings=context.settings,
             rng=context.rng,
         )
@@ -122,10 +123,8 @@ class Pull:
         except Unavailable:
             if self._left() <= 0:
                 raise
-        if self._left() > 0:
-            self._tell(PullProgress("waiting"))
-            if sources := await self._search.appear(self._left()):
-                return sources
+        if self._left() > 0 and (sources := await self._search.appear(self._left())):
+            return sources
         text = f"nobody has {self._wanted.selector}"
         if self._wait:
             text += f"; waited {self._wait:g} s"
@@ -182,7 +181,6 @@ class Pull:
         """
         sources = [source for source in await self._search.now() if self._worth(source)]
         if not sources and self._left() > 0:
-            self._tell(PullProgress("waiting"))
             sources = await self._search.appear(self._left())
         if not sources:
             raise PullFailed(f"no source of {self._wanted.selector} could give it", self._lines())
@@ -236,7 +234,7 @@ class Pull:
     def _endpoint(self, found: SourceManifest) -> Descriptor:
         """The best way to read from a source, by our preference of engines."""
         endpoints = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
-        own = self._context.own_addresses()
+        own = self._context.own_addresses
         for name in self._context.importers:
             endpoint = endpoints.get(name)
             if endpoint is not None:

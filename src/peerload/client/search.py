@@ -17,7 +17,7 @@ from peerload.client.manifest import SourceManifest, read_manifest
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import Selector, SourceChange, SourceInfo
 from peerload.client.targets import SourceUnusable
-from peerload.errors import Ambiguous, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Ambiguous, InvalidArgument, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import Form, SourceKey, Status
 from peerload.wire import sources_pb2
 from peerload.wire.identity import source_id
@@ -45,10 +45,18 @@ async def find(connection: Connection, selector: Selector) -> list[SourceInfo]:
 
 
 async def fetch_manifest(connection: Connection, key: SourceKey, executor: Executor) -> SourceManifest:
-    """A source's manifest, checked. Raises `NotFound`, `SourceUnusable` (another client's, or not valid), `Unavailable`."""
-    response = await connection.manifest(
-        sources_pb2.GetManifestRequest(source_id=key.source_id, worker_id=key.worker_id, worker_rank=key.worker_rank)
-    )
+    """A source's manifest, checked. Raises `NotFound`, `Unavailable`, and `SourceUnusable` for one that the server cannot
+    give or that is not valid: another source's may be."""
+    try:
+        response = await connection.manifest(
+            sources_pb2.GetManifestRequest(
+                source_id=key.source_id, worker_id=key.worker_id, worker_rank=key.worker_rank
+            )
+        )
+    except (NotFound, Unavailable):
+        raise
+    except PeerloadError as error:
+        raise SourceUnusable(f"its manifest cannot be had: {error}") from error
     if not response.HasField("manifest"):
         raise NotFound("published by another client: no manifest to read")
     if source_id(response.identity) != key.source_id:
@@ -94,6 +102,7 @@ class Search:
         engines: Collection[str],
         own_workers: Collection[str],
         pass_over: Callable[[SourceInfo, str], None],
+        waiting: Callable[[str], None],
         settings: ClientSettings,
         rng: random.Random,
     ) -> None:
@@ -102,6 +111,7 @@ class Search:
         self._engines = engines
         self._own_workers = own_workers
         self._pass_over = pass_over
+        self._waiting = waiting
         self._settings = settings
         self._rng = rng
         self._group: tuple[str, str] | None = None
@@ -115,18 +125,24 @@ class Search:
     async def appear(self, seconds: float) -> list[SourceInfo]:
         """The usable sources as soon as there are any; the server tells. None, if there were none for that long.
 
+        `waiting` is told that this has begun, and of outages meanwhile: the reason, and an empty one when they end.
         Raises `Ambiguous`, and `Unavailable` if the time ran out while no server could be reached.
         """
         held: dict[SourceKey, SourceInfo] = {}
         outage: Unavailable | None = None
+        self._waiting("")
         changes = follow(self._connection, self._ready(), self._settings, self._rng)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), aclosing(changes) as steps:
                 async for step in steps:
                     if isinstance(step, Unavailable):
+                        if outage is None:
+                            self._waiting(str(step))
                         outage = step
                         continue
-                    outage = None
+                    if outage is not None:
+                        self._waiting("")
+                        outage = None
                     if step.complete:
                         held.clear()
                     held.update((source.key, source) for source in step.present)

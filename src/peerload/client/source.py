@@ -167,8 +167,11 @@ class AsyncSource:
         """How busy it is serving, 0 to 1."""
         return max((exporter.load() for exporter, _ in self._publications), default=0.0)
 
-    async def start(self) -> None:
-        """Serve, then publish, then heartbeat. What fails leaves nothing behind. Once only."""
+    async def start(self, *, patient: bool = False) -> None:
+        """Serve, then publish, then heartbeat. What fails leaves nothing behind. Once only.
+
+        A `patient` source begins without a server that cannot be reached, and publishes when it can be.
+        """
         assert self._offer is not None
         offer = self._offer
         try:
@@ -179,12 +182,11 @@ class AsyncSource:
             loop = asyncio.get_running_loop()
             self._request = await loop.run_in_executor(self._executor, self._encode, offer)
             # Peers may come the moment the record is there, so the bytes are served before it.
-            await self._connection.publish(self._request)
+            await self._announce(patient)
         except BaseException:
             await self._retire(0.0)
             self._end()
             raise
-        self._enter(SourceState.LIVE)
         self._heart = asyncio.create_task(self._beat_forever(), name=f"peerload-heartbeat-{self.worker_id}")
 
     async def close(self) -> None:
@@ -215,7 +217,7 @@ class AsyncSource:
         if not response.success:
             _log.warning("the server lost %s (%s): publishing again", self.key.encode(), response.message)
             await self._connection.publish(self._request)
-            self._enter(SourceState.LIVE, "published again: the server had no record")
+            self._enter(SourceState.LIVE, "published: the server had no record")
         elif self._state is not SourceState.LIVE:
             self._enter(SourceState.LIVE, "the server is back")
 
@@ -229,6 +231,18 @@ class AsyncSource:
 
     def __repr__(self) -> str:
         return f"<AsyncSource {self.key.encode()!r}: {self._state.value}>"
+
+    async def _announce(self, patient: bool) -> None:
+        try:
+            await self._connection.publish(self._request)
+        except Unavailable as error:
+            if not patient:
+                raise
+            # The first heartbeat that gets through will be told that the server knows no such worker.
+            _log.warning("publishing %s: %s", self.key.encode(), error)
+            self._enter(SourceState.UNREACHABLE, str(error))
+        else:
+            self._enter(SourceState.LIVE)
 
     async def _serve(self, offer: Offer) -> None:
         loop = asyncio.get_running_loop()
@@ -257,7 +271,7 @@ class AsyncSource:
         )
 
     async def _beat_forever(self) -> None:
-        failures = 0
+        failures = 0 if self._state is SourceState.LIVE else 1
         interval = self._settings.heartbeat_interval
         while True:
             # Spread, so that a fleet that started together does not call together.
@@ -307,4 +321,5 @@ class AsyncSource:
     def _enter(self, state: SourceState, reason: str = "") -> None:
         self._state = state
         if self._on_event is not None:
-            self._on_event(SourceEvent(state, reason))
+            # Not called from here: what a callback raises is for the loop to report, and must not stop a heart.
+            asyncio.get_running_loop().call_soon(self._on_event, SourceEvent(state, reason))

@@ -48,6 +48,8 @@ class PullProgress:
     address: str = ""
     """Where it is being read from, as its engine names it."""
     bytes_reused: int = 0
+    reason: str = ""
+    """Waiting: why the server cannot be asked at the moment; empty while it can."""
 
 
 OnProgress: TypeAlias = Callable[[PullProgress], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -111,18 +112,22 @@ class Child:
         return "".join(f"\n    {line}" for line in self._last_words)
 
     async def _end(self, number: signal.Signals, seconds: float) -> int:
-        if self._process.returncode is None:
-            try:
-                self._process.send_signal(number)
-                async with asyncio.timeout(seconds):
-                    await self._process.wait()
-            except ProcessLookupError:
-                pass
-            except TimeoutError:
-                self._process.kill()
+        self._send(number)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            self._send(signal.SIGKILL)
         status = await self._process.wait()
         await self._readers
         return status
+
+    def _send(self, number: signal.Signals) -> None:
+        # Not Popen's own way, which first looks whether the process has ended: where it has, that look takes the exit
+        # status away from the event loop, which then reports 255.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def _read_events(self) -> None:
         assert self._process.stdout is not None

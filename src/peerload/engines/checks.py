@@ -61,5 +61,5 @@ def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview
             raise InvalidArgument(field, f"holds {view.nbytes} bytes, its range has {wanted.length}")
         if view.readonly or not view.c_contiguous:
             raise InvalidArgument(f"destinations[{len(views)}]", "must be writable and contiguous")
-        views.append(as_bytes(view))
+        views.append(view[:] if view.format == "B" and view.ndim == 1 else as_bytes(view))
     return views

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -20,8 +21,9 @@ from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.locks import KeyLocks
-from peerload.metadata.manifests import Manifests
+from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
+from peerload.metadata.patience import ANSWER_SECONDS, Patience
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.reaper import Reaper
@@ -41,9 +43,8 @@ __all__ = ["MetadataBackend"]
 _ATTEMPTS: Final = 10
 """How often a conditional write is tried when others write the same entry."""
 _TICK_SECONDS: Final = 0.5
+_MIN_TICK_SECONDS: Final = 0.01
 _CLOSE_SECONDS: Final = 2.0
-_ANSWER_SECONDS: Final = 0.1
-"""How long before the caller's deadline a held call is answered, so that the answer still arrives."""
 _MAX_RANK: Final = 2**32 - 1
 
 
@@ -63,6 +64,7 @@ class MetadataBackend:
         self._health = Health(self.directory, self.settings)
         self._manifests = Manifests(store, self.settings.manifest_cache_bytes)
         self._confirm = Confirm(store, clock)
+        self._patience = Patience(clock, self.settings, self._hopeful)
         self._locks = KeyLocks()
         # What this server wrote and has not seen in the feed: until then the directory is out of date.
         self._unseen: dict[str, int] = {}
@@ -142,18 +144,21 @@ class MetadataBackend:
 
     # What the services need
 
-    async def publish(self, publication: Publication) -> SourceKey:
+    async def publish(self, publication: Publication, *, deadline: float | None = None) -> SourceKey:
         """Keep a publication, durably, in place of what was published under its key before."""
-        key = publication.key.encode()
         blob = await self._manifests.pack(publication)
+        await self._patience.ask(lambda: self._put(publication, blob), deadline)
+        return publication.key
+
+    async def _put(self, publication: Publication, blob: bytes) -> None:
+        key = publication.key.encode()
         async with self._locks.hold(key):
             held = self.directory.get(key)
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
             first = held.record.published_at if held else self._store.now()
-            value = replace(publication.record, published_at=first).to_value()
+            value = publication.record._replace(published_at=first).to_value()
             written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
             await self._written(key, written.revision)
-        return publication.key
 
     async def stored(
         self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
@@ -163,18 +168,23 @@ class MetadataBackend:
         if not _possible(source_id, worker_id, worker_rank):
             return None
         await self._known(deadline)
+        unsure = False
         for _ in range(_ATTEMPTS):
             record = self._held(source_id, worker_id, worker_rank)
-            if record is None or not self.directory.has(record.key.encode(), self._unseen.get(record.key.encode(), 0)):
-                record = await self._confirmed(source_id, worker_id, worker_rank)
+            if (
+                unsure
+                or record is None
+                or not self.directory.has(record.key.encode(), self._unseen.get(record.key.encode(), 0))
+            ):
+                record = await self._patience.ask(lambda: self._confirmed(source_id, worker_id, worker_rank), deadline)
             if record is None:
                 return None
             for _ in range(_ATTEMPTS):
                 key = record.key.encode()
                 try:
-                    parts = await self._manifests.read(key, record.generation)
+                    parts = await self._parts(key, record.generation, deadline)
                 except NotFound:
-                    entry = await self._confirm.entry(key)
+                    entry = await self._patience.ask(partial(self._confirm.entry, key), deadline)
                     if entry is None:
                         break  # removed just now; perhaps there is another rank
                     if entry.generation == record.generation:
@@ -184,7 +194,7 @@ class MetadataBackend:
                     return StoredSource(record, parts.identity, parts.worker, parts.manifest)
             else:
                 break
-            await self.directory.seen(key, record.store_revision + 1)
+            unsure = not await self.directory.seen(key, record.store_revision + 1)
         raise Unavailable("the source is published over and over; try again")
 
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
@@ -197,7 +207,7 @@ class MetadataBackend:
         records = []
         for ranks in found:
             record = ranks[0].view()
-            records.append(record if len(ranks) == 1 else replace(record, updated_at=_oldest(ranks)))
+            records.append(record if len(ranks) == 1 else record._replace(updated_at=_oldest(ranks)))
         if query.limit is None:
             records.sort(key=lambda record: -record.updated_at)
             records.sort(key=lambda record: (record.model_name, record.key.source_id, record.key.worker_rank))
@@ -213,7 +223,14 @@ class MetadataBackend:
         )
 
     async def update_status(
-        self, source_id: str, worker_id: str, worker_rank: int, status: Status, load: float | None = None
+        self,
+        source_id: str,
+        worker_id: str,
+        worker_rank: int,
+        status: Status,
+        load: float | None = None,
+        *,
+        deadline: float | None = None,
     ) -> bool:
         """A heartbeat and a status. False only if the store confirmed that there is no such source.
 
@@ -223,8 +240,9 @@ class MetadataBackend:
             return False
         key = SourceKey(source_id, worker_rank, worker_id).encode()
         held = self._fresh(key, status)
+        update = partial(self._update, key, status, load)
         if held is None:
-            return await self._update(key, status, load)
+            return await self._patience.ask(update, deadline)
         stamp = self.heartbeats.stamp(key, held.stamp)
         touch = Touch(key, held.record.generation, Beat(stamp, load))
         if stamp - held.stamp < self.settings.heartbeat_timeout_ms // 2:
@@ -232,14 +250,19 @@ class MetadataBackend:
                 raise Unavailable("heartbeats cannot be stored at the moment")
             self.heartbeats.add(touch)
             return True
-        if await self.heartbeats.store(touch) is not Touched.MISSING:
+        if await self._patience.ask(partial(self.heartbeats.store, touch), deadline) is not Touched.MISSING:
             return True
-        return await self._update(key, status, load)
+        return await self._patience.ask(update, deadline)
 
-    async def withdraw(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> bool:
+    async def withdraw(
+        self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
+    ) -> bool:
         """Remove a worker's record, or all its ranks'. False if there was nothing to remove."""
         if not _possible(source_id, worker_id, worker_rank):
             return False
+        return await self._patience.ask(partial(self._withdraw, source_id, worker_id, worker_rank), deadline)
+
+    async def _withdraw(self, source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         if worker_rank is not None:
             return await self._remove(SourceKey(source_id, worker_rank, worker_id).encode())
         keys = [held.record.key for held in self.directory.ranks(source_id, worker_id)]
@@ -307,7 +330,7 @@ class MetadataBackend:
         """Remove everything of one source; how many records there were."""
         if not is_source_id(source_id):
             return 0
-        entries = (await self._store.list(SourceKey.prefix_of(source_id))).entries
+        entries = (await self._patience.ask(partial(self._store.list, SourceKey.prefix_of(source_id)), None)).entries
         return sum([await self._remove(entry.key) for entry in entries])
 
     async def remove_worker(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> bool:
@@ -336,7 +359,7 @@ class MetadataBackend:
                 # Only what is about to be known is waited for.
                 hold_until = now + self.settings.hold if self._may_hold() else now
                 if deadline is not None:
-                    hold_until = min(hold_until, deadline - _ANSWER_SECONDS)
+                    hold_until = min(hold_until, deadline - ANSWER_SECONDS)
             if now >= hold_until:
                 raise Unavailable(reason)
             await settled_within(self._clock, min(hold_until - now, _TICK_SECONDS), self.directory.changed.next())
@@ -349,12 +372,22 @@ class MetadataBackend:
         """Return once the directory can be asked; raises `Unavailable`."""
         hold_until = self._clock.monotonic() + self.settings.hold
         if deadline is not None:
-            hold_until = min(hold_until, deadline - _ANSWER_SECONDS)
+            hold_until = min(hold_until, deadline - ANSWER_SECONDS)
         while reason := self._health.reason:
             left = hold_until - self._clock.monotonic()
             if left <= 0 or not self._may_hold():
                 raise Unavailable(reason)
             await settled_within(self._clock, min(left, _TICK_SECONDS), self.directory.changed.next())
+
+    async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
+        parts = self._manifests.cached(key, generation)
+        if parts is not None:
+            return parts
+        return await self._patience.ask(partial(self._manifests.read, key, generation), deadline)
+
+    def _hopeful(self) -> bool:
+        """Whether a fault of the store may be a short one."""
+        return self._health.serving and self.directory.silent_ms <= self.settings.ride_out * 1000
 
     def _may_hold(self) -> bool:
         return bool(self._tasks) and (self._health.serving or not self.directory.synced)
@@ -437,17 +470,27 @@ class MetadataBackend:
         if await self.directory.seen(key, revision) and self._unseen.get(key) == revision:
             del self._unseen[key]
 
+    def _forget_seen(self) -> None:
+        """Forget writes that have come in since their callers stopped waiting, and those of what is no longer there."""
+        gone = not self.directory.lost
+        for key, revision in list(self._unseen.items()):
+            if self.directory.has(key, revision) or (gone and self.directory.get(key) is None):
+                del self._unseen[key]
+
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
         while True:
+            pause = _TICK_SECONDS
             due = self.directory.next_expiry_ms()
-            pause = _TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.001, due / 1000))
+            if due is not None and not self.directory.lost:
+                pause = min(_TICK_SECONDS, max(_MIN_TICK_SECONDS, due / 1000))
             if self.directory.synced:
                 await self._clock.sleep(pause)
             else:
                 # The first listing makes a server fit to answer, and who starts one waits for that.
                 await settled_within(self._clock, pause, self.directory.changed.next())
             self.directory.sweep()
+            self._forget_seen()
             serving = self._health.check()
             lost = self.directory.synced and not serving
             self.watchers.interrupt(Unavailable(self._health.reason) if lost else None)

@@ -6,13 +6,15 @@ import heapq
 import itertools
 from asyncio import Future, get_running_loop
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import structlog
 
 from peerload.clock import Clock
-from peerload.metadata.held import Group, Held
+from peerload.metadata.feed_time import FeedTime
+from peerload.metadata.held import Held
+from peerload.metadata.index import Index
 from peerload.metadata.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
@@ -26,10 +28,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 _TOMBSTONES: Final = 16_384
 """Deletions that are remembered, so that a feed that repeats an older change brings nothing back."""
-_SILENCE_MS: Final = 2_500
-"""A feed speaks at least once a second: without a word for so long, it is lost."""
-_CATCH_UP_MS: Final = 10_000
-"""How long after a silence the feed is given to catch up."""
+_MOST_REMOVED: Final = 1_024
+"""Removed records that may wait for their deadline beside as many as there are others."""
 
 
 class Seen(NamedTuple):
@@ -50,18 +50,14 @@ class Directory:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._entries: dict[str, Held] = {}
-        self._sources: dict[str, Group] = {}
-        self._models: dict[str, dict[str, int]] = {}
+        self._time = FeedTime(store, round(settings.alive_tolerance * 1000))
+        self._index = Index()
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._deadlines: list[tuple[int, int, Held]] = []
         self._order = itertools.count()
         self._expired: dict[str, Held] = {}
         self._cutoff = 0
         self._waiting: dict[str, list[tuple[int, Future[None]]]] = {}
-        self._contact = 0
-        self._current = 0
-        self._since = 0
         self._lost_data_at: int | None = None
         self.synced = False
         """Whether the store was ever listed."""
@@ -75,28 +71,30 @@ class Directory:
         self.changed = Pulse()
         """Beats when anything but a mere heartbeat has happened."""
         self.on_change: Callable[[Seen], None] | None = None
+        self.on_data_lost: Callable[[], None] | None = None
+        """Called when the store came back without its data, once the directory has followed it."""
 
     # Time
 
     def now(self) -> int:
         """The moment as of which heartbeats are judged: the store's clock, held back while the feed is."""
-        return min(self._store.now(), self._current + _SILENCE_MS)
+        return self._time.now()
 
     @property
     def silent_ms(self) -> int:
         """How long ago the feed last spoke."""
-        return self._store.now() - self._contact
+        return self._time.silent_ms
 
     @property
     def lost(self) -> bool:
         """Whether the feed has fallen silent: what is known may be out of date."""
-        return not self.synced or self.silent_ms > _SILENCE_MS
+        return not self.synced or self._time.lost
 
     @property
     def settled(self) -> bool:
         """Whether servers and feed have been up for so long that absence proves something."""
         now = self._store.now()
-        since = max(self._since, self.liveness.last_outage_end(now))
+        since = max(self._time.since, self.liveness.last_outage_end(now))
         return not self.lost and now - since >= self._settings.settle_ms
 
     def doubtful(self, query: Query) -> bool:
@@ -114,36 +112,20 @@ class Directory:
         # Sources that were ready before the outage and have had no time to be heard again.
         return any(
             held.told is Status.READY and held.heard < outage_end and query.concerns(held.record)
-            for group in self._groups(query)
+            for group in self._index.groups(query)
             for ranks in group.members.values()
             for held in ranks
         )
 
     # Changes
 
-    def _hear(self, changes: Sequence[Change] | None) -> None:
-        """The feed has spoken; None: with everything there is."""
-        now = self._store.now()
-        if not self.synced or now - self._contact > self._settings.alive_tolerance * 1000:
-            self._since = now
-        self._contact = now
-        # After a silence (a suspended process, a slow store) the first changes are old ones, and those that prove that
-        # sources are alive may yet be on their way: time does not go on before the feed has caught up.
-        if (
-            not changes
-            or now - self._current <= _SILENCE_MS
-            or now - self._since > _CATCH_UP_MS
-            or any(_stamp(change) >= now - _SILENCE_MS for change in changes)
-        ):
-            self._current = now
-
     def replace(self, listing: Listing) -> None:
         """Take a listing as the whole truth, in place of everything known."""
         servers = set(self.liveness.episodes)
-        self._hear(None)
+        self._time.hear(())
         now = self._store.now()
         present = {entry.key for entry in listing.entries}
-        for key in [key for key in self._entries if key not in present]:
+        for key in [key for key in self._index.entries if key not in present]:
             self._drop(key)
         for key in servers - present:
             del self.liveness.episodes[key]
@@ -153,6 +135,8 @@ class Directory:
             # The store has lost every trace of the servers that wrote to it.
             self._lost_data_at = now
             _log.warning("the store came back without its data", store=self._store.url)
+            if self.on_data_lost is not None:
+                self.on_data_lost()
         self.synced = True
         for key in list(self._waiting):
             self._notify(key)
@@ -161,7 +145,7 @@ class Directory:
 
     def apply(self, feed: Feed) -> None:
         """Take in some changes. Repeats and what is older than what is known change nothing."""
-        self._hear(feed.changes)
+        self._time.hear(feed.changes)
         for change in feed.changes:
             self._apply(change)
         self.sweep()
@@ -173,7 +157,7 @@ class Directory:
             if change.key.startswith(SERVER_PREFIX):
                 self.liveness.beat(change.key, change.generation, change.beat.stamp)
                 return
-            held = self._entries.get(change.key)
+            held = self._index.entries.get(change.key)
             if held is not None and held.record.generation == change.generation and change.beat.stamp > held.stamp:
                 was = held.shown
                 held.beat(change.beat, self.now())
@@ -190,7 +174,7 @@ class Directory:
             return
         if not key.startswith(SOURCE_PREFIX):
             return
-        held = self._entries.get(key)
+        held = self._index.entries.get(key)
         if not relisted:
             if self._tombstones.get(key, 0) >= entry.revision:
                 return
@@ -205,14 +189,12 @@ class Directory:
         now = self.now()
         if held is None:
             held = Held(record, now)
-            self._index(key, held)
+            self._add(key, held)
             self._judge(key, held)
             self._tell(Seen(record.key, None, Status.UNKNOWN, record, held.shown))
         else:
             before, was = held.record, held.shown
-            if before.model_name != record.model_name:
-                self._count_model(before, -1)
-                self._count_model(record, +1)
+            self._index.renamed(before, record)
             held.put(record, now)
             self._judge(key, held)
             # What is published changes only with a new generation.
@@ -226,7 +208,7 @@ class Directory:
             return
         if not change.key.startswith(SOURCE_PREFIX):
             return
-        held = self._entries.get(change.key)
+        held = self._index.entries.get(change.key)
         if held is None or held.record.store_revision < change.revision:
             self._tombstones[change.key] = max(change.revision, self._tombstones.get(change.key, 0))
             self._tombstones.move_to_end(change.key)
@@ -237,26 +219,17 @@ class Directory:
         self._notify(change.key)
 
     def _drop(self, key: str) -> None:
-        held = self._entries.pop(key)
-        held.removed = True
+        held = self._index.remove(key)
         for known in (self._expired, self.marked, self.overtaken):
             known.pop(key, None)
-        source_id = held.record.key.source_id
-        group = self._sources[source_id]
-        group.remove(held)
-        if not group.members:
-            del self._sources[source_id]
-        self._count_model(held.record, -1)
+        if len(self._deadlines) > 2 * len(self._index.entries) + _MOST_REMOVED:
+            # What comes and goes fast must not be kept for a heartbeat timeout, in an outage for longer.
+            self._deadlines = [item for item in self._deadlines if not item[2].removed]
+            heapq.heapify(self._deadlines)
         self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
 
-    def _index(self, key: str, held: Held) -> None:
-        self._entries[key] = held
-        source_id = held.record.key.source_id
-        group = self._sources.get(source_id)
-        if group is None:
-            group = self._sources[source_id] = Group()
-        group.add(held)
-        self._count_model(held.record, +1)
+    def _add(self, key: str, held: Held) -> None:
+        self._index.add(key, held)
         # In the heap is every record that has not run out, once.
         if held.heard >= self._cutoff:
             heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
@@ -264,18 +237,6 @@ class Directory:
             held.expired = True
             held.refresh()
             self._expired[key] = held
-
-    def _count_model(self, record: SourceRecord, change: int) -> None:
-        # A source id ignores case, so records of one source may spell its model's name differently.
-        sources = self._models.setdefault(record.model_name, {})
-        source_id = record.key.source_id
-        count = sources.get(source_id, 0) + change
-        if count:
-            sources[source_id] = count
-            return
-        del sources[source_id]
-        if not sources:
-            del self._models[record.model_name]
 
     def _tell(self, seen: Seen) -> None:
         if self.on_change is not None and self.synced:
@@ -347,11 +308,11 @@ class Directory:
     # Questions
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._index.entries)
 
     def get(self, key: str) -> Held | None:
         """What is known of a key of the store."""
-        return self._entries.get(key)
+        return self._index.entries.get(key)
 
     def expired(self) -> list[tuple[str, Held]]:
         """The records whose heartbeat has run out and that are not marked."""
@@ -359,21 +320,25 @@ class Directory:
 
     def ranks(self, source_id: str, worker_id: str) -> tuple[Held, ...]:
         """The records under one worker id, lowest rank first."""
-        group = self._sources.get(source_id)
-        return () if group is None else group.members.get(worker_id, ())
+        return self._index.ranks(source_id, worker_id)
 
     def sources(self) -> list[tuple[str, str]]:
         """Every source id with its model's name, sorted by name."""
-        pairs = ((name, source_id) for name, ids in self._models.items() for source_id in ids)
-        return [(source_id, name) for name, source_id in sorted(pairs)]
+        return self._index.sources()
 
     def find(self, query: Query) -> Iterator[tuple[Held, ...]]:
         """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
         the same instance, if instances are asked for."""
         self.sweep()
-        for group in self._groups(query):
+        narrow = query != Query(source_id=query.source_id, status=query.status, limit=query.limit, instances=True)
+        status = query.status
+        for group in self._index.groups(query):
             for ranks in group.ordered():
-                if not query.instances:
+                if not narrow and len(ranks) == 1:
+                    # What every starting worker asks of a large fleet.
+                    if status is None or ranks[0].shown is status:
+                        yield ranks
+                elif not query.instances:
                     for held in ranks:
                         if _admits(query, held, (held,)):
                             yield (held,)
@@ -384,14 +349,6 @@ class Directory:
                     chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
                     if chosen is not None and _admits(query, chosen, ranks):
                         yield (chosen, *(held for held in ranks if held is not chosen))
-
-    def _groups(self, query: Query) -> Iterable[Group]:
-        if query.source_id is not None:
-            group = self._sources.get(query.source_id)
-            return () if group is None else (group,)
-        if query.model_name is not None:
-            return [self._sources[source_id] for source_id in sorted(self._models.get(query.model_name, ()))]
-        return [self._sources[source_id] for source_id in sorted(self._sources)]
 
     # Own writes
 
@@ -414,7 +371,7 @@ class Directory:
 
     def has(self, key: str, revision: int) -> bool:
         """Whether the change of that revision, or a later one of the same key, has come in."""
-        held = self._entries.get(key)
+        held = self._index.entries.get(key)
         known = self._tombstones.get(key, 0) if held is None else held.record.store_revision
         return known >= revision
 
@@ -440,8 +397,3 @@ def _admits(query: Query, chosen: Held, ranks: tuple[Held, ...]) -> bool:
     if query.min_updated_at is not None and min(held.heard for held in ranks) < query.min_updated_at:
         return False
     return query.concerns(chosen.record)
-
-
-def _stamp(change: Change) -> int:
-    beat = change.entry.beat if isinstance(change, Put) else change.beat if isinstance(change, Beaten) else None
-    return 0 if beat is None else beat.stamp

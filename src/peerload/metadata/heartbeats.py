@@ -22,6 +22,8 @@ _log = structlog.stdlib.get_logger(__name__)
 _BATCH: Final = 5_000
 """Touches in one write: what a store does at once must not hold others up for long."""
 _STAMPS_KEPT_MS: Final = 5_000
+_TRUSTED_SECONDS: Final = 2.0
+"""A write that takes longer has most likely failed already."""
 
 
 class _Episode(NamedTuple):
@@ -53,8 +55,14 @@ class Heartbeats:
         self._episode: _Episode | None = None
         self._flushing = asyncio.Lock()
         self._last_alive = 0.0
-        self.failed = False
-        """Whether the last write failed: then no heartbeat may be taken on trust."""
+        self._last_failed = False
+        self._writing_since: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last write failed, or the present one takes long: then no heartbeat may be taken on trust."""
+        since = self._writing_since
+        return self._last_failed or (since is not None and self._clock.monotonic() - since > _TRUSTED_SECONDS)
 
     def stamp(self, key: str, held: int) -> int:
         """The stamp for a heartbeat of this key that arrives now: later than every one before it. `held` is the stamp
@@ -77,7 +85,15 @@ class Heartbeats:
         answer: asyncio.Future[Touched] = asyncio.get_running_loop().create_future()
         self._answers.setdefault(touch.key, []).append(answer)
         self._wake(urgent=True)
-        return await answer
+        try:
+            return await answer
+        finally:
+            # Of somebody who gave up before the batch began.
+            waiting = self._answers.get(touch.key, [])
+            if answer in waiting:
+                waiting.remove(answer)
+                if not waiting:
+                    del self._answers[touch.key]
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -99,6 +115,7 @@ class Heartbeats:
             self._urgent = False
             touches = list(batch.values())
             written = 0
+            self._writing_since = self._clock.monotonic()
             try:
                 first = True
                 while first or written < len(touches):
@@ -106,6 +123,7 @@ class Heartbeats:
                     await self._write(part, answers)
                     written += len(part)
                     first = False
+                    self._writing_since = self._clock.monotonic()
             except BaseException as error:
                 for touch in touches[written:]:
                     self._pending.setdefault(touch.key, touch)
@@ -116,9 +134,11 @@ class Heartbeats:
                             answer.set_exception(failure)
                             # Whoever asked may be gone; then nobody reads it.
                             answer.exception()
-                self.failed = self.failed or isinstance(error, Unavailable)
+                self._last_failed = self._last_failed or isinstance(error, Unavailable)
                 raise
-            self.failed = False
+            finally:
+                self._writing_since = None
+            self._last_failed = False
 
     async def _write(self, touches: list[Touch], answers: dict[str, list[asyncio.Future[Touched]]]) -> None:
         alive = await self._alive()

@@ -7,6 +7,7 @@ from typing import Final
 from peerload.errors import LimitExceeded
 
 __all__ = [
+    "ANSWER_BYTES",
     "MAX_ENDPOINTS",
     "MAX_FILES",
     "MAX_IDENTITY_BYTES",
@@ -23,6 +24,8 @@ __all__ = [
 
 MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 """One message on the wire, and with it everything that one worker publishes."""
+ANSWER_BYTES: Final = 256 * 1024
+"""What an answer may hold beside what was published: so much less can be published, or nobody could ask for it."""
 MAX_NAME_BYTES: Final = 4096
 """Names of models, tensors and files."""
 MAX_TEXT_BYTES: Final = 1024

@@ -101,7 +101,8 @@ class Liveness:
                     gaps.append((0, episode.since))
                     reached = episode.until
                     continue
-                if episode.since - reached > self._tolerance:
+                # However short: a new episode means that every connection was lost, or that nothing could be stored.
+                if episode.since > reached:
                     gaps.append((reached, episode.since))
                 reached = max(reached, episode.until)
             self._gaps, self._latest = gaps, reached or 0

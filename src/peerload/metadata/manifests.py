@@ -77,13 +77,20 @@ class Manifests:
         self._bytes = 0
         self._reading: dict[tuple[str, int], asyncio.Task[Parts]] = {}
 
-    async def read(self, key: str, generation: int) -> Parts:
-        """Raises `NotFound` where the store has no such generation any more, `Damaged` and `Unavailable`."""
+    def cached(self, key: str, generation: int) -> Parts | None:
+        """From the cache, or None."""
         place = (key, generation)
         parts = self._cached.get(place)
         if parts is not None:
             self._cached.move_to_end(place)
+        return parts
+
+    async def read(self, key: str, generation: int) -> Parts:
+        """Raises `NotFound` where the store has no such generation any more, `Damaged` and `Unavailable`."""
+        parts = self.cached(key, generation)
+        if parts is not None:
             return parts
+        place = (key, generation)
         task = self._reading.get(place)
         if task is None:
             task = self._reading[place] = asyncio.ensure_future(self._load(place))

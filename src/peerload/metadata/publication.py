@@ -114,10 +114,9 @@ def _checked(
     manifest: sources_pb2.Manifest | None,
     encoded_manifest: bytes | None,
 ) -> Publication:
-    if len(encoded) + len(encoded_manifest or b"") > limits.MAX_MESSAGE_BYTES:
-        raise LimitExceeded(
-            "request", f"is larger than {limits.MAX_MESSAGE_BYTES} bytes", limit=limits.MAX_MESSAGE_BYTES
-        )
+    most = limits.MAX_MESSAGE_BYTES - limits.ANSWER_BYTES
+    if len(encoded) + len(encoded_manifest or b"") > most:
+        raise LimitExceeded("request", f"is larger than {most} bytes", limit=most)
     identity_bytes = splice.submessage(encoded, _IDENTITY_FIELD)
     worker_bytes = splice.submessage(encoded, _WORKER_FIELD)
     if identity_bytes is None:
@@ -188,30 +187,46 @@ def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:
         artifact = worker.artifact_source
         _check_total("worker.artifact_source.total_size", artifact.total_size)
         return artifact.file_count, artifact.total_size
-    # Stock clients send one list twice, in an older and in a newer field: each is judged alone.
-    _check_tensors("worker.tensors", worker.tensors)
-    _check_tensors("worker.tensor_source.tensors", worker.tensor_source.tensors)
-    tensors = worker.tensor_source.tensors or worker.tensors
-    total = sum([tensor.size for tensor in tensors])
-    _check_total("worker.tensors", total)
-    return len(tensors), total
+    # Stock clients send one list twice, in an older and in a newer field: that is no duplicate.
+    older, newer = worker.tensors, worker.tensor_source.tensors
+    counted = _check_tensors("worker.tensor_source.tensors", newer)
+    if not newer or (older and older != newer):
+        alone = _check_tensors("worker.tensors", older)
+        counted = counted if newer else alone
+    return counted
 
 
-def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor]) -> None:
+def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor]) -> tuple[int, int]:
+    """How many tensors there are, and their bytes."""
     check_count(field, len(tensors), limits.MAX_TENSORS, "tensors")
-    _check_names(field, "name", [tensor.name for tensor in tensors])
-    for dtype in {tensor.dtype for tensor in tensors}:
-        check_text(f"{field}.dtype", dtype, limits.MAX_TEXT_BYTES)
+    names: list[str] = []
+    dtypes: set[str] = set()
+    total = 0
+    # One pass: every look at a tensor costs more than what is done with it.
+    for tensor in tensors:
+        names.append(tensor.name)
+        dtypes.add(tensor.dtype)
+        total += tensor.size
+    _check_names(field, "name", names)
+    _check_longest(f"{field}.dtype", dtypes, limits.MAX_TEXT_BYTES)
+    _check_total(field, total)
+    return len(names), total
 
 
 def _check_names(field: str, member: str, names: list[str]) -> None:
     distinct = set(names)
-    for name in distinct:
-        check_text(f"{field}.{member}", name, limits.MAX_NAME_BYTES)
+    _check_longest(f"{field}.{member}", distinct, limits.MAX_NAME_BYTES)
     if len(distinct) != len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidArgument(field, f"names {twice!r} twice")
+
+
+def _check_longest(field: str, texts: Collection[str], limit: int) -> None:
+    # A character has at most four bytes: where the longest text is short, none need be looked at.
+    if max(map(len, texts), default=0) * 4 > limit:
+        for text in texts:
+            check_text(field, text, limit)
 
 
 def _check_total(field: str, total: int) -> None:
@@ -246,8 +261,7 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
             raise InvalidArgument(
                 "manifest.items.file", f"of {item.name!r} is {item.file}; there are {len(files)} files"
             )
-    for dtype in {item.dtype for item in items}:
-        check_text("manifest.items.dtype", dtype, limits.MAX_TEXT_BYTES)
+    _check_longest("manifest.items.dtype", {item.dtype for item in items}, limits.MAX_TEXT_BYTES)
     _check_names("manifest.files", "path", [file.path for file in files])
     for index, file in enumerate(files):
         if not file.path:

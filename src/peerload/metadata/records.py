@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar, cast
@@ -29,6 +28,7 @@ __all__ = [
 SOURCE_PREFIX: Final = "source/"
 
 _TOPOLOGY: Final = "topology."
+_SHARED_CHARACTERS: Final = 512
 
 
 class Status(IntEnum):
@@ -103,8 +103,7 @@ class Mark(NamedTuple):
     """The status before."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
+class SourceRecord(NamedTuple):
     """One worker of one source, without its manifest.
 
     `status`, `updated_at` and `load` are as of the moment when the record was asked for; the rest is as published.
@@ -220,7 +219,7 @@ class SourceRecord:
 
     def at(self, *, status: Status, updated_at: int, load: float | None) -> SourceRecord:
         """The same record with what changes by heartbeats as it is now."""
-        return replace(self, status=status, updated_at=updated_at, load=load)
+        return self._replace(status=status, updated_at=updated_at, load=load)
 
     def to_source(self) -> sources_pb2.Source:
         """The record as `peerload.v1.Source`."""
@@ -283,14 +282,17 @@ def with_status(value: Value, status: Status, mark: Mark | None = None) -> dict[
 _Items = TypeVar("_Items", bound=tuple[object, ...])
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def _same(items: tuple[object, ...]) -> tuple[object, ...]:
     return items
 
 
 def _shared(items: _Items) -> _Items:
-    """One object for equal tuples: fleets repeat them, and the directory keeps a hundred thousand records."""
-    return cast(_Items, _same(items))
+    """One object for equal tuples: fleets repeat them, and the directory keeps a hundred thousand records.
+
+    Only small ones: what strangers send is remembered for longer than it is needed.
+    """
+    return cast(_Items, _same(items)) if len(str(items)) <= _SHARED_CHARACTERS else items
 
 
 def _text(value: Mapping[str, Scalar], name: str) -> str:

@@ -22,6 +22,10 @@ class MetadataSettings:
     their server reconnect with a back-off of up to two minutes."""
     hold: float = 20.0
     """How long a list is held that would be empty only because of an outage."""
+    ride_out: float = 5.0
+    """How long a fault of the store is ridden out for a caller whose deadline allows it."""
+    answer_within: float = 90.0
+    """After this a call that the store leaves hanging is given up, whatever its caller's deadline."""
     visible_within: float = 1.0
     """How long a write waits to be seen in this server's own directory before it is answered all the same."""
     flush_delay: float = 0.05

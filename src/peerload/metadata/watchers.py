@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from peerload.errors import PeerloadError
+from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata.directory import Directory, Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, SourceRecord, Status
@@ -76,7 +76,9 @@ class Watchers:
         self._topics: dict[Query, _Topic] = {}
         self._by_source: dict[str | None, list[_Topic]] = {}
         self._error: PeerloadError | None = None
+        self._losses = 0
         directory.on_change = self._note
+        directory.on_data_lost = self._begin_anew
 
     @property
     def watching(self) -> int:
@@ -103,6 +105,7 @@ class Watchers:
         behind. Raises what `interrupt` was given.
         """
         query = replace(query, limit=None, instances=False)
+        losses = self._losses
         topic = self._enter(query)
         try:
             place = self._place(token) if token else None
@@ -110,6 +113,10 @@ class Watchers:
             while True:
                 if self._error is not None:
                     raise self._error
+                if self._losses != losses:
+                    raise Unavailable("the store came back without its data; watch again")
+                # What runs out now must not come after an answer that leaves it out already.
+                self._directory.sweep()
                 place = self._number
                 if noted is None:
                     yield self._complete(query)
@@ -117,7 +124,7 @@ class Watchers:
                     event = self._difference(query, noted)
                     if event is not None:
                         yield event
-                while not self._news(topic, place):
+                while not self._news(topic, place) and self._losses == losses:
                     await topic.pulse.wait()
                 noted = None
                 if place >= topic.floor:
@@ -127,6 +134,13 @@ class Watchers:
 
     def _news(self, topic: _Topic, place: int) -> bool:
         return self._error is not None or bool(topic.noted and topic.noted[-1].number > place)
+
+    def _begin_anew(self) -> None:
+        """End every watch, and honour no token: sources that an outage took away have not left."""
+        self._losses += 1
+        self._ring.clear()
+        for topic in self._topics.values():
+            topic.pulse.beat()
 
     def _note(self, seen: Seen) -> None:
         self._number += 1

@@ -34,6 +34,8 @@ __all__ = ["Server", "serve"]
 
 _log = structlog.get_logger("peerload.server")
 
+_LAST_WORDS_SECONDS: Final = 1.0
+"""For answers that are still on their way out."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _MAX_DESCRIPTORS: Final = 1 << 20
 
@@ -114,11 +116,10 @@ class Server:
             grace = self._settings.grace
             _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)
             await asyncio.sleep(self._settings.drain_delay)
-            # The front turns new calls away at once. It gets a little longer than the calls themselves, so that those
-            # which are ended late can still be told.
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._front.stop(grace + 1.0))
-                group.create_task(self._calls.drain(grace))
+            # Calls are turned away one by one before the front is stopped: it would cut off those in its queue.
+            await self._calls.drain(grace)
+            await self._calls.hush()
+            await self._front.stop(_LAST_WORDS_SECONDS)
         await self._let_go()
         _log.info("stopped")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Final
 
 import structlog
 
@@ -28,6 +29,9 @@ from peerload.server.status import to_rpc_error
 
 __all__ = ["Calls"]
 
+_HEALTH: Final = ("/grpc.health.v1.", "/model_express.health.")
+_MOMENT_SECONDS: Final = 0.1
+_HUSH_SECONDS: Final = 1.0
 
 _log = structlog.get_logger("peerload.server")
 
@@ -36,6 +40,7 @@ class Calls:
     """Keeps track of the calls in flight. `wrap` a table of methods once, `drain` once at the end."""
 
     def __init__(self) -> None:
+        self._last_arrival = 0.0
         self._unary: set[asyncio.Task[object]] = set()
         self._evicted: set[asyncio.Task[object]] = set()
         self._waiting_streams: set[asyncio.Timeout] = set()
@@ -60,11 +65,12 @@ class Calls:
         return len(self._unary)
 
     async def drain(self, grace: float) -> None:
-        """End every stream now, wait `grace` seconds for the other calls, then end those too.
+        """Turn new calls away, end every stream now, wait `grace` seconds for the other calls, then end those too.
 
-        All that are ended are told UNAVAILABLE, which clients take as 'try again elsewhere'.
+        All of them are told UNAVAILABLE, which clients take as 'try again elsewhere'. Health is told to the end.
         """
         self._draining = True
+        self._last_arrival = asyncio.get_running_loop().time()
         now = asyncio.get_running_loop().time()
         for waiting in self._waiting_streams:
             waiting.reschedule(now)
@@ -79,8 +85,24 @@ class Calls:
             # Bounded: a handler that shields itself from cancellation must not keep the server from stopping.
             await asyncio.wait(late, timeout=1.0)
 
+    async def hush(self) -> None:
+        """Return once no call has come in for a moment, or they keep coming for too long.
+
+        A transport that is stopped cancels what it has received and not handed over yet, and a client cannot tell that
+        from a server that gave its call up.
+        """
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + _HUSH_SECONDS
+        while (left := min(latest, self._last_arrival + _MOMENT_SECONDS) - loop.time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)  # calls move its end
+
     def _wrap_unary(self, path: str, handler: Unary) -> Unary:
+        tells_health = path.startswith(_HEALTH)
+
         async def call(request: bytes, context: Context) -> bytes:
+            if self._draining and not tells_health:
+                self._last_arrival = asyncio.get_running_loop().time()
+                raise _stopping()
             task = asyncio.current_task()
             assert task is not None
             self._unary.add(task)

@@ -32,6 +32,7 @@ __all__ = ["GrpcFront"]
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+_MAX_WAITING: Final = 50_000
 _DEAD_PEER_MS: Final = 60_000
 _DEAD_PEER_ANSWER_MS: Final = 20_000
 _LISTEN_ERRORS: Final = {
@@ -57,6 +58,10 @@ class GrpcFront:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.http2.max_ping_strikes", 0),
+                # A fleet that starts calls all at once. Beyond a thousand calls that wait for the event loop, gRPC's
+                # default is to cancel some at random, and clients take that for an answer.
+                ("grpc.server.max_pending_requests", _MAX_WAITING),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_WAITING),
                 # Our own pings free what clients hold that vanished without a word.
                 ("grpc.keepalive_time_ms", _DEAD_PEER_MS),
                 ("grpc.keepalive_timeout_ms", _DEAD_PEER_ANSWER_MS),

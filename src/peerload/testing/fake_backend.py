@@ -23,7 +23,8 @@ class FakeMetadataBackend(MetadataBackend):
             backend.store.fail()                 # the store is gone …
             backend.store.heal()                 # … and back
 
-    Pass a `store` that another fake used to play a restart, or the same store and clock to play two servers.
+    Pass the `store` and the `clock` of a fake that was closed to play a restart, and `FaultyStore(fake.store.store)` with
+    the clock of one that runs to play a second server.
     """
 
     def __init__(

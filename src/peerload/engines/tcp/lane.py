@@ -44,8 +44,8 @@ class Work:
     computed in the order of its bytes."""
 
     def __init__(self, ranges: Sequence[Range], lanes: int) -> None:
-        self.ranges = [each for each in enumerate(ranges) if each[1].length]
-        total = sum(each.length for _, each in self.ranges)
+        self._ranges = ranges
+        total = sum(each.length for each in ranges)
         # Several windows a lane, so that lanes end at about the same time.
         self._window = min(WINDOW, max(total // (4 * lanes), 4 * PIECE))
         self._lock = threading.Lock()
@@ -55,19 +55,24 @@ class Work:
         """A window for a lane, empty when nothing is left; `carry` is what this lane's last one left of a range."""
         window: list[Segment] = []
         room = self._window
+        ranges = self._ranges
         with self._lock:
             while room and len(window) < protocol.MAX_RANGES:
-                if carry is None:
-                    if self._next == len(self.ranges):
-                        break
-                    index, wanted = self.ranges[self._next]
+                if carry is not None:
+                    index, start, length = carry
+                    carry = None
+                elif self._next < len(ranges):
+                    index, start, length = self._next, 0, ranges[self._next].length
                     self._next += 1
-                    carry = (index, 0, wanted.length)
-                index, start, length = carry
+                    if not length:
+                        continue  # Complete from the beginning.
+                else:
+                    break
                 now = min(room, length)
                 window.append((index, start, now))
                 room -= now
-                carry = (index, start + now, length - now) if now < length else None
+                if now < length:
+                    carry = (index, start + now, length - now)
         return window, carry
 
 
@@ -231,20 +236,20 @@ class Lane:
                     views[last] = views[last][rest:]
             whole: list[tuple[int, bytes | None]] = []
             for (index, ends), view in zip(marks[first:last], batch, strict=False):
-                if ends:
-                    whole.append(self._digest(index, view))
-                else:
+                if not ends:
                     self._hasher(index).update(view)
+                elif index in self._hashers:
+                    whole.append((index, self._last(index, view)))
+                else:
+                    whole.append((index, xxhash.xxh3_128_digest(view)))
             self._job.arrived(count, whole)
             first = last
 
-    def _digest(self, index: int, view: memoryview) -> tuple[int, bytes | None]:
-        """The digest of a range whose last bytes these are."""
-        hasher = self._hashers.pop(index, None)
-        if hasher is None:
-            return index, xxhash.xxh3_128_digest(view)
+    def _last(self, index: int, view: memoryview) -> bytes:
+        """The digest of a range that came in parts, of which this is the last."""
+        hasher = self._hashers.pop(index)
         hasher.update(view)
-        return index, hasher.digest()
+        return bytes(hasher.digest())
 
     def _hasher(self, index: int) -> Any:
         """The digest under way of a range of which more is to come."""

@@ -56,7 +56,7 @@ class P2pService:
             publication = await self._parser.parse(Publication.from_p2p, request)
         except MissingField as missing:
             return PublishMetadataResponse(success=False, message=str(missing)).SerializeToString()
-        key = await self._backend.publish(publication)
+        key = await self._backend.publish(publication, deadline=deadline_on(self._clock, context))
         return PublishMetadataResponse(
             success=True, mx_source_id=key.source_id, worker_id=key.worker_id
         ).SerializeToString()
@@ -71,7 +71,8 @@ class P2pService:
         asked = decode(GetMetadataRequest, request)
         source = None
         if asked.mx_source_id and asked.worker_id:
-            source = await self._backend.stored(asked.mx_source_id, asked.worker_id)
+            deadline = deadline_on(self._clock, context)
+            source = await self._backend.stored(asked.mx_source_id, asked.worker_id, deadline=deadline)
         if source is None:
             return GetMetadataResponse(
                 found=False, mx_source_id=asked.mx_source_id, worker_id=asked.worker_id
@@ -96,7 +97,12 @@ class P2pService:
             # A publisher that overshoots is alive and busy; refusing its heartbeats would declare it dead.
             load = min(1.0, max(0.0, update.source_load))
         known = await self._backend.update_status(
-            update.mx_source_id, update.worker_id, update.worker_rank, status, load
+            update.mx_source_id,
+            update.worker_id,
+            update.worker_rank,
+            status,
+            load,
+            deadline=deadline_on(self._clock, context),
         )
         if known:
             return _UPDATED

@@ -50,7 +50,7 @@ class SourceService:
     async def publish(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes, manifest and all; durable before the answer."""
         publication = await self._parser.parse(Publication.from_v1, request)
-        key = await self._backend.publish(publication)
+        key = await self._backend.publish(publication, deadline=deadline_on(self._clock, context))
         return PublishResponse(source_id=key.source_id, worker_id=key.worker_id).SerializeToString()
 
     async def withdraw(self, request: bytes, context: Context) -> bytes:
@@ -58,7 +58,9 @@ class SourceService:
         asked = decode(WithdrawRequest, request)
         _require(asked.source_id, asked.worker_id)
         rank = asked.worker_rank if asked.HasField("worker_rank") else None
-        withdrawn = await self._backend.withdraw(asked.source_id, asked.worker_id, rank)
+        withdrawn = await self._backend.withdraw(
+            asked.source_id, asked.worker_id, rank, deadline=deadline_on(self._clock, context)
+        )
         return WithdrawResponse(withdrawn=withdrawn).SerializeToString()
 
     async def get_manifest(self, request: bytes, context: Context) -> bytes:
@@ -66,7 +68,9 @@ class SourceService:
         asked = decode(GetManifestRequest, request)
         _require(asked.source_id, asked.worker_id)
         rank = asked.worker_rank if asked.HasField("worker_rank") else None
-        source = await self._backend.stored(asked.source_id, asked.worker_id, rank)
+        source = await self._backend.stored(
+            asked.source_id, asked.worker_id, rank, deadline=deadline_on(self._clock, context)
+        )
         if source is None:
             which = "" if rank is None else f", rank {rank}"
             raise NotFound(f"no source {shown(asked.source_id)}, worker {shown(asked.worker_id)}{which}")

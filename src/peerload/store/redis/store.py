@@ -63,6 +63,7 @@ _REPLICAS_MS: Final = 1_000
 """How long a write waits for replicas."""
 _MEASURE_SECONDS: Final = 30.0
 _FEED_SECONDS: Final = 2.0
+_OLD_SECONDS: Final = 0.5
 _PAGE_SECONDS: Final = 5.0
 _BLOB_SECONDS: Final = 30.0
 _TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING}
@@ -247,11 +248,14 @@ class RedisStore:
         epoch, seen = read_position(position)
         with parts.wakeups.listen() as listener:
             while True:
+                asked = self._clock.monotonic()
                 changes, seen, more = await self._read_feed(parts.pool, epoch, seen)
                 self._saw(seen)
                 parts.poller.seen(seen)
                 if prefix:
                     changes = tuple(change for change in changes if _key(change).startswith(prefix))
+                if not changes and self._clock.monotonic() - asked > _OLD_SECONDS:
+                    continue  # this process was stopped while the answer was on its way: "nothing new" is old news
                 if changes or listener.due:
                     listener.due = False
                     yield Feed(changes, write_position(epoch, seen))

@@ -1,0 +1,79 @@
+"""The sources of one client: opened, told apart from others', and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from peerload.checkpoint import Skipped
+from peerload.client.connection import Connection
+from peerload.client.engines import Engines
+from peerload.client.settings import ClientSettings
+from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
+from peerload.client.threads import in_thread
+from peerload.clock import Clock
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """Opens sources with what they have in common. `connection` gives the client's, when it is first needed."""
+
+    def __init__(
+        self,
+        connection: Callable[[], Connection],
+        engines: Engines,
+        *,
+        facts: WorkerFacts,
+        settings: ClientSettings,
+        clock: Clock,
+        rng: random.Random,
+        executor: Executor,
+    ) -> None:
+        self._connection = connection
+        self._engines = engines
+        self._facts = facts
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._executor = executor
+        self._sources: list[AsyncSource] = []
+        self.own_workers: set[str] = set()
+        """Worker ids of all sources there were; a pull of this client passes them over."""
+        self.own_addresses: set[tuple[str, str]] = set()
+        """Engine and address of where they are or were read from."""
+
+    async def open(
+        self,
+        offer: Offer,
+        *,
+        skipped: tuple[Skipped, ...] = (),
+        on_event: OnSourceEvent | None = None,
+        patient: bool = False,
+    ) -> AsyncSource:
+        """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`."""
+        source = AsyncSource(
+            self._connection(),
+            await in_thread(self._executor, lambda stop: self._engines.exporters()),
+            offer,
+            facts=self._facts,
+            settings=self._settings,
+            clock=self._clock,
+            rng=self._rng,
+            executor=self._executor,
+            skipped=skipped,
+            on_event=on_event,
+            on_closed=self._sources.remove,
+        )
+        self._sources.append(source)
+        # Before it is published: a pull of this client that runs meanwhile must not meet it.
+        self.own_workers.add(source.worker_id)
+        await source.start(patient=patient)
+        self.own_addresses |= {(endpoint.engine, endpoint.address) for endpoint in source.manifest.endpoints}
+        return source
+
+    async def close(self) -> None:
+        """Close every source."""
+        await asyncio.gather(*(source.close() for source in list(self._sources)))

@@ -1,0 +1,62 @@
+"""The time as far as the feed has told it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from peerload.store.base import Beaten, Change, Put, Store
+
+__all__ = ["FeedTime"]
+
+_SILENCE_MS: Final = 2_500
+"""A feed speaks at least once a second: without a word for so long, it is lost."""
+_CATCH_UP_MS: Final = 10_000
+"""How long after a silence the feed is given to catch up."""
+
+
+class FeedTime:
+    """When the feed last spoke, and the moment as of which heartbeats may be judged. Milliseconds, store's clock."""
+
+    def __init__(self, store: Store, tolerance_ms: int) -> None:
+        self._store = store
+        self._tolerance = tolerance_ms
+        self._contact: int | None = None
+        self._current = 0
+        self.since = 0
+        """Since when the feed has spoken without a long pause."""
+
+    def now(self) -> int:
+        """The store's clock, held back while the feed is."""
+        return min(self._store.now(), self._current + _SILENCE_MS)
+
+    @property
+    def silent_ms(self) -> int:
+        """How long ago the feed last spoke."""
+        return self._store.now() - (self._contact or 0)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the feed has fallen silent: what is known may be out of date."""
+        return self._contact is None or self.silent_ms > _SILENCE_MS
+
+    def hear(self, changes: Sequence[Change]) -> None:
+        """The feed has spoken; without changes: there are no more."""
+        now = self._store.now()
+        if self._contact is None or now - self._contact > self._tolerance:
+            self.since = now
+        self._contact = now
+        # After a silence (a suspended process, a slow store) the first changes are old ones, and those that prove that
+        # sources are alive may yet be on their way: time does not go on before the feed has caught up.
+        if (
+            not changes
+            or now - self._current <= _SILENCE_MS
+            or now - self.since > _CATCH_UP_MS
+            or any(_stamp(change) >= now - _SILENCE_MS for change in changes)
+        ):
+            self._current = now
+
+
+def _stamp(change: Change) -> int:
+    beat = change.entry.beat if isinstance(change, Put) else change.beat if isinstance(change, Beaten) else None
+    return 0 if beat is None else beat.stamp

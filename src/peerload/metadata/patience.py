@@ -1,0 +1,68 @@
+"""Asking the store on behalf of a caller: again after a short fault, and never for longer than the caller waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from peerload.clock import Clock
+from peerload.errors import Unavailable
+from peerload.metadata.confirm import Overloaded
+from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.waiting import settled_within
+
+__all__ = ["ANSWER_SECONDS", "Patience"]
+
+ANSWER_SECONDS: Final = 0.1
+"""How long before the caller's deadline a call is answered, so that the answer still arrives."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+
+_T = TypeVar("_T")
+
+
+class Patience:
+    """How long calls wait for the store. `hopeful` tells whether a fault may be a short one."""
+
+    def __init__(self, clock: Clock, settings: MetadataSettings, hopeful: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._hopeful = hopeful
+
+    async def ask(self, ask: Callable[[], Coroutine[Any, Any, _T]], deadline: float | None) -> _T:
+        """What `ask()` returns, which must be safe to repeat.
+
+        While it raises `Unavailable` it is asked again, for `MetadataSettings.ride_out` and only for a caller who has
+        said how long it waits. What hangs is cancelled before the deadline, or after `MetadataSettings.answer_within`,
+        and raises `Unavailable`.
+        """
+        start = self._clock.monotonic()
+        end = start + self._settings.answer_within
+        again = start
+        if deadline is not None:
+            end = min(end, deadline - min(ANSWER_SECONDS, (deadline - start) / 2))
+            again = min(end, start + self._settings.ride_out)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._until(end, ask())
+            except Overloaded:
+                raise
+            except Unavailable:
+                if self._clock.monotonic() + pause > again or not self._hopeful():
+                    raise
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _until(self, end: float, asking: Coroutine[Any, Any, _T]) -> _T:
+        task = asyncio.ensure_future(asking)
+        try:
+            if await settled_within(self._clock, end - self._clock.monotonic(), task):
+                return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                # Whoever comes next must find locks released and nothing on its way.
+                await asyncio.wait((task,))
+        raise Unavailable("the store did not answer in time")
