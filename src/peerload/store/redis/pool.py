@@ -21,6 +21,7 @@ CALL_SECONDS: Final = 1.5
 
 _MOST_LINKS: Final = 16
 _PAUSE_SECONDS: Final = 0.05
+_LATE_SECONDS: Final = 0.5
 _TURNS: Final = 3
 """Turns of the event loop in which it certainly notices that a connection has ended."""
 
@@ -50,6 +51,13 @@ class Pool:
 
         `harmless` is work that may be done twice: that is tried again even where it may have been done.
         """
+        while True:
+            try:
+                return await self._attempt(work, seconds, harmless=harmless)
+            except _Late:
+                continue
+
+    async def _attempt(self, work: Callable[[Link], Awaitable[_T]], seconds: float, *, harmless: bool) -> _T:
         reason: Unavailable | None = None
         if self._closed:
             raise Unavailable("the store is not open")
@@ -76,6 +84,9 @@ class Pool:
         except TimeoutError:
             if self._closed:
                 raise Unavailable("the store was closed") from None
+            late = asyncio.get_running_loop().time() - (deadline.when() or 0.0)
+            if harmless and late > _LATE_SECONDS:
+                raise _Late from None
             if reason is not None:
                 raise Unavailable(str(reason)) from None
             self.reset()  # the other connections lead to the same silence
@@ -128,6 +139,10 @@ class Pool:
             if link.idle:
                 return link
         return None
+
+
+class _Late(Exception):
+    """The deadline was noticed long after it: this process did not run, and that says nothing about Redis."""
 
 
 class _NoConnection(Exception):

@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any as AnyType
 from typing import Final, Literal
 
 import structlog
