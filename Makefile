@@ -1,4 +1,5 @@
-# Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed.
+# Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
+# (but `make test`, run as root where apt-get is, installs redis-server if there is none).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench).
 
 SHELL := /bin/sh

@@ -20,6 +20,9 @@ CALL_SECONDS: Final = 1.5
 """After this a small call gives up; large ones get more in proportion to their bytes."""
 
 _MOST_LINKS: Final = 16
+_RIDE_SECONDS: Final = 0.3
+"""How long a fault is ridden out: for a connection that was lost or a primary that has moved. Who can wait for longer,
+asks again."""
 _PAUSE_SECONDS: Final = 0.05
 _LATE_SECONDS: Final = 0.5
 _TURNS: Final = 3
@@ -32,7 +35,7 @@ class Pool:
     """Runs calls on connections to the primary.
 
     A call that Redis certainly has not begun (no connection, still loading, a replica, another's slot) is tried again
-    until its deadline, so that a short fault is ridden out; of those that may have been done, only harmless ones are.
+    for a moment, so that a short fault is ridden out; of those that may have been done, only harmless ones are.
     """
 
     def __init__(self, route: Route, name: str) -> None:
@@ -59,11 +62,13 @@ class Pool:
 
     async def _attempt(self, work: Callable[[Link], Awaitable[_T]], seconds: float, *, harmless: bool) -> _T:
         reason: Unavailable | None = None
+        loop = asyncio.get_running_loop()
         if self._closed:
             raise Unavailable("the store is not open")
         try:
             async with asyncio.timeout(seconds) as deadline:
                 self._deadlines.add(deadline)
+                begun = loop.time()
                 try:
                     while True:
                         try:
@@ -78,13 +83,15 @@ class Pool:
                         except _NoConnection as error:
                             reason = error.cause
                         self.reset()
+                        if loop.time() - begun > _RIDE_SECONDS:
+                            raise reason
                         await asyncio.sleep(_PAUSE_SECONDS)
                 finally:
                     self._deadlines.discard(deadline)
         except TimeoutError:
             if self._closed:
                 raise Unavailable("the store was closed") from None
-            late = asyncio.get_running_loop().time() - (deadline.when() or 0.0)
+            late = loop.time() - (deadline.when() or 0.0)
             if harmless and late > _LATE_SECONDS:
                 raise _Late from None
             if reason is not None:

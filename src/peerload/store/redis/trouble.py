@@ -73,6 +73,8 @@ def refusal(address: Address, text: str) -> Exception:
         return NoScript()
     if "unauthenticated" in text:
         text = "NOAUTH"  # a longer command than Redis reads from strangers
+    elif "user executing the script" in text:
+        text = "NOPERM"
     if text.startswith("LAYOUT"):
         return NewerLayout(
             f"Redis at {address} holds data in layout {text.split()[1]}, which a newer Peerload wrote;"
