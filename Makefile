@@ -56,7 +56,7 @@ test: install redis ## Run every test but the scale ones (some minutes)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
 # Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
-redis:
+redis: ## Install redis-server for the tests, where that can be done
 	@if ! command -v redis-server >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "==> Installing redis-server, for the tests of the Redis store" && \
