@@ -51,7 +51,7 @@ READY, STALE = p2p_pb2.SOURCE_STATUS_READY, p2p_pb2.SOURCE_STATUS_STALE
 STATUSES = (p2p_pb2.SOURCE_STATUS_UNKNOWN, p2p_pb2.SOURCE_STATUS_INITIALIZING, READY, STALE)
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = dict.fromkeys(("memory", "sqlite", "redis"), 1500) if LONG else {"memory": 30, "sqlite": 15, "redis": 10}
+EXAMPLES = dict.fromkeys(("memory", "sqlite", "redis"), 1500) if LONG else {"memory": 20, "sqlite": 10, "redis": 5}
 STEPS = 60 if LONG else 40
 
 Key = tuple[str, str, int]

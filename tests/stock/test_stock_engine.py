@@ -160,7 +160,13 @@ def test_publishing_is_tried_again(p2p: Any, doomed: LiveServer, monkeypatch: py
     def come_back(seconds: float) -> None:
         waits.append(seconds)
         doomed.start()
-        client.close()  # a fresh channel: the old one is in its reconnect back-off
+        eventually(answers, what="the client to be out of its reconnect back-off")
+
+    def answers() -> bool:
+        try:
+            return client.list_sources() is not None
+        except grpc.RpcError:
+            return False
 
     monkeypatch.setattr(publish, "time", SimpleNamespace(sleep=come_back))
     try:

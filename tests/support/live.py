@@ -21,6 +21,12 @@ from google.protobuf.message import Message
 from peerload.wire import grpc_health_pb2, p2p_pb2, sources_pb2
 
 MAX_MESSAGE = 100 * 1024 * 1024
+_DIE_WITH_PARENT = """
+import ctypes, runpy
+ctypes.CDLL(None).prctl(1, 9)
+runpy.run_module("peerload", run_name="__main__", alter_sys=True)
+"""
+"""`python -m peerload`, but a test run that is itself killed leaves no server behind (PR_SET_PDEATHSIG, SIGKILL)."""
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _MessageT = TypeVar("_MessageT", bound=Message)
@@ -197,11 +203,12 @@ class LiveServer:
             self.port = free_port()
 
     def _spawn(self) -> None:
+        assert not self.running, "it runs already"
         inherited = {
             name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_", "REDIS_"))
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", self.store],
+            [sys.executable, "-c", _DIE_WITH_PARENT, "serve", "--listen", self.address, "--store", self.store],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_TENSORS",
     "MAX_TEXT_BYTES",
     "MAX_TOPOLOGY",
+    "MAX_TOPOLOGY_BYTES",
     "MAX_TOTAL_SIZE",
     "MAX_WORKER_ID_BYTES",
     "check_count",
@@ -35,6 +36,8 @@ MAX_IDENTITY_BYTES: Final = 256 * 1024
 """A SourceIdentity, encoded; its extra_parameters are the only part without a limit of its own."""
 MAX_TOPOLOGY: Final = 64
 """Levels of topology."""
+MAX_TOPOLOGY_BYTES: Final = 16 * 1024
+"""All levels and places together. With this every record fits into a store's value, whatever must be escaped there."""
 MAX_TENSORS: Final = 1_000_000
 """Tensors in one list, or items in one manifest."""
 MAX_FILES: Final = 100_000

@@ -139,6 +139,8 @@ def _checked(
     for level, place in worker.topology.items():
         check_text("worker.topology", level, limits.MAX_TEXT_BYTES)
         check_text(f"worker.topology[{level}]", place, limits.MAX_TEXT_BYTES)
+    together = "".join([level + place for level, place in worker.topology.items()])
+    check_text("worker.topology", together, limits.MAX_TOPOLOGY_BYTES)
     parameters = dict(identity.extra_parameters)
     layout = parameters.get("layout_signature", "")
     check_text("identity.extra_parameters[layout_signature]", layout, limits.MAX_NAME_BYTES)
@@ -278,4 +280,5 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
     total = sum([item.size for item in items])
     _check_total("manifest.items", total)
     engines = tuple(dict.fromkeys(endpoint.engine for endpoint in manifest.endpoints))
+    check_text("manifest.endpoints.engine", ",".join(engines), limits.MAX_NAME_BYTES)
     return len(items), total, engines

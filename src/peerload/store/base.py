@@ -135,11 +135,15 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One heartbeat on its way into the store, for the entry only while it is of that generation."""
+    """One heartbeat on its way into the store, for the entry only while it is of that generation.
+
+    `revision` is the one that the toucher knows of the entry, if it cares to hear that there is a later one.
+    """
 
     key: str
     generation: int
     beat: Beat
+    revision: int | None = None
 
 
 class Touched(enum.Enum):
@@ -150,6 +154,8 @@ class Touched(enum.Enum):
     """The entry holds a beat with the same or a later stamp; nothing was changed."""
     MISSING = "missing"
     """There is no such entry, or it is of another generation; nothing was changed, nothing is ever resurrected."""
+    CHANGED = "changed"
+    """The entry is at another revision than the touch named; its beat was raised if the stamp is later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,14 +137,16 @@ class MemoryStore:
             held = self._entries.get(touch.key)
             if held is None or held.generation != touch.generation:
                 answers.append(Touched.MISSING)
-            elif held.beat is not None and held.beat.stamp >= touch.beat.stamp:
-                answers.append(Touched.OLDER)
+                continue
+            changed = touch.revision is not None and touch.revision != held.revision
+            if held.beat is not None and held.beat.stamp >= touch.beat.stamp:
+                answers.append(Touched.CHANGED if changed else Touched.OLDER)
             else:
                 self._entries[touch.key] = Entry(
                     held.key, held.value, held.revision, held.generation, touch.beat, held.blob_size
                 )
                 beaten[touch.key] = Beaten(touch.key, touch.generation, touch.beat)
-                answers.append(Touched.APPLIED)
+                answers.append(Touched.CHANGED if changed else Touched.APPLIED)
         if beaten:
             self._append(tuple(beaten.values()))
         return answers

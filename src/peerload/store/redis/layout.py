@@ -40,15 +40,15 @@ def read_entry(key: bytes, entry: bytes | None, beat: bytes | None) -> Entry:
         if entry is None or beat is None:
             raise ValueError("a part is missing")
         revision, generation, size, value = entry.split(b" ", 3)
-        first, _, rest = beat.partition(b" ")
-        if first != generation:
-            raise ValueError("its beat is of another generation")
+        beats_generation, beats_revision, *rest = beat.split(b" ")
+        if (beats_generation, beats_revision) != (generation, revision):
+            raise ValueError("its beat is of another revision")
         return Entry(
             key=key.decode(),
             value=json.loads(value),
             revision=int(revision),
             generation=int(generation),
-            beat=_beat(*rest.split(b" ")) if rest else None,
+            beat=_beat(*rest) if rest else None,
             blob_size=None if size == b"-" else int(size),
         )
     except (ValueError, TypeError) as error:

@@ -65,7 +65,7 @@ _FEED_SECONDS: Final = 2.0
 _OLD_SECONDS: Final = 0.5
 _PAGE_SECONDS: Final = 5.0
 _BLOB_SECONDS: Final = 30.0
-_TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING}
+_TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING, "c": Touched.CHANGED}
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -174,7 +174,13 @@ class RedisStore:
         flat: list[str] = []
         for touch in touches:
             check_beat(touch.beat)
-            flat += (check_key(touch.key), str(touch.generation), str(touch.beat.stamp), load_text(touch.beat))
+            flat += (
+                check_key(touch.key),
+                str(touch.generation),
+                str(touch.beat.stamp),
+                load_text(touch.beat),
+                "" if touch.revision is None else str(touch.revision),
+            )
         if not flat:
             return []
         text = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))

@@ -153,28 +153,31 @@ class TouchChange:
         raised: dict[int, Touch] = {}
         answers: list[Touched] = []
         for touch in self.touches:
-            key, stamp = held.get(touch.generation, (None, None))
-            if key != touch.key:
+            found = held.get(touch.generation)
+            if found is None or found[0] != touch.key:
                 answers.append(Touched.MISSING)
-            elif stamp is not None and stamp >= touch.beat.stamp:
-                answers.append(Touched.OLDER)
+                continue
+            key, revision, stamp = found
+            changed = touch.revision is not None and touch.revision != revision
+            if stamp is not None and stamp >= touch.beat.stamp:
+                answers.append(Touched.CHANGED if changed else Touched.OLDER)
             else:
-                answers.append(Touched.APPLIED)
-                held[touch.generation] = (key, touch.beat.stamp)
+                answers.append(Touched.CHANGED if changed else Touched.APPLIED)
+                held[touch.generation] = (key, revision, touch.beat.stamp)
                 raised[touch.generation] = touch
         if raised:
             self._raise(connection, now, sorted(raised.items()))
         return answers
 
-    def _held(self, connection: sqlite3.Connection) -> dict[int, tuple[str, int | None]]:
+    def _held(self, connection: sqlite3.Connection) -> dict[int, tuple[str, int, int | None]]:
         # One statement for all: ten thousand small ones would cost the interpreter lock as many times.
         wanted = sorted({touch.generation for touch in self.touches if 0 < touch.generation < 1 << 63})
         rows = connection.execute(
-            "SELECT e.generation, e.key, b.stamp FROM json_each(?) w CROSS JOIN entries e ON e.generation = w.value"
+            "SELECT e.generation, e.key, e.revision, b.stamp FROM json_each(?) w CROSS JOIN entries e ON e.generation = w.value"
             " LEFT JOIN beats b ON b.generation = e.generation",
             (json.dumps(wanted, separators=(",", ":")),),
         )
-        return {generation: (key, stamp) for generation, key, stamp in rows}
+        return {generation: (key, revision, stamp) for generation, key, revision, stamp in rows}
 
     @staticmethod
     def _raise(connection: sqlite3.Connection, now: int, raised: list[tuple[int, Touch]]) -> None:

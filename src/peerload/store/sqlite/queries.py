@@ -44,8 +44,7 @@ def find_blob(connection: sqlite3.Connection, key: str, generation: int) -> byte
     row = None
     if 0 < generation < 1 << 63:
         row = connection.execute(
-            "SELECT data FROM blobs WHERE generation = ?1"
-            " AND EXISTS (SELECT 1 FROM entries WHERE generation = ?1 AND key = ?2)",
+            "SELECT b.data FROM blobs b JOIN entries e USING (generation) WHERE generation = ? AND e.key = ?",
             (generation, key),
         ).fetchone()
     if row is None:

@@ -48,6 +48,27 @@ class BeatTests(StoreTests):
             assert entry.beat is None
         assert await store.touch([Touch("k", new.generation, Beat(10))]) == [Touched.APPLIED]
 
+    async def test_a_touch_hears_that_the_entry_has_changed(self, store: Store) -> None:
+        first = await store.put("k", {"n": 1}, beat=Beat(10))
+        second = await store.put("k", {"n": 2})
+
+        async def touch(stamp: int, revision: int | None) -> tuple[Touched, int]:
+            (answer,) = await store.touch([Touch("k", first.generation, Beat(stamp), revision)])
+            entry = await store.get("k")
+            assert entry is not None
+            assert entry.value == {"n": 2}
+            assert entry.beat is not None
+            return answer, entry.beat.stamp
+
+        assert await touch(11, first.revision) == (Touched.CHANGED, 11)
+        assert await touch(11, first.revision) == (Touched.CHANGED, 11)
+        assert await touch(11, second.revision) == (Touched.OLDER, 11)
+        assert await touch(12, second.revision) == (Touched.APPLIED, 12)
+        assert await touch(13, None) == (Touched.APPLIED, 13)
+        third = await store.put("k", {"n": 2}, blob=b"")
+        assert third.generation != first.generation
+        assert await store.touch([Touch("k", first.generation, Beat(20), third.revision)]) == [Touched.MISSING]
+
     async def test_a_batch_is_answered_in_the_order_of_its_questions(self, store: Store) -> None:
         a = (await store.put("a", {})).generation
         b = (await store.put("b", {}, beat=Beat(100))).generation

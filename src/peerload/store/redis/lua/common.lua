@@ -3,7 +3,8 @@
 --
 -- meta     hash: layout, epoch (names this feed in positions), last (the last revision, decimal)
 -- entries  hash: key -> "<revision> <generation> <size of the blob, or -> <value as JSON>"
--- beats    hash: key -> "<generation>" or "<generation> <stamp> <load, or empty>"; exactly the keys of entries
+-- beats    hash: key -> "<generation> <revision>", followed by " <stamp> <load, or empty>" once there is a beat; exactly
+--          the keys of entries, and small, so that touches need not read values
 -- index    sorted set of the keys, all with score 0: ordered by their bytes
 -- feed     stream; an item's id is <revision>-0, its field p the id before it, the others what happened
 --

@@ -8,7 +8,7 @@ if not held then
     return {'conflict', ''}
 end
 local held_revision = string.match(held, '^(%d+) ')
-local stamp = string.match(redis.call('HGET', BEATS, key) or '', '^%d+ (%d+)')
+local stamp = string.match(redis.call('HGET', BEATS, key) or '', '^%d+ %d+ (%d+)')
 local late = since ~= '' and stamp and (string.sub(since, 1, 1) == '-' or later(stamp, since))
 if late or (expect ~= 'any' and expect ~= held_revision) then
     return {'conflict', held_revision}

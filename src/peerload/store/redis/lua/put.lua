@@ -15,7 +15,7 @@ end
 
 local held_stamp, held_load
 if held and not blob then
-    held_stamp, held_load = string.match(redis.call('HGET', BEATS, key) or '', '^%d+ (%d+) (%S*)$')
+    held_stamp, held_load = string.match(redis.call('HGET', BEATS, key) or '', '^%d+ %d+ (%d+) (%S*)$')
 end
 if held_stamp and (stamp == '' or not later(stamp, held_stamp)) then
     stamp, load = held_stamp, held_load
@@ -30,7 +30,10 @@ if blob or not generation then
     generation = revision
 end
 local entry = revision .. ' ' .. generation .. ' ' .. size .. ' ' .. value
-local beat = stamp == '' and generation or (generation .. ' ' .. stamp .. ' ' .. load)
+local beat = generation .. ' ' .. revision
+if stamp ~= '' then
+    beat = beat .. ' ' .. stamp .. ' ' .. load
+end
 append(revision, 'k', key, 'v', entry, 'b', beat)
 redis.call('HSET', ENTRIES, key, entry)
 redis.call('HSET', BEATS, key, beat)
