@@ -165,7 +165,7 @@ def test_a_source_that_falls_silent_is_dropped(url: str) -> None:
         eventually(lambda: [ref.worker_id for ref in rpc.list(ready()).instances] == ["alive"], within=30)
         assert rpc.get(source, "silent").worker.status == p2p_pb2.SOURCE_STATUS_STALE
         assert rpc.update(heartbeat(source, "silent")).success
-        assert len(rpc.list(ready()).instances) == 2, "a heartbeat revives it"
+        eventually(lambda: len(rpc.list(ready()).instances) == 2, what="a heartbeat to revive it")
         heart.stop()
 
 

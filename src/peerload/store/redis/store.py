@@ -170,7 +170,7 @@ class RedisStore:
         return Written(int(revision), int(generation[0]))
 
     async def touch(self, touches: Sequence[Touch]) -> list[Touched]:
-        pool = self._open_parts().pool
+        parts = self._open_parts()
         flat: list[str] = []
         for touch in touches:
             check_beat(touch.beat)
@@ -188,7 +188,8 @@ class RedisStore:
         async def work(link: Link) -> Replies:
             return await script("touch").run(link, self._keys.common, self._seen, text)
 
-        (answer,) = await pool.run(work, CALL_SECONDS + len(text) / _SLOW_BYTES)
+        (answer,) = await parts.pool.run(work, CALL_SECONDS + len(text) / _SLOW_BYTES)
+        parts.wakeups.ring()
         return [_TOUCHES[letter] for letter in answer.decode()]
 
     async def get(self, key: str) -> Entry | None:
@@ -331,7 +332,9 @@ class RedisStore:
         async def work(link: Link) -> Replies:
             return await script(name).run(link, keys, *arguments, then=wait)
 
-        answer, *rest = await self._open_parts().pool.run(work, seconds, harmless=False)
+        parts = self._open_parts()
+        answer, *rest = await parts.pool.run(work, seconds, harmless=False)
+        parts.wakeups.ring()  # whoever waits to see it need not wait for the poller
         if rest and rest[0] < wanted and answer[0] == b"ok":
             self._saw(int(answer[1]))
             raise Unavailable(
