@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from peerload.testing.store_suite import Mirror
 from tests.support.redis import RedisProcess, free_port, redis_process
 
 PATIENCE = 20.0
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
 @pytest.fixture
@@ -288,7 +291,7 @@ async def test_connections_that_are_cut_while_idle_are_replaced(redis: RedisProc
 async def test_a_replica_that_missed_writes_and_was_promoted(tmp_path: Path) -> None:
     """Five writes are lost and five others take their place: every reader ends with what is there."""
     link = tmp_path / "primary.sock"
-    with redis_process(tmp_path / "one") as one, redis_process(tmp_path / "other") as other:
+    with redis_process(tmp_path / "one", *AT_ONCE) as one, redis_process(tmp_path / "other") as other:
         link.symlink_to(one.socket)
         other.ask("REPLICAOF", "127.0.0.1", str(one.port))
         async with opened(f"unix://{link}?min_replicas=1") as store, opened(f"unix://{link}") as reader:
@@ -314,7 +317,7 @@ async def test_a_replica_that_missed_writes_and_was_promoted(tmp_path: Path) -> 
 
 
 async def test_publishing_waits_for_replicas(tmp_path: Path) -> None:
-    with redis_process(tmp_path / "one") as one, redis_process(tmp_path / "other") as other:
+    with redis_process(tmp_path / "one", *AT_ONCE) as one, redis_process(tmp_path / "other") as other:
         async with opened(f"{one.url}?min_replicas=1") as store:
             with pytest.raises(Unavailable, match="only 0 of the 1 replicas"):
                 await store.put("k", {"n": 1})
@@ -381,6 +384,32 @@ async def test_a_call_is_one_round_trip(store: RedisStore, monkeypatch: pytest.M
         before = len(sent)
         await call
         assert len(sent) == before + 1, call
+
+
+async def test_tls_looks_at_the_certificate(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-auth-clients", "no")
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    with redis_process(tmp_path / "redis", *options, *files):
+        async with opened(f"rediss://127.0.0.1:{port}?ca={certificate}") as store:
+            written = await store.put("k", {"n": 1}, blob=b"x" * 3_000_000)
+            assert await store.blob("k", written.generation) == b"x" * 3_000_000
+        async with opened(f"rediss://127.0.0.1:{port}?verify=no") as store:
+            assert await store.get("k") is not None
+        stranger = RedisStore(f"rediss://127.0.0.1:{port}", SystemClock())
+        with pytest.raises(Unavailable, match="certificate"):
+            await stranger.open()
 
 
 async def test_a_store_behind_no_redis_does_not_open(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from peerload.clock import SystemClock
@@ -93,6 +96,19 @@ def test_bad_urls_are_refused_without_their_password(url: str) -> None:
 def test_no_password_is_shown(url: str) -> None:
     assert "secret" not in open_store(url, SystemClock()).url
     assert "secret" not in repr(RedisPlace.parse(url))
+
+
+def test_without_its_packages_the_extra_is_named() -> None:
+    program = """
+import sys
+sys.modules["hiredis"] = None
+from peerload.clock import SystemClock
+from peerload.plugins import open_store
+open_store("redis://:secret@host", SystemClock())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "MissingExtra" in done.stderr
+    assert "pip install 'peerload[redis]'" in done.stderr
 
 
 def test_the_plug_in_table_has_every_scheme() -> None:

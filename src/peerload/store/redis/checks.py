@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import hiredis
-
 from peerload.errors import InvalidArgument
-from peerload.store.redis.link import Link
+from peerload.store.redis.link import Link, ReplyError
 from peerload.store.redis.pool import checked
 
 __all__ = ["Facts", "inspect"]
@@ -59,7 +57,7 @@ async def inspect(link: Link) -> Facts:
         )
     save = None
     (answer,) = await link.ask(("CONFIG", "GET", "save"))  # often not allowed, where somebody else runs Redis
-    if not isinstance(answer, hiredis.ReplyError) and len(answer) == 2:
+    if not isinstance(answer, ReplyError) and len(answer) == 2:
         save = answer[1].decode()
     return Facts(
         version=version,

@@ -18,10 +18,11 @@ from peerload.store.redis.trouble import Broken, Refused
 
 try:
     import hiredis
+    from hiredis import ReplyError
 except ImportError:
     raise MissingExtra("the Redis store", "redis") from None
 
-__all__ = ["Command", "Link", "Replies", "connect"]
+__all__ = ["Command", "Link", "Replies", "ReplyError", "connect"]
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 Replies: TypeAlias = list[Any]
@@ -34,9 +35,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._reader = hiredis.Reader(
-            protocolError=hiredis.ProtocolError, replyError=hiredis.ReplyError, notEnoughData=_MORE
-        )
+        self._reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=ReplyError, notEnoughData=_MORE)
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._wanted = 0
@@ -61,7 +60,7 @@ class Link(asyncio.Protocol):
         return bool(self._poll and self._poll.poll(0))
 
     async def ask(self, *commands: Command) -> Replies:
-        """The replies, one a command, errors among them as `hiredis.ReplyError`. Raises `Broken`."""
+        """The replies, one a command, errors among them as `ReplyError`. Raises `Broken`."""
         await self.send(commands)
         return await self.receive(len(commands))
 
@@ -145,7 +144,7 @@ async def connect(address: Address, credentials: Credentials, *, db: int = 0, tl
             greeting.append(("SELECT", db))
         if greeting:
             for reply in await link.ask(*greeting):
-                if isinstance(reply, hiredis.ReplyError):
+                if isinstance(reply, ReplyError):
                     raise Refused(address, str(reply))
         return link
 

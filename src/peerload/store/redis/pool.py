@@ -7,10 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
-import hiredis
-
 from peerload.errors import Unavailable
-from peerload.store.redis.link import Link, Replies
+from peerload.store.redis.link import Link, Replies, ReplyError
 from peerload.store.redis.route import Route
 from peerload.store.redis.trouble import Broken, Passing, refusal
 
@@ -163,6 +161,6 @@ class _NoConnection(Exception):
 def checked(link: Link, replies: Replies) -> Replies:
     """The replies, none of which is an error. Raises what the first error means."""
     for reply in replies:
-        if isinstance(reply, hiredis.ReplyError):
+        if isinstance(reply, ReplyError):
             raise refusal(link.address, str(reply))
     return replies

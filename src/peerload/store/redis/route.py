@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-import hiredis
-
 from peerload.errors import Unavailable
-from peerload.store.redis.link import Link, connect
+from peerload.store.redis.link import Link, ReplyError, connect
 from peerload.store.redis.place import Address, RedisPlace
 from peerload.store.redis.slot import slot
 from peerload.store.redis.trouble import Passing, refusal
@@ -95,7 +93,7 @@ class _Sentinels:
                 self._sentinels.remove(sentinel)
                 self._sentinels.insert(0, sentinel)
                 return Address(answer[0].decode(), int(answer[1]))
-            if isinstance(answer, hiredis.ReplyError):
+            if isinstance(answer, ReplyError):
                 last = _as_unavailable(refusal(sentinel, str(answer)))
             else:
                 last = Unavailable(f"the sentinel at {sentinel} knows no service {place.service!r}")
@@ -138,7 +136,7 @@ class _Cluster:
             except Unavailable as error:
                 last = error
                 continue
-            if isinstance(answer, hiredis.ReplyError):
+            if isinstance(answer, ReplyError):
                 last = _as_unavailable(refusal(node, str(answer)))
                 continue
             owner = self._read(node, answer)
