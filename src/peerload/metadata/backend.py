@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.errors import Conflict, Damaged, NotFound, PeerloadError, Unavailable
+from peerload.errors import Damaged, NotFound, PeerloadError, Unavailable
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.feed import follow
@@ -20,28 +20,26 @@ from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
-from peerload.metadata.locks import KeyLocks
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import ANSWER_SECONDS, Patience
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.reaper import Reaper
-from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status, with_status
+from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status
 from peerload.metadata.revival import Reviver
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.stored import StoredSource
 from peerload.metadata.waiting import settled_within
 from peerload.metadata.watch_event import WatchEvent
 from peerload.metadata.watchers import Watchers
-from peerload.store.base import Beat, Entry, Store, Touch, Touched
+from peerload.metadata.writes import ATTEMPTS, Writes
+from peerload.store.base import Entry, Store
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import is_source_id
 
 __all__ = ["MetadataBackend"]
 
-_ATTEMPTS: Final = 10
-"""How often a conditional write is tried when others write the same entry."""
 _TICK_SECONDS: Final = 0.5
 _MIN_TICK_SECONDS: Final = 0.01
 _CLOSE_SECONDS: Final = 2.0
@@ -58,16 +56,21 @@ class MetadataBackend:
         self.settings = settings or MetadataSettings()
         self.directory = Directory(store, clock, self.settings)
         self.watchers = Watchers(self.directory)
-        self.heartbeats = Heartbeats(store, clock, self.settings, secrets.token_hex(8))
         self.reaper = Reaper(store, self.directory, clock, self.settings)
         self._reviver = Reviver(store, self.directory, clock)
         self._health = Health(self.directory, self.settings)
         self._manifests = Manifests(store, self.settings.manifest_cache_bytes)
         self._confirm = Confirm(store, clock)
         self._patience = Patience(clock, self.settings, self._hopeful)
-        self._locks = KeyLocks()
-        # What this server wrote and has not seen in the feed: until then the directory is out of date.
-        self._unseen: dict[str, int] = {}
+        self._writes = Writes(
+            store,
+            self.directory,
+            clock,
+            self.settings,
+            confirm=self._confirm,
+            patience=self._patience,
+            server_id=secrets.token_hex(8),
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[None] | None = None
 
@@ -82,6 +85,7 @@ class MetadataBackend:
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "feed": follow(self._store, self.directory, self._clock),
             "heartbeats": self.heartbeats.run(),
+            "amends": self._writes.run(),
             "expiry": self._tick(),
             "reaper": self.reaper.run(),
             "reviver": self._reviver.run(),
@@ -125,6 +129,11 @@ class MetadataBackend:
         await self.close()
 
     @property
+    def heartbeats(self) -> Heartbeats:
+        """What gathers them."""
+        return self._writes.heartbeats
+
+    @property
     def serving(self) -> bool:
         """Whether answers can be given."""
         return self._health.serving
@@ -147,18 +156,8 @@ class MetadataBackend:
     async def publish(self, publication: Publication, *, deadline: float | None = None) -> SourceKey:
         """Keep a publication, durably, in place of what was published under its key before."""
         blob = await self._manifests.pack(publication)
-        await self._patience.ask(lambda: self._put(publication, blob), deadline)
+        await self._writes.publish(publication, blob, deadline=deadline)
         return publication.key
-
-    async def _put(self, publication: Publication, blob: bytes) -> None:
-        key = publication.key.encode()
-        async with self._locks.hold(key):
-            held = self.directory.get(key)
-            stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
-            first = held.record.published_at if held else self._store.now()
-            value = publication.record._replace(published_at=first).to_value()
-            written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
-            await self._written(key, written.revision)
 
     async def stored(
         self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
@@ -169,17 +168,13 @@ class MetadataBackend:
             return None
         await self._known(deadline)
         unsure = False
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             record = self._held(source_id, worker_id, worker_rank)
-            if (
-                unsure
-                or record is None
-                or not self.directory.has(record.key.encode(), self._unseen.get(record.key.encode(), 0))
-            ):
+            if unsure or record is None or not self._writes.seen(record.key.encode()):
                 record = await self._patience.ask(lambda: self._confirmed(source_id, worker_id, worker_rank), deadline)
             if record is None:
                 return None
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 key = record.key.encode()
                 try:
                     parts = await self._parts(key, record.generation, deadline)
@@ -238,21 +233,7 @@ class MetadataBackend:
         """
         if not _possible(source_id, worker_id, worker_rank):
             return False
-        key = SourceKey(source_id, worker_rank, worker_id).encode()
-        held = self._fresh(key, status)
-        update = partial(self._update, key, status, load)
-        if held is None:
-            return await self._patience.ask(update, deadline)
-        stamp = self.heartbeats.stamp(key, held.stamp)
-        touch = Touch(key, held.record.generation, Beat(stamp, load))
-        if stamp - held.stamp < self.settings.heartbeat_timeout_ms // 2:
-            if self.heartbeats.failed:
-                raise Unavailable("heartbeats cannot be stored at the moment")
-            self.heartbeats.add(touch)
-            return True
-        if await self._patience.ask(partial(self.heartbeats.store, touch), deadline) is not Touched.MISSING:
-            return True
-        return await self._patience.ask(update, deadline)
+        return await self._writes.update(SourceKey(source_id, worker_rank, worker_id), status, load, deadline=deadline)
 
     async def withdraw(
         self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
@@ -264,11 +245,11 @@ class MetadataBackend:
 
     async def _withdraw(self, source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         if worker_rank is not None:
-            return await self._remove(SourceKey(source_id, worker_rank, worker_id).encode())
+            return await self._writes.remove(SourceKey(source_id, worker_rank, worker_id).encode())
         keys = [held.record.key for held in self.directory.ranks(source_id, worker_id)]
         if not keys or self.directory.lost:
             keys = [record.key for record in await self._confirmed_ranks(source_id, worker_id)]
-        removed = [await self._remove(key.encode()) for key in keys]
+        removed = [await self._writes.remove(key.encode()) for key in keys]
         return any(removed)
 
     async def watch(
@@ -331,7 +312,7 @@ class MetadataBackend:
         if not is_source_id(source_id):
             return 0
         entries = (await self._patience.ask(partial(self._store.list, SourceKey.prefix_of(source_id)), None)).entries
-        return sum([await self._remove(entry.key) for entry in entries])
+        return sum([await self._writes.remove(entry.key) for entry in entries])
 
     async def remove_worker(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> bool:
         """`withdraw`."""
@@ -420,63 +401,6 @@ class MetadataBackend:
         held.refresh()
         return held.view()
 
-    def _fresh(self, key: str, status: Status) -> Held | None:
-        """The record, if a heartbeat with that status is no change and the directory can be relied on to say so."""
-        held = self.directory.get(key)
-        if held is None or held.record.mark is not None or held.record.status is not status or self.directory.lost:
-            return None
-        revision = self._unseen.get(key)
-        if revision is not None:
-            if not self.directory.has(key, revision):
-                return None
-            del self._unseen[key]
-        return held
-
-    async def _update(self, key: str, status: Status, load: float | None) -> bool:
-        # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
-        async with self._locks.hold(key):
-            for _ in range(_ATTEMPTS):
-                entry = await self._confirm.entry(key)
-                if entry is None:
-                    return False
-                record = SourceRecord.from_entry(entry)
-                beat = Beat(self.heartbeats.stamp(key, record.updated_at), load)
-                if record.status is status and record.mark is None:
-                    if await self.heartbeats.store(Touch(key, entry.generation, beat)) is Touched.MISSING:
-                        continue
-                    return True
-                try:
-                    written = await self._store.put(
-                        key, with_status(entry.value, status), expect=entry.revision, beat=beat
-                    )
-                except Conflict:
-                    continue
-                await self._written(key, written.revision)
-                return True
-        raise Unavailable("the source is changed by others over and over; try again")
-
-    async def _remove(self, key: str) -> bool:
-        async with self._locks.hold(key):
-            try:
-                revision = await self._store.delete(key)
-            except Conflict:
-                return False
-            await self._written(key, revision)
-            return True
-
-    async def _written(self, key: str, revision: int) -> None:
-        """Wait, but not for long, until the directory knows of a write."""
-        self._unseen[key] = revision
-        if await self.directory.seen(key, revision) and self._unseen.get(key) == revision:
-            del self._unseen[key]
-
-    def _forget_seen(self) -> None:
-        """Forget writes that have come in since their callers stopped waiting, and those of what is no longer there."""
-        gone = not self.directory.lost
-        for key, revision in list(self._unseen.items()):
-            if self.directory.has(key, revision) or (gone and self.directory.get(key) is None):
-                del self._unseen[key]
-
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
         while True:
@@ -490,7 +414,7 @@ class MetadataBackend:
                 # The first listing makes a server fit to answer, and who starts one waits for that.
                 await settled_within(self._clock, pause, self.directory.changed.next())
             self.directory.sweep()
-            self._forget_seen()
+            self._writes.forget_seen()
             serving = self._health.check()
             lost = self.directory.synced and not serving
             self.watchers.interrupt(Unavailable(self._health.reason) if lost else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from peerload.clock import Clock
 from peerload.errors import Unavailable
 from peerload.metadata.liveness import episode_key
+from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import settled_within
 from peerload.store.base import Beat, Store, Touch, Touched
@@ -32,6 +34,11 @@ class _Episode(NamedTuple):
     until: int
 
 
+class _Pending(NamedTuple):
+    touch: Touch
+    status: Status | None
+
+
 class Heartbeats:
     """The batcher. `run` writes; `add` and `store` hand it touches.
 
@@ -39,12 +46,21 @@ class Heartbeats:
     `peerload.metadata.liveness`): it is in the store if and only if heartbeats could be.
     """
 
-    def __init__(self, store: Store, clock: Clock, settings: MetadataSettings, server_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        settings: MetadataSettings,
+        server_id: str,
+        *,
+        on_mistake: Callable[[Touch, Status], None],
+    ) -> None:
         self._store = store
         self._clock = clock
         self._settings = settings
         self._server_id = server_id
-        self._pending: dict[str, Touch] = {}
+        self._on_mistake = on_mistake
+        self._pending: dict[str, _Pending] = {}
         self._answers: dict[str, list[asyncio.Future[Touched]]] = {}
         self._wanted: asyncio.Future[None] | None = None
         self._urgent = False
@@ -74,14 +90,15 @@ class Heartbeats:
         self._stamps[key] = stamp = max(now, given + 1)
         return stamp
 
-    def add(self, touch: Touch) -> None:
-        """Write this with the next batch, in place of an earlier one for the same key."""
-        self._pending[touch.key] = touch
+    def add(self, touch: Touch, status: Status) -> None:
+        """Write this with the next batch, in place of an earlier one for the same key. The caller took `status` for the
+        stored one; `on_mistake` is told if the store says that the record is another by now."""
+        self._pending[touch.key] = _Pending(touch, status)
         self._wake(urgent=False)
 
     async def store(self, touch: Touch) -> Touched:
         """Write this at once, and return what became of it. Raises `Unavailable`."""
-        self._pending[touch.key] = touch
+        self._pending[touch.key] = _Pending(touch, None)
         answer: asyncio.Future[Touched] = asyncio.get_running_loop().create_future()
         self._answers.setdefault(touch.key, []).append(answer)
         self._wake(urgent=True)
@@ -113,20 +130,20 @@ class Heartbeats:
             batch, self._pending = self._pending, {}
             answers, self._answers = self._answers, {}
             self._urgent = False
-            touches = list(batch.values())
+            pending = list(batch.values())
             written = 0
             self._writing_since = self._clock.monotonic()
             try:
                 first = True
-                while first or written < len(touches):
-                    part = touches[written : written + _BATCH]
+                while first or written < len(pending):
+                    part = pending[written : written + _BATCH]
                     await self._write(part, answers)
                     written += len(part)
                     first = False
                     self._writing_since = self._clock.monotonic()
             except BaseException as error:
-                for touch in touches[written:]:
-                    self._pending.setdefault(touch.key, touch)
+                for one in pending[written:]:
+                    self._pending.setdefault(one.touch.key, one)
                 failure = error if isinstance(error, Unavailable) else Unavailable("the server is stopping")
                 for waiting in answers.values():
                     for answer in waiting:
@@ -140,16 +157,18 @@ class Heartbeats:
                 self._writing_since = None
             self._last_failed = False
 
-    async def _write(self, touches: list[Touch], answers: dict[str, list[asyncio.Future[Touched]]]) -> None:
+    async def _write(self, pending: list[_Pending], answers: dict[str, list[asyncio.Future[Touched]]]) -> None:
         alive = await self._alive()
-        results = await self._store.touch([alive, *touches])
+        results = await self._store.touch([alive, *(touch for touch, _ in pending)])
         self._last_alive = self._clock.monotonic()
         if self._episode is not None:
             if results[0] is Touched.MISSING:
                 self._episode = None
             else:
                 self._episode = self._episode._replace(until=alive.beat.stamp)
-        for touch, result in zip(touches, results[1:], strict=True):
+        for (touch, status), result in zip(pending, results[1:], strict=True):
+            if status is not None and result in (Touched.MISSING, Touched.CHANGED):
+                self._on_mistake(touch, status)
             for answer in answers.pop(touch.key, ()):
                 if not answer.done():
                     answer.set_result(result)
