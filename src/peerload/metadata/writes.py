@@ -1,0 +1,195 @@
+"""Everything that changes a source: publishing, heartbeats and statuses, removal."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final, NamedTuple
+
+import structlog
+
+from peerload.clock import Clock
+from peerload.errors import Conflict, Unavailable
+from peerload.metadata.confirm import Confirm
+from peerload.metadata.directory import Directory
+from peerload.metadata.heartbeats import Heartbeats
+from peerload.metadata.held import Held
+from peerload.metadata.locks import KeyLocks
+from peerload.metadata.patience import Patience
+from peerload.metadata.publication import Publication
+from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
+from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.waiting import Pulse
+from peerload.store.base import Beat, Store, Touch, Touched
+
+__all__ = ["ATTEMPTS", "Writes"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+ATTEMPTS: Final = 10
+"""How often a conditional write is tried when others write the same entry."""
+_RETRY_SECONDS: Final = 1.0
+
+
+class _Amend(NamedTuple):
+    """What a heartbeat meant that was taken for a mere refresh, and was none."""
+
+    status: Status
+    beat: Beat
+
+
+class Writes:
+    """The writes of one server. Those of one source happen one after the other, in the order of their arrival."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        clock: Clock,
+        settings: MetadataSettings,
+        *,
+        confirm: Confirm,
+        patience: Patience,
+        server_id: str,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._clock = clock
+        self._settings = settings
+        self._confirm = confirm
+        self._patience = patience
+        self._locks = KeyLocks()
+        # What this server wrote and has not seen in the feed: until then the directory is out of date.
+        self._unseen: dict[str, int] = {}
+        self._amends: dict[str, _Amend] = {}
+        self._amend = Pulse()
+        self.heartbeats = Heartbeats(store, clock, settings, server_id, on_mistake=self._amend_later)
+
+    async def publish(self, publication: Publication, blob: bytes, *, deadline: float | None) -> None:
+        """Keep a publication, packed as `blob`, durably, in place of what was published under its key before."""
+        await self._patience.ask(lambda: self._put(publication, blob), deadline)
+
+    async def update(self, source: SourceKey, status: Status, load: float | None, *, deadline: float | None) -> bool:
+        """A heartbeat and a status. False only if the store confirmed that there is no such source."""
+        key = source.encode()
+        # Whatever an earlier one meant, this one says what holds now.
+        self._amends.pop(key, None)
+        held = self._fresh(key, status)
+        update = partial(self._update, key, status, load)
+        if held is None:
+            return await self._patience.ask(update, deadline)
+        stamp = self.heartbeats.stamp(key, held.stamp)
+        touch = Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
+        if stamp - held.stamp < self._settings.heartbeat_timeout_ms // 2:
+            if self.heartbeats.failed:
+                raise Unavailable("heartbeats cannot be stored at the moment")
+            self.heartbeats.add(touch, status)
+            return True
+        if await self._patience.ask(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
+            return True
+        return await self._patience.ask(update, deadline)
+
+    async def remove(self, key: str) -> bool:
+        """Remove a record, durably; whether there was one."""
+        async with self._locks.hold(key):
+            try:
+                revision = await self._store.delete(key)
+            except Conflict:
+                return False
+            await self._written(key, revision)
+            return True
+
+    def seen(self, key: str) -> bool:
+        """Whether the directory knows of everything that this server wrote under a key."""
+        return self._directory.has(key, self._unseen.get(key, 0))
+
+    def forget_seen(self) -> None:
+        """Forget writes that have come in since their callers stopped waiting, and those of what is no longer there."""
+        gone = not self._directory.lost
+        for key, revision in list(self._unseen.items()):
+            if self._directory.has(key, revision) or (gone and self._directory.get(key) is None):
+                del self._unseen[key]
+
+    async def run(self) -> None:
+        """Make good, until cancelled, for heartbeats that were taken for mere refreshes by mistake.
+
+        A server hears of another's writes a moment late. If a worker changes its status (or publishes anew) at one
+        server and heartbeats at another within that moment, the second compares with what no longer holds; the store tells
+        it when the heartbeat arrives there, and the status that the worker meant is written now.
+        """
+        while True:
+            if not self._amends:
+                await self._amend.wait()
+                continue
+            key, amend = next(iter(self._amends.items()))
+            try:
+                await self._update(key, amend.status, amend.beat.load, meant=amend)
+            except Unavailable as error:
+                _log.warning("a status could not be written", key=key, error=str(error))
+                await self._clock.sleep(_RETRY_SECONDS)
+                continue
+            if self._amends.get(key) is amend:
+                del self._amends[key]
+
+    def _amend_later(self, touch: Touch, status: Status) -> None:
+        self._amends[touch.key] = _Amend(status, touch.beat)
+        self._amend.beat()
+
+    def _fresh(self, key: str, status: Status) -> Held | None:
+        """The record, if a heartbeat with that status is no change and the directory can be relied on to say so."""
+        held = self._directory.get(key)
+        if held is None or held.record.mark is not None or held.record.status is not status or self._directory.lost:
+            return None
+        revision = self._unseen.get(key)
+        if revision is not None:
+            if not self._directory.has(key, revision):
+                return None
+            del self._unseen[key]
+        return held
+
+    async def _put(self, publication: Publication, blob: bytes) -> None:
+        key = publication.key.encode()
+        async with self._locks.hold(key):
+            self._amends.pop(key, None)
+            held = self._directory.get(key)
+            stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
+            first = held.record.published_at if held else self._store.now()
+            value = publication.record._replace(published_at=first).to_value()
+            written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
+            await self._written(key, written.revision)
+
+    async def _update(self, key: str, status: Status, load: float | None, *, meant: _Amend | None = None) -> bool:
+        # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
+        async with self._locks.hold(key):
+            for _ in range(ATTEMPTS):
+                entry = await self._confirm.entry(key)
+                if entry is None:
+                    return False
+                record = SourceRecord.from_entry(entry)
+                if meant is not None and (self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp):
+                    return True  # a later one has said what holds
+                # Made good, a heartbeat is still as old as it is: another server may know of a later one.
+                stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp
+                beat = Beat(max(stamp, record.updated_at + 1), load)
+                if record.status is status and record.mark is None:
+                    touch = Touch(key, entry.generation, beat, entry.revision)
+                    if await self.heartbeats.store(touch) not in _NO_CHANGE:
+                        continue
+                    return True
+                try:
+                    written = await self._store.put(
+                        key, with_status(entry.value, status), expect=entry.revision, beat=beat
+                    )
+                except Conflict:
+                    continue
+                await self._written(key, written.revision)
+                return True
+        raise Unavailable("the source is changed by others over and over; try again")
+
+    async def _written(self, key: str, revision: int) -> None:
+        """Wait, but not for long, until the directory knows of a write."""
+        self._unseen[key] = revision
+        if await self._directory.seen(key, revision) and self._unseen.get(key) == revision:
+            del self._unseen[key]
+
+
+_NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)
