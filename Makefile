@@ -1,4 +1,5 @@
-# Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed.
+# Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
+# (but `make test`, run as root where apt-get is, installs redis-server if there is none).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench).
 
 SHELL := /bin/sh
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help install demo test scale check format bench wire lock build clean
+.PHONY: help install demo test redis scale check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -50,11 +51,22 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(ARGS)
 
-test: install ## Run every test but the scale ones (some minutes)
+test: install redis ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
-scale: install ## Run the large and long tests
+# Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
+redis: ## Install redis-server for the tests, where that can be done
+	@if ! command -v redis-server >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing redis-server, for the tests of the Redis store" && \
+			{ apt-get install -y -qq --no-install-recommends redis-server >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
+			echo "==> It could not be installed: those tests are skipped"; }; \
+		else echo "==> There is no redis-server (Debian: apt-get install redis-server): those tests are skipped"; fi; \
+	fi
+
+scale: install redis ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 
@@ -83,7 +95,7 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra redis --group dev pyproject.toml -o requirements/dev.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation

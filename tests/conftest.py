@@ -1,10 +1,14 @@
-"""What holds for all tests."""
+"""What holds for all tests, and the Redis that those share which need one."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from tests.support.redis import RedisProcess, redis_process
 
 # How long an example takes says more about the machine than about the code. The same examples every time, so that a failure
 # is somebody's doing; HYPOTHESIS_PROFILE=long (and "explore") look further, at others each time.
@@ -12,3 +16,18 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.register_profile("long", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A running Redis, one a test process; whoever uses it has a namespace of its own (`redis_url`)."""
+    with redis_process(tmp_path_factory.mktemp("redis")) as process:
+        yield process
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisProcess) -> Iterator[str]:
+    """A store in Redis that is empty, and is removed after the test."""
+    url = shared_redis.fresh_url()
+    yield url
+    shared_redis.forget(url.partition("namespace=")[2])

@@ -23,14 +23,14 @@ import importlib, pathlib, pkgutil, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "redis", "kubernetes_asyncio", "torch"}:
+        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes_asyncio", "torch"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())
 import peerload
 assert pathlib.Path(peerload.__file__).is_relative_to(sys.prefix), peerload.__file__
 # What needs an extra, or pytest, says so by where it is.
-extras = ("peerload.demo.minilm", "peerload.testing.")
+extras = ("peerload.demo.minilm", "peerload.store.redis.", "peerload.testing.")
 for module in pkgutil.walk_packages(peerload.__path__, "peerload."):
     if not module.name.startswith(extras) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -79,6 +79,7 @@ def test_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> Non
         "peerload/wire/protos/sources.proto",
         "peerload/wire/p2p_pb2.pyi",
         "peerload/cli/__init__.py",
+        "peerload/store/redis/lua/put.lua",
     } <= names
     info = f"peerload-{peerload.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names

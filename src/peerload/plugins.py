@@ -38,7 +38,9 @@ def open_store(url: str, clock: Clock) -> Store:
     """The store that a URL names, not yet opened (`await store.open()` does that).
 
     `memory:` is a fresh store in this process; `sqlite:PATH` a file on this machine's own disk (a leading `~` is
-    the user's home; `sqlite:///abs/path` is understood too). Raises `InvalidArgument` for an unknown scheme.
+    the user's home; `sqlite:///abs/path` is understood too); `redis://HOST` and its relatives a Redis that servers share
+    (`peerload.store.redis.place` has all forms). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
+    the store needs packages that are not installed.
     """
     scheme, colon, _ = url.partition(":")
     factory = _STORES.get(scheme) if colon else None
@@ -74,7 +76,26 @@ def _sqlite_store(url: str, clock: Clock) -> Store:
     return SqliteStore(path, clock)
 
 
-_STORES: Final[dict[str, StoreFactory]] = {"memory": _memory_store, "sqlite": _sqlite_store}
+def _redis_store(url: str, clock: Clock) -> Store:
+    from peerload.store.redis.store import RedisStore
+
+    return RedisStore(url, clock)
+
+
+_REDIS: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+_STORES: Final[dict[str, StoreFactory]] = {
+    "memory": _memory_store,
+    "sqlite": _sqlite_store,
+    **dict.fromkeys(_REDIS, _redis_store),
+}
 
 
 def engine_names() -> list[str]:

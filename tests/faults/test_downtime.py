@@ -18,6 +18,7 @@ from peerload.testing import ManualClock
 from peerload.wire import p2p_pb2
 from tests.support.house import House, house
 from tests.support.live import publication, ready
+from tests.support.redis import HandTimedRedisStore
 
 TIMEOUT = 90.0
 GRACE = 150.0
@@ -25,9 +26,12 @@ BEAT = 30.0
 LIVE = ("w1", "w2", "w3")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Callable[[], Store]:
-    """The store that a server finds again after it was down: the same file, or the same memory outside of it."""
+    """The store that a server finds again after it was down: the same file or namespace, or the same memory outside of it."""
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_url")
+        return lambda: HandTimedRedisStore(url, clock)
     if request.param == "sqlite":
         return lambda: SqliteStore(tmp_path / "peerload.sqlite", clock)
     kept = MemoryStore(clock)

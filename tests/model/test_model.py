@@ -29,6 +29,7 @@ from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from tests.support.house import House
 from tests.support.live import publication, ready
+from tests.support.redis import HandTimedRedisStore, RedisProcess
 
 TIMEOUT = 20.0
 REAPER = 5.0
@@ -50,7 +51,7 @@ READY, STALE = p2p_pb2.SOURCE_STATUS_READY, p2p_pb2.SOURCE_STATUS_STALE
 STATUSES = (p2p_pb2.SOURCE_STATUS_UNKNOWN, p2p_pb2.SOURCE_STATUS_INITIALIZING, READY, STALE)
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = {"memory": 1500, "sqlite": 1500} if LONG else {"memory": 20, "sqlite": 10}
+EXAMPLES = dict.fromkeys(("memory", "sqlite", "redis"), 1500) if LONG else {"memory": 20, "sqlite": 10, "redis": 5}
 STEPS = 60 if LONG else 40
 
 Key = tuple[str, str, int]
@@ -91,6 +92,7 @@ class Fleet(RuleBasedStateMachine):
     """The machine; its subclasses name the store."""
 
     kind: ClassVar[str]
+    redis: ClassVar[RedisProcess]
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,10 +101,13 @@ class Fleet(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.first, self.first_wall_ms = self.clock.monotonic(), self.clock.wall_ms()
         memory = MemoryStore(self.clock)
+        self.url = self.redis.fresh_url() if self.kind == "redis" else ""
 
         def make_store() -> Store:
             if self.kind == "memory":
                 return memory
+            if self.kind == "redis":
+                return HandTimedRedisStore(self.url, self.clock, self.wall_ms)
             return SqliteStore(Path(self.folder.name) / "peerload.sqlite", self.clock)
 
         self.house = House(self.clock, make_store, heartbeat_timeout=TIMEOUT, reaper_interval=REAPER, gc_timeout=GC)
@@ -462,6 +467,17 @@ class SqliteFleet(Fleet):
     kind = "sqlite"
 
 
+class RedisFleet(Fleet):
+    """Over a namespace of a real Redis."""
+
+    kind = "redis"
+
+
+@pytest.fixture
+def fleet_redis(shared_redis: RedisProcess) -> None:
+    Fleet.redis = shared_redis
+
+
 def length(kind: str) -> settings:
     return settings(
         # Making a failure smaller takes minutes; its steps are printed as they are, and the long profile shrinks them.
@@ -476,5 +492,7 @@ def length(kind: str) -> settings:
 
 MemoryFleet.TestCase.settings = length("memory")
 SqliteFleet.TestCase.settings = length("sqlite")
+RedisFleet.TestCase.settings = length("redis")
 TestMemory = pytest.mark.timeout(0 if LONG else 300)(MemoryFleet.TestCase)
 TestSqlite = pytest.mark.timeout(0 if LONG else 300)(SqliteFleet.TestCase)
+TestRedis = pytest.mark.usefixtures("fleet_redis")(pytest.mark.timeout(0 if LONG else 300)(RedisFleet.TestCase))

@@ -19,15 +19,15 @@ from peerload.wire import api_pb2, p2p_pb2, sources_pb2
 from peerload.wire import health_pb2 as our_health_pb2
 from peerload.wire.identity import source_id
 from tests.support.rpc import P2P, SOURCES, AsyncRpc, identity, publication
-from tests.support.server import serving, sqlite_url
+from tests.support.server import serving, store_url
 
 READY = p2p_pb2.SOURCE_STATUS_READY
 STALE = p2p_pb2.SOURCE_STATUS_STALE
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else sqlite_url(tmp_path)
+    return store_url(request, tmp_path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from peerload.server.settings import resolve
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("PEERLOAD_", "MX_", "MODEL_EXPRESS_")):
+        if name.startswith(("PEERLOAD_", "MX_", "MODEL_EXPRESS_", "REDIS_")):
             monkeypatch.delenv(name)
 
 
@@ -80,7 +80,7 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str
         ("MODEL_EXPRESS_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("PEERLOAD_LOG_FORMAT", "xml", "'auto', 'console' or 'json'"),
         ("MX_METADATA_BACKEND", "etcd", "redis, kubernetes, k8s, crd"),
-        ("MX_METADATA_BACKEND", "redis", "--store or PEERLOAD_STORE"),
+        ("MX_METADATA_BACKEND", "k8s", "--store or PEERLOAD_STORE"),
         ("MODEL_EXPRESS_SECURITY_MODE", "enforce", "off"),
     ],
 )
@@ -112,6 +112,61 @@ def test_levels_by_their_other_names(monkeypatch: pytest.MonkeyPatch, deployed: 
     monkeypatch.setenv("MODEL_EXPRESS_LOG_FORMAT", "pretty")
     settings = resolve({}).settings
     assert (settings.log_level, settings.log_format) == (ours, "console")
+
+
+@pytest.mark.parametrize(
+    ("environment", "store", "origin"),
+    [
+        ({}, "redis://localhost:6379", "MX_METADATA_BACKEND"),
+        (
+            {"REDIS_URL": "rediss://u:p@r:1/2", "REDIS_HOST": "x"},
+            "rediss://u:p@r:1/2",
+            "MX_METADATA_BACKEND, REDIS_URL",
+        ),
+        ({"MX_REDIS_HOST": "a", "REDIS_HOST": "b"}, "redis://a:6379", "MX_METADATA_BACKEND, MX_REDIS_HOST"),
+        (
+            {"REDIS_HOST": "::1", "REDIS_PORT": "7"},
+            "redis://[::1]:7",
+            "MX_METADATA_BACKEND, REDIS_HOST, REDIS_PORT",
+        ),
+        ({"MX_REDIS_PORT": "8", "REDIS_PORT": "7"}, "redis://localhost:8", "MX_METADATA_BACKEND, MX_REDIS_PORT"),
+        ({"REDIS_PORT": "tcp://10.0.0.7:6380"}, "redis://localhost:6380", "MX_METADATA_BACKEND, REDIS_PORT"),
+    ],
+)
+def test_a_deployed_redis(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], store: str, origin: str
+) -> None:
+    monkeypatch.setenv("MX_METADATA_BACKEND", "redis")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    resolved = resolve({})
+    assert (resolved.settings.store, resolved.origins["store"]) == (store, origin)
+
+
+def test_a_redis_that_is_not_asked_for_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://somebody-elses")
+    assert resolve({}).settings.store.startswith("sqlite:")
+
+
+@pytest.mark.parametrize("backend", ["kubernetes", "k8s", "CRD"])
+def test_a_deployed_store_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("MX_METADATA_BACKEND", backend)
+    with pytest.raises(InvalidArgument, match="this release has no"):
+        resolve({})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:p@ss:w/rd@host/0", "redis://:***@host/0"),
+        ("redis+sentinel://u:p@a,b/s?sentinel_password=q&min_replicas=1", None),
+        ("redis://host", "redis://host"),
+    ],
+)
+def test_no_password_of_any_shape_is_shown(url: str, shown: str | None) -> None:
+    rows = {name: value for name, value, _ in resolve({"store": url}).table()}
+    expected = shown or "redis+sentinel://u:***@a,b/s?sentinel_password=***&min_replicas=1"
+    assert rows["store"] == expected
 
 
 def test_a_password_is_not_shown() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from peerload.wire import p2p_pb2
-from tests.support.live import LiveServer, Rpc, sqlite_url
+from tests.support.live import LiveServer, Rpc
+from tests.support.server import store_url
 from tests.support.stock import import_stock
 
 
@@ -34,16 +35,12 @@ def _no_settings_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("MX_AUTH_TOKEN_PATH", str(tmp_path / "no-token"))
 
 
-STORES = ["memory", "sqlite"]
-
-
-def _serve(kind: str, folder: Path) -> LiveServer:
-    return LiveServer("memory:" if kind == "memory" else sqlite_url(folder))
+STORES = ["memory", "sqlite", "redis"]
 
 
 @pytest.fixture(scope="module", params=STORES)
 def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with _serve(request.param, tmp_path_factory.mktemp("server")) as live:
+    with LiveServer(store_url(request, tmp_path_factory.mktemp("server"))) as live:
         yield live.start()
 
 
@@ -59,7 +56,7 @@ def server(shared_server: LiveServer) -> Iterator[LiveServer]:
 @pytest.fixture(params=STORES)
 def doomed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServer]:
     """A server for one test alone, which may kill it."""
-    with _serve(request.param, tmp_path) as live:
+    with LiveServer(store_url(request, tmp_path)) as live:
         yield live.start()
 
 

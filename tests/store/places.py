@@ -6,8 +6,10 @@ from pathlib import Path
 
 from peerload.store.base import Store
 from peerload.store.memory import MemoryStore
+from peerload.store.redis.store import RedisStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
+from tests.support.redis import RedisProcess
 
 
 class MemoryPlace:
@@ -52,3 +54,21 @@ class SqlitePlace:
         for n in range(3):
             await store.put("forget/1", {"n": n})
             await self._clock.advance(2)
+
+
+class RedisPlace:
+    """Every server connects to the same namespace."""
+
+    def __init__(self, clock: ManualClock, process: RedisProcess, url: str) -> None:
+        self._clock = clock
+        self._process = process
+        self.url = url
+
+    def store(self) -> Store:
+        return RedisStore(self.url, self._clock)
+
+    async def forget_feed(self, store: Store) -> None:
+        for n in range(3):
+            await store.put("forget/1", {"n": n})
+        namespace = self.url.partition("namespace=")[2]
+        self._process.ask("XTRIM", f"{{{namespace}}}:feed", "MAXLEN", "1")

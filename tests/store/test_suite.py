@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import StoreSuite
-from tests.store.places import FaultyPlace, MemoryPlace, SqlitePlace
+from tests.store.places import FaultyPlace, MemoryPlace, RedisPlace, SqlitePlace
+from tests.support.redis import RedisProcess
 
 
 class TestMemory(StoreSuite):
@@ -21,6 +23,16 @@ class TestSqlite(StoreSuite):
     @pytest.fixture
     def place(self, clock: ManualClock, tmp_path: Path) -> SqlitePlace:
         return SqlitePlace(clock, tmp_path)
+
+
+class TestRedis(StoreSuite):
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(wall_ms=time.time_ns() // 1_000_000)  # Redis goes by the host's time
+
+    @pytest.fixture
+    def place(self, clock: ManualClock, shared_redis: RedisProcess, redis_url: str) -> RedisPlace:
+        return RedisPlace(clock, shared_redis, redis_url)
 
 
 class TestFaultless(StoreSuite):

@@ -204,7 +204,9 @@ class LiveServer:
 
     def _spawn(self) -> None:
         assert not self.running, "it runs already"
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_"))}
+        inherited = {
+            name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_", "REDIS_"))
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-c", _DIE_WITH_PARENT, "serve", "--listen", self.address, "--store", self.store],
             stdin=subprocess.DEVNULL,

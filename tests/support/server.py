@@ -16,15 +16,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from peerload.clock import Clock
 from peerload.server.app import Server
 from peerload.server.settings import Settings
 from peerload.store.base import Store
 from tests.support.live import LiveServer, sqlite_url
+from tests.support.redis import RedisProcess
 
-__all__ = ["LiveServer", "serving", "sqlite_url"]
+__all__ = ["LiveServer", "serving", "sqlite_url", "store_url"]
+
+
+def store_url(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty store of the kind that a fixture's parameter names: memory, sqlite or redis."""
+    if request.param == "redis":
+        if request.scope == "function":
+            url: str = request.getfixturevalue("redis_url")
+            return url
+        shared: RedisProcess = request.getfixturevalue("shared_redis")
+        return shared.fresh_url()
+    return "memory:" if request.param == "memory" else sqlite_url(folder)
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,10 @@ _LONGEST_PAUSE: Final = 0.5
 _T = TypeVar("_T")
 
 
+class _Hanging(Unavailable):
+    """The caller's time ran out before the store answered."""
+
+
 class Patience:
     """How long calls wait for the store. `hopeful` tells whether a fault may be a short one."""
 
@@ -44,12 +48,17 @@ class Patience:
             end = min(end, deadline - min(ANSWER_SECONDS, (deadline - start) / 2))
             again = min(end, start + self._settings.ride_out)
         pause = _FIRST_PAUSE
+        reason: Unavailable | None = None
         while True:
             try:
                 return await self._until(end, ask())
             except Overloaded:
                 raise
-            except Unavailable:
+            except _Hanging as error:
+                # What the store said before it was asked a last time tells more.
+                raise reason or error from None
+            except Unavailable as error:
+                reason = error
                 if self._clock.monotonic() + pause > again or not self._hopeful():
                     raise
             await self._clock.sleep(pause)
@@ -65,4 +74,4 @@ class Patience:
                 task.cancel()
                 # Whoever comes next must find locks released and nothing on its way.
                 await asyncio.wait((task,))
-        raise Unavailable("the store did not answer in time")
+        raise _Hanging("the store did not answer in time")

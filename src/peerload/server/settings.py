@@ -40,7 +40,13 @@ _HOST_NAME: Final = "MODEL_EXPRESS_SERVER_HOST"
 _PORT_NAME: Final = "MODEL_EXPRESS_SERVER_PORT"
 _BACKEND_NAME: Final = "MX_METADATA_BACKEND"
 _SECURITY_NAME: Final = "MODEL_EXPRESS_SECURITY_MODE"
-_KNOWN_BACKENDS: Final = ("redis", "kubernetes", "k8s", "crd")
+_REDIS_BACKEND: Final = "redis"
+_KNOWN_BACKENDS: Final = (_REDIS_BACKEND, "kubernetes", "k8s", "crd")
+_REDIS_URL_NAME: Final = "REDIS_URL"
+_REDIS_HOST_NAMES: Final = ("MX_REDIS_HOST", "REDIS_HOST")
+_REDIS_PORT_NAMES: Final = ("MX_REDIS_PORT", "REDIS_PORT")
+_REDIS_HOST: Final = "localhost"
+_REDIS_PORT: Final = "6379"
 
 _LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 _FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
@@ -96,7 +102,9 @@ class Settings(BaseSettings):
         description="Address to listen on, HOST:PORT; port 0 takes a free one.",
     )
     store: str = Field(
-        default_factory=_default_store, min_length=1, description="Where records are kept: sqlite:PATH or memory:."
+        default_factory=_default_store,
+        min_length=1,
+        description="Where records are kept: sqlite:PATH, redis://HOST or memory:.",
     )
     heartbeat_timeout: Seconds = Field(
         default=90.0, description="Seconds without a heartbeat after which a source is stale."
@@ -151,7 +159,31 @@ class _DeployedSource(PydanticBaseSettingsSource):
         if host or port:
             names = ", ".join(name for name, value in ((_HOST_NAME, host), (_PORT_NAME, port)) if value)
             found["listen"] = (join_address(host or DEFAULT_HOST, port or DEFAULT_PORT), names)
+        if _deployed_backend() == _REDIS_BACKEND:
+            found["store"] = _deployed_redis()
         return found
+
+
+def _deployed_backend() -> str:
+    return os.environ.get(_BACKEND_NAME, "").strip().lower()
+
+
+def _deployed_redis() -> tuple[str, str]:
+    """The URL of the Redis that a deployment names, and the variables that it is taken from."""
+    url = os.environ.get(_REDIS_URL_NAME, "").strip()
+    if url:
+        return url, f"{_BACKEND_NAME}, {_REDIS_URL_NAME}"
+    names = [_BACKEND_NAME]
+    parts = []
+    for candidates, default in ((_REDIS_HOST_NAMES, _REDIS_HOST), (_REDIS_PORT_NAMES, _REDIS_PORT)):
+        name = next((each for each in candidates if os.environ.get(each, "").strip()), None)
+        parts.append(os.environ[name].strip() if name else default)
+        names += [name] if name else []
+    host, port = parts
+    if port.startswith("tcp://"):
+        # Kubernetes sets REDIS_PORT so by itself in every pod beside a service that is called redis.
+        port = port.rpartition(":")[2]
+    return f"redis://{join_address(host, port)}", ", ".join(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +200,9 @@ class Resolved:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
+    """A URL fit to be shown. A password may hold the characters that end it, so it goes on to the last @."""
+    shown = re.sub(r"(//[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&][^=&]*password[^=&]*)=[^&]*", r"\1=***", shown, flags=re.IGNORECASE)
 
 
 def resolve(flags: Mapping[str, Any]) -> Resolved:
@@ -209,13 +243,13 @@ def _origins(given: Mapping[str, Any]) -> dict[str, str]:
 
 def _refuse_what_is_not_here(origins: Mapping[str, str]) -> None:
     """A deployment that asks for a store or for protection that this release lacks must not start without it."""
-    backend = os.environ.get(_BACKEND_NAME, "").strip().lower()
+    backend = _deployed_backend()
     if backend and backend not in _KNOWN_BACKENDS:
         raise InvalidArgument(_BACKEND_NAME, f"must be one of {', '.join(_KNOWN_BACKENDS)} (it is {backend[:200]!r})")
     if backend and origins["store"] == "default":
         raise InvalidArgument(
             _BACKEND_NAME,
-            f"this release has no {backend} store; choose another with --store or PEERLOAD_STORE (sqlite:PATH or memory:)",
+            f"this release has no {backend} store; choose another with --store or PEERLOAD_STORE (redis://HOST, sqlite:PATH or memory:)",
         )
     mode = os.environ.get(_SECURITY_NAME, "").strip().lower()
     if mode not in ("", "off"):

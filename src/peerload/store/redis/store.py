@@ -1,0 +1,369 @@
+"""The store over Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import structlog
+
+from peerload.clock import Clock
+from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
+from peerload.store.base import (
+    ABSENT,
+    ANY,
+    KEEP,
+    Any,
+    Beat,
+    Change,
+    Entry,
+    Expect,
+    Feed,
+    Keep,
+    Listing,
+    Position,
+    Put,
+    Touch,
+    Touched,
+    Value,
+    Written,
+    check_beat,
+    check_blob,
+    check_key,
+    check_prefix,
+    encode_value,
+)
+from peerload.store.redis import checks
+from peerload.store.redis.layout import Keys, load_text, read_changes, read_entry, read_position, write_position
+from peerload.store.redis.link import Command, Link, Replies
+from peerload.store.redis.place import RedisPlace
+from peerload.store.redis.poller import Poller
+from peerload.store.redis.pool import CALL_SECONDS, Pool, checked
+from peerload.store.redis.redistime import RedisTime
+from peerload.store.redis.route import route_to
+from peerload.store.redis.scripts import script
+from peerload.store.redis.trouble import NewerLayout
+from peerload.store.wakeups import Wakeups
+
+__all__ = ["RedisStore"]
+
+_LAYOUT: Final = b"1"
+_SLOW_BYTES: Final = 10_000_000
+"""Bytes a second that the slowest network worth waiting for carries."""
+_BATCH_ITEMS: Final = 128
+"""Items of the feed in one read; one may hold thousands of heartbeats."""
+_PAGE_ENTRIES: Final = 500
+_LIST_ATTEMPTS: Final = 3
+_REPLICAS_MS: Final = 1_000
+"""How long a write waits for replicas."""
+_MEASURE_SECONDS: Final = 30.0
+_FEED_SECONDS: Final = 2.0
+_OLD_SECONDS: Final = 0.5
+_PAGE_SECONDS: Final = 5.0
+_BLOB_SECONDS: Final = 30.0
+_TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING, "c": Touched.CHANGED}
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What an open store consists of."""
+
+    pool: Pool
+    poller: Poller
+    wakeups: Wakeups
+    timekeeper: asyncio.Task[None]
+
+
+class RedisStore:
+    """A `Store` in a Redis that any number of servers share.
+
+    Opening a store that is open does nothing; a closed one may be opened again. How durable a write is, Redis's own
+    settings say; `min_replicas` in the URL lets it also wait for replicas.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        """Raises `InvalidArgument` for a URL that cannot be read."""
+        self._place = RedisPlace.parse(url)
+        self._keys = Keys(self._place)
+        self._clock = clock
+        self._time = RedisTime(clock)
+        self._parts: _Parts | None = None
+        self._opening = asyncio.Lock()
+        # The latest revision seen anywhere: a primary that has lost some must not use them again.
+        self._seen = 0
+
+    @property
+    def url(self) -> str:
+        return self._place.shown
+
+    async def open(self) -> None:
+        async with self._opening:
+            if self._parts is not None:
+                return
+            route = route_to(self._place)
+            pool = Pool(route, f"Redis at {', '.join(map(str, self._place.addresses))}")
+            try:
+                facts = await pool.run(checks.inspect)
+                await self._position(pool)
+                self._time.begin(await pool.run(self._measure))
+            except NewerLayout as error:
+                pool.close()
+                raise InvalidArgument("store", str(error)) from error
+            except BaseException:
+                pool.close()
+                raise
+            for warning in facts.warnings():
+                _log.warning(warning, store=self.url)
+            wakeups = Wakeups(self._clock, lambda: None)
+            poller = Poller(route_to(self._place), self._keys.feed, lambda: wakeups.wanted, wakeups.ring)
+            timekeeper = asyncio.create_task(self._keep_time(pool), name="redis time")
+            self._parts = _Parts(pool, poller, wakeups, timekeeper)
+
+    async def close(self) -> None:
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        parts.pool.close()
+        parts.timekeeper.cancel()
+        await parts.wakeups.stop()
+        await parts.poller.stop()
+        await asyncio.wait([parts.timekeeper])
+
+    def now(self) -> int:
+        return self._time.now()
+
+    async def put(
+        self,
+        key: str,
+        value: Value,
+        *,
+        blob: bytes | Keep = KEEP,
+        expect: Expect = ANY,
+        beat: Beat | None = None,
+    ) -> Written:
+        check_key(key)
+        check_blob(blob)
+        check_beat(beat)
+        text = encode_value(value)
+        outcome, revision, *generation = await self._write(
+            "put",
+            (*self._keys.common, self._keys.blob(key)),
+            secrets.token_hex(6),
+            self._seen,
+            key,
+            text,
+            "any" if isinstance(expect, Any) else "absent" if expect is ABSENT else str(expect),
+            "" if beat is None else beat.stamp,
+            "" if beat is None else load_text(beat),
+            *(() if isinstance(blob, Keep) else (blob,)),
+            seconds=CALL_SECONDS + (len(text) + (0 if isinstance(blob, Keep) else len(blob))) / _SLOW_BYTES,
+        )
+        if outcome == b"conflict":
+            raise Conflict(key, int(revision) if revision else None)
+        self._saw(int(revision))
+        return Written(int(revision), int(generation[0]))
+
+    async def touch(self, touches: Sequence[Touch]) -> list[Touched]:
+        parts = self._open_parts()
+        flat: list[str] = []
+        for touch in touches:
+            check_beat(touch.beat)
+            flat += (
+                check_key(touch.key),
+                str(touch.generation),
+                str(touch.beat.stamp),
+                load_text(touch.beat),
+                "" if touch.revision is None else str(touch.revision),
+            )
+        if not flat:
+            return []
+        text = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
+
+        async def work(link: Link) -> Replies:
+            return await script("touch").run(link, self._keys.common, self._seen, text)
+
+        (answer,) = await parts.pool.run(work, CALL_SECONDS + len(text) / _SLOW_BYTES)
+        parts.wakeups.ring()
+        return [_TOUCHES[letter] for letter in answer.decode()]
+
+    async def get(self, key: str) -> Entry | None:
+        check_key(key)
+
+        async def work(link: Link) -> Replies:
+            return await script("get").run(link, self._keys.common, key)
+
+        (found,) = await self._open_parts().pool.run(work)
+        return read_entry(key.encode(), *found) if found else None
+
+    async def blob(self, key: str, generation: int) -> bytes:
+        check_key(key)
+        beat: Command = ("HGET", self._keys.beats, key)
+        name = self._keys.blob(key)
+
+        async def work(link: Link) -> tuple[bytes | None, bytes | None, bytes | None]:
+            # The generation is asked before and after: if both are the one wanted, so is what came in between.
+            await link.send([beat, ("STRLEN", name), ("GET", name), beat])
+            async with asyncio.timeout(CALL_SECONDS) as deadline:
+                before, size = checked(link, await link.receive(2))
+                deadline.reschedule(asyncio.get_running_loop().time() + CALL_SECONDS + size / _SLOW_BYTES)
+                data, after = checked(link, await link.receive(2))
+            return before, data, after
+
+        before, data, after = await self._open_parts().pool.run(work, _BLOB_SECONDS)
+        wanted = str(generation).encode()
+        if data is None or any(held is None or held.partition(b" ")[0] != wanted for held in (before, after)):
+            raise NotFound(f"entry {key!r} has no blob of generation {generation}")
+        return data
+
+    async def delete(
+        self, key: str, *, expect: int | Literal[Any.ANY] = ANY, unless_beaten_since: int | None = None
+    ) -> int:
+        check_key(key)
+        outcome, revision = await self._write(
+            "delete",
+            (*self._keys.common, self._keys.blob(key)),
+            self._seen,
+            key,
+            "any" if isinstance(expect, Any) else str(expect),
+            "" if unless_beaten_since is None else str(unless_beaten_since),
+        )
+        if outcome == b"conflict":
+            raise Conflict(key, int(revision) if revision else None)
+        self._saw(int(revision))
+        return int(revision)
+
+    async def list(self, prefix: str = "") -> Listing:
+        check_prefix(prefix)
+        pool = self._open_parts().pool
+        for _ in range(_LIST_ATTEMPTS):
+            epoch, last = await self._position(pool)
+            entries = await self._pages(pool, prefix.encode(), epoch)
+            if entries is not None:
+                return Listing(entries, write_position(epoch, last))
+        raise Unavailable("Redis is emptied over and over while it is listed")
+
+    async def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
+        check_prefix(prefix)
+        parts = self._open_parts()
+        epoch, seen = read_position(position)
+        with parts.wakeups.listen() as listener:
+            while True:
+                asked = self._clock.monotonic()
+                changes, seen, more = await self._read_feed(parts.pool, epoch, seen)
+                self._saw(seen)
+                parts.poller.seen(seen)
+                if prefix:
+                    changes = tuple(change for change in changes if _key(change).startswith(prefix))
+                if not changes and self._clock.monotonic() - asked > _OLD_SECONDS:
+                    continue  # this process was stopped while the answer was on its way: "nothing new" is old news
+                if changes or listener.due:
+                    listener.due = False
+                    yield Feed(changes, write_position(epoch, seen))
+                if not more:
+                    await listener.wait()
+
+    async def _read_feed(self, pool: Pool, epoch: str, seen: int) -> tuple[tuple[Change, ...], int, bool]:
+        """The next changes, the revision of the last one, and whether there are more. Raises `Compacted`."""
+
+        async def work(link: Link) -> Replies:
+            # In this order: the items may then go beyond `last`, but never end before it. (Not a transaction, because
+            # a Redis that is out of memory takes none, not even one that only reads.)
+            replies = await link.ask(
+                ("HMGET", self._keys.meta, "layout", "epoch", "last"),
+                ("XRANGE", self._keys.feed, f"({seen}-0", "+", "COUNT", _BATCH_ITEMS),
+            )
+            return checked(link, replies)
+
+        (layout, now_epoch, last), items = await pool.run(work, _FEED_SECONDS)
+        if layout is not None and layout != _LAYOUT:
+            raise NewerLayout(f"{self.url} was taken over by a newer Peerload (layout {layout.decode()})")
+        if last is None or now_epoch != epoch.encode() or int(last) < seen:
+            raise Compacted("the position is not one of this store's feed")
+        changes, end = read_changes(items, seen)
+        more = len(items) == _BATCH_ITEMS
+        if not more and end < int(last):
+            raise Compacted("the feed has lost its end")
+        return changes, end, more
+
+    async def _pages(self, pool: Pool, prefix: bytes, epoch: str) -> tuple[Entry, ...] | None:
+        """All entries under a prefix; None if Redis was emptied meanwhile."""
+        start, end = b"[" + prefix, b"(" + prefix + b"\xff"  # which is in no UTF-8
+        pages: Replies = []
+        while True:
+
+            async def work(link: Link, start: bytes = start) -> Replies:
+                return await script("page").run(link, self._keys.common, start, end, _PAGE_ENTRIES)
+
+            ((held_epoch, *flat),) = await pool.run(work, _PAGE_SECONDS)
+            if held_epoch != epoch.encode():
+                return None
+            pages += map(read_entry, flat[::3], flat[1::3], flat[2::3])
+            if len(flat) < 3 * _PAGE_ENTRIES:
+                return tuple(pages)
+            start = b"(" + flat[-3]
+
+    async def _position(self, pool: Pool) -> tuple[str, int]:
+        """The epoch and the last revision; begins the feed where there is none."""
+
+        async def work(link: Link) -> Replies:
+            return await script("position").run(link, self._keys.common, secrets.token_hex(6))
+
+        ((epoch, last),) = await pool.run(work)
+        self._saw(int(last))
+        return epoch.decode(), int(last)
+
+    async def _write(
+        self,
+        name: str,
+        keys: tuple[str, ...],
+        *arguments: str | bytes | int,
+        seconds: float = CALL_SECONDS,
+    ) -> Replies:
+        """Run a script that must be kept; with `min_replicas`, by so many replicas too."""
+        wanted = self._place.min_replicas
+        wait: Command | None = ("WAIT", wanted, _REPLICAS_MS) if wanted else None
+
+        async def work(link: Link) -> Replies:
+            return await script(name).run(link, keys, *arguments, then=wait)
+
+        parts = self._open_parts()
+        answer, *rest = await parts.pool.run(work, seconds, harmless=False)
+        parts.wakeups.ring()  # whoever waits to see it need not wait for the poller
+        if rest and rest[0] < wanted and answer[0] == b"ok":
+            self._saw(int(answer[1]))
+            raise Unavailable(
+                f"only {rest[0]} of the {wanted} replicas that min_replicas asks for have the write so far; repeat it"
+            )
+        written: Replies = answer
+        return written
+
+    async def _measure(self, link: Link) -> float:
+        """Redis's time in milliseconds."""
+        (answer,) = checked(link, await link.ask(("TIME",)))
+        return int(answer[0]) * 1_000 + int(answer[1]) / 1_000
+
+    async def _keep_time(self, pool: Pool) -> None:
+        while True:
+            await self._clock.sleep(_MEASURE_SECONDS)
+            try:
+                self._time.compare(await pool.run(self._measure))
+            except Unavailable:
+                continue  # the calls that matter say so
+
+    def _saw(self, revision: int) -> None:
+        self._seen = max(self._seen, revision)
+
+    def _open_parts(self) -> _Parts:
+        if self._parts is None:
+            raise Unavailable("the store is not open")
+        return self._parts
+
+
+def _key(change: Change) -> str:
+    return change.entry.key if isinstance(change, Put) else change.key

@@ -1,0 +1,53 @@
+"""The store's clock is Redis's, and steady."""
+
+from __future__ import annotations
+
+import structlog
+
+from peerload.store.redis.redistime import RedisTime
+from peerload.testing import ManualClock
+
+HOUR_MS = 3_600_000
+
+
+async def test_it_goes_by_redis_and_not_by_the_host() -> None:
+    clock = ManualClock()
+    redis = clock.wall_ms() + HOUR_MS
+    time = RedisTime(clock)
+    with structlog.testing.capture_logs() as logs:
+        time.begin(redis)
+    assert time.now() == redis
+    assert [log["seconds_ahead"] for log in logs] == [-3600.0]
+    await clock.advance(10)
+    clock.set_wall_ms(0)
+    assert time.now() == redis + 10_000
+
+
+async def test_a_small_difference_is_made_up_little_by_little() -> None:
+    clock = ManualClock()
+    redis = clock.wall_ms()
+    time = RedisTime(clock)
+    time.begin(redis)
+    for turn in range(1, 11):
+        await clock.advance(30)
+        before = time.now()
+        time.compare(redis + turn * 30_000 + 100)
+        assert 0 <= time.now() - before <= 15
+    assert time.now() == redis + 300_000 + 100
+    await clock.advance(30)
+    time.compare(redis + 330_000)
+    assert time.now() == redis + 330_000 + 85
+
+
+async def test_a_clock_that_is_far_ahead_is_followed_and_one_behind_is_not() -> None:
+    clock = ManualClock()
+    redis = clock.wall_ms()
+    time = RedisTime(clock)
+    time.begin(redis)
+    with structlog.testing.capture_logs() as logs:
+        time.compare(redis + HOUR_MS)
+        assert time.now() == redis + HOUR_MS
+        time.compare(redis)
+        time.compare(redis)
+        assert time.now() == redis + HOUR_MS
+    assert [log["followed"] for log in logs] == [True, False]
