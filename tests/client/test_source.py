@@ -13,7 +13,7 @@ import pytest
 from peerload import AsyncClient, ClientSettings, Status
 from peerload.client import SourceEvent, SourceState
 from peerload.clock import SystemClock
-from peerload.errors import InvalidArgument, Unavailable
+from peerload.errors import InvalidArgument, LimitExceeded, Unavailable
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
 from peerload.testing.faulty_store import FaultyStore
@@ -226,4 +226,21 @@ async def test_a_publish_without_an_answer_leaves_no_record() -> None:
         with pytest.raises(Unavailable):
             await client.publish({"w": b"x"}, model="m")
         store.heal()
+        assert await client.find() == []
+
+
+async def test_memory_that_must_be_registered_is_announced_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerload.engines.tcp.TcpEngine.registers_memory", True)
+    diary = Diary()
+    async with serving() as server, AsyncClient(server.address, settings=QUICK) as client:
+        async with client.publish({"w": bytes(4096)}, model="m", on_event=diary):
+            first = await diary.until(SourceState.LIVE)
+            assert first.reason == ""
+        assert (diary.events[0].state, diary.events[0].reason) == (
+            SourceState.STARTING,
+            "tcp registers 4,096 bytes of memory",
+        )
+        monkeypatch.setattr("peerload.client.source.available_memory", lambda: 4095)
+        with pytest.raises(LimitExceeded, match=r"4,096 bytes .* 4,095"):
+            await client.publish({"w": bytes(4096)}, model="m")
         assert await client.find() == []

@@ -70,6 +70,8 @@ def state_changed(event: SourceEvent, as_json: bool) -> None:
     """Tell of a server that went away and came back."""
     if as_json:
         print_json({"event": "state", "state": event.state.value, "reason": event.reason})
+    elif event.state.value == "starting":
+        remark(f"{clean(event.reason)}.", "dim")
     elif event.state.value == "unreachable":
         remark(f"No heartbeat gets through ({clean(event.reason)}); serving on, and trying again.", "yellow")
     elif event.state.value == "live" and event.reason:

@@ -31,6 +31,11 @@ class Engines:
         }
         """By name, in order of preference."""
 
+    @property
+    def registering(self) -> frozenset[str]:
+        """The engines that pin or copy the memory they serve."""
+        return frozenset(name for name, engine in self._engines.items() if engine.registers_memory)
+
     def exporters(self) -> dict[str, Exporter]:
         """Every engine's source side. Blocks."""
         with self._lock:

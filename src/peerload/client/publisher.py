@@ -58,6 +58,7 @@ class Publisher:
             self._connection(),
             await in_thread(self._executor, lambda stop: self._engines.exporters()),
             offer,
+            registering=self._engines.registering,
             facts=self._facts,
             settings=self._settings,
             clock=self._clock,

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,12 +18,13 @@ from typing import Final, Self, TypeAlias, cast
 
 from peerload.checkpoint import Skipped
 from peerload.client.connection import Connection
+from peerload.client.host import available_memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Manifest, write_manifest
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
 from peerload.engines.base import Exporter, Publication, Region
-from peerload.errors import NotFound, PeerloadError, Unavailable
+from peerload.errors import LimitExceeded, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
@@ -109,6 +110,7 @@ class AsyncSource:
         exporters: Mapping[str, Exporter],
         offer: Offer,
         *,
+        registering: Collection[str] = (),
         facts: WorkerFacts,
         settings: ClientSettings,
         clock: Clock,
@@ -121,6 +123,7 @@ class AsyncSource:
         self._connection = connection
         self._exporters = exporters
         self._offer: Offer | None = offer
+        self._registering = registering
         self._facts = facts
         self._settings = settings
         self._clock = clock
@@ -254,9 +257,19 @@ class AsyncSource:
     async def _serve(self, offer: Offer) -> None:
         loop = asyncio.get_running_loop()
         regions = [Region(view) for view in offer.regions]
-        for exporter in self._exporters.values():
+        for name, exporter in self._exporters.items():
+            if name in self._registering:
+                self._check_room(name, sum(region.nbytes for region in regions))
             publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
             self._publications.append((exporter, publication))
+
+    def _check_room(self, engine: str, needed: int) -> None:
+        """Say how much memory an engine is about to pin or copy. Raises `LimitExceeded` if there is not that much."""
+        available = available_memory()
+        if needed > available:
+            text = f"{engine} must register {needed:,} bytes of memory, and this machine has {available:,} to spare"
+            raise LimitExceeded("weights", text, limit=available)
+        self._enter(SourceState.STARTING, f"{engine} registers {needed:,} bytes of memory")
 
     def _encode(self, offer: Offer) -> sources_pb2.PublishRequest:
         facts = self._facts
