@@ -85,14 +85,6 @@ class Query:
             status=Status.of(selector.status, "selector.status") if selector.HasField("status") else None,
         )
 
-    def admits(self, record: SourceRecord) -> bool:
-        """Whether the record, as it is, passes all filters."""
-        return (
-            self.concerns(record)
-            and (self.status is None or record.status is self.status)
-            and (self.min_updated_at is None or record.updated_at >= self.min_updated_at)
-        )
-
     def concerns(self, record: SourceRecord) -> bool:
         """Whether the record passes the filters that no heartbeat and no change of status can alter."""
         key = record.key
