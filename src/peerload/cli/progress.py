@@ -13,7 +13,7 @@ from rich.text import Text
 
 from peerload.cli.text import rate, size
 
-__all__ = ["Bar", "LiveRate"]
+__all__ = ["Bar", "LiveRate", "byte_bars"]
 
 _WINDOW_S: Final = 0.7
 
@@ -35,6 +35,20 @@ class LiveRate:
         return rate(done - before, now - since)
 
 
+def byte_bars(console: Console, *, live: bool, width: int, indent: str = "") -> Progress:
+    """Bars for bytes, `width` characters long, that leave nothing behind. Each task has the fields `label`, `amount` and
+    `rate`, texts that are shown as they are."""
+    return Progress(
+        TextColumn(indent + "{task.fields[label]}", markup=False),
+        BarColumn(bar_width=width),
+        TextColumn("{task.fields[amount]}", markup=False, justify="right"),
+        TextColumn("{task.fields[rate]}", markup=False, justify="right", style="cyan"),
+        console=console,
+        transient=True,
+        disable=not live,
+    )
+
+
 class Bar:
     """A context manager; `update` as often as one likes. Nothing is left on a terminal when it ends."""
 
@@ -45,15 +59,7 @@ class Bar:
         self._label = ""
         self._quarters = 0
         self._task: TaskID | None = None
-        self._progress = Progress(
-            TextColumn("{task.fields[label]}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[amount]}", markup=False, justify="right"),
-            TextColumn("{task.fields[rate]}", markup=False, justify="right", style="cyan"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
+        self._progress = byte_bars(console, live=self._live, width=30)
 
     def __enter__(self) -> Self:
         self._progress.start()

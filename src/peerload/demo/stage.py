@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from peerload.cli.progress import LiveRate
+from peerload.cli.progress import LiveRate, byte_bars
 from peerload.cli.text import size
 from peerload.clock import Clock
 
@@ -38,15 +38,7 @@ class Stage:
         self._begin = clock.monotonic()
         self._transfers: dict[str, _Transfer] = {}
         self._live = console.is_terminal and not console.is_dumb_terminal
-        self._progress = Progress(
-            TextColumn("        {task.fields[who]}", markup=False),
-            BarColumn(bar_width=28),
-            TextColumn("{task.fields[amount]}", markup=False, justify="right"),
-            TextColumn("{task.fields[rate]}", markup=False, justify="right", style="cyan"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
+        self._progress = byte_bars(console, live=self._live, width=28, indent=" " * 8)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -77,7 +69,7 @@ class Stage:
         transfer = self._transfers.get(target)
         if transfer is None:
             task = (
-                self._progress.add_task(target, total=total, who=f"{target} ← {source}", amount="", rate="")
+                self._progress.add_task(target, total=total, label=f"{target} ← {source}", amount="", rate="")
                 if self._live
                 else None
             )
@@ -87,7 +79,7 @@ class Stage:
         who = f"{target} ← {source}"
         if transfer.task is not None:
             self._progress.update(
-                transfer.task, completed=done, who=who, amount=f"{size(done)} of {size(total)}", rate=f"{speed:>10}"
+                transfer.task, completed=done, label=who, amount=f"{size(done)} of {size(total)}", rate=f"{speed:>10}"
             )
         elif total and done * 4 // total > transfer.quarters:
             transfer.quarters = done * 4 // total
