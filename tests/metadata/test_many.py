@@ -58,7 +58,8 @@ def test_heartbeats_leave_nothing_behind() -> None:
     for beat in range(1, 20):
         beats = tuple(Beaten(key, number + 1, Beat(now + beat)) for number, key in enumerate(keys))
         directory.apply(Feed(beats, Position("1")))
-    assert len(directory._deadlines) == FLEET
+    assert len(directory.expiry._fresh) == FLEET
+    assert not directory.expiry.quiet
     assert not directory._waiting
     assert not directory._tombstones
 

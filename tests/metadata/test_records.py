@@ -37,6 +37,7 @@ records = st.builds(
     mark=st.none() | st.builds(Mark, st.integers(0, 2**53), st.integers(0, 2**53), st.sampled_from(Status)),
     store_revision=st.integers(1, 2**60),
     generation=st.integers(1, 2**60),
+    suspect=st.just(False),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from peerload.clock import Clock
 from peerload.errors import Damaged, NotFound, PeerloadError, Unavailable
 from peerload.metadata.confirm import Confirm
+from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
 from peerload.metadata.feed import follow
 from peerload.metadata.health import Health
@@ -23,6 +24,7 @@ from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import ANSWER_SECONDS, Patience
+from peerload.metadata.prober import Prober
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.reaper import Reaper
@@ -52,9 +54,13 @@ _MAX_RANK: Final = 2**32 - 1
 
 class MetadataBackend:
     """Sources over a store, with a directory in memory. Every method raises `Unavailable` for an outage, never an
-    answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop."""
+    answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop.
 
-    def __init__(self, store: Store, clock: Clock, settings: MetadataSettings | None = None) -> None:
+    `dial` connects to sources that have fallen silent (see `peerload.metadata.prober`); over the network if none is given."""
+
+    def __init__(
+        self, store: Store, clock: Clock, settings: MetadataSettings | None = None, *, dial: Dial | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self.settings = settings or MetadataSettings()
@@ -75,6 +81,9 @@ class MetadataBackend:
             patience=self._patience,
             server_id=secrets.token_hex(8),
         )
+        self._prober: Prober | None = None
+        if self.settings.probe:
+            self._prober = Prober(self.directory, clock, self.settings, dial or Dialer(clock).dial)
         self._ticked_at = clock.monotonic()
         self._resumed_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -96,6 +105,8 @@ class MetadataBackend:
             "reaper": self.reaper.run(),
             "reviver": self._reviver.run(),
         }
+        if self._prober is not None:
+            loops["prober"] = self._prober.run()
         for name, loop in loops.items():
             task = asyncio.create_task(loop, name=f"metadata {name}")
             task.add_done_callback(self._stopped)

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
+from peerload.metadata.addresses import endpoints_of
 from peerload.metadata.limits import check_count, check_text
 from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
@@ -171,6 +172,7 @@ def _checked(
         engines=engines,
         pod=pod,
         published_at=0,
+        endpoints=endpoints_of(worker, manifest),
     )
     return Publication(record, identity_bytes, worker_bytes, encoded_manifest)
 

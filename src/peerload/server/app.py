@@ -58,6 +58,8 @@ class Server:
                 heartbeat_timeout=settings.heartbeat_timeout,
                 reaper_interval=settings.reaper_interval,
                 gc_timeout=settings.gc_timeout,
+                probe=settings.probe,
+                probe_after=settings.probe_after,
             ),
         )
         self._readiness = Readiness()

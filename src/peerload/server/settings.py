@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     )
     reaper_interval: Seconds = Field(default=30.0, description="Seconds between two looks for stale sources.")
     gc_timeout: Seconds = Field(default=3600.0, description="Seconds after which a stale source is forgotten.")
+    probe: bool = Field(
+        default=True, description="Whether sources that have fallen silent are asked by connecting to them."
+    )
+    probe_after: Seconds = Field(
+        default=35.0, description="Seconds without a heartbeat after which a source is asked whether it is there."
+    )
     grace: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that calls in flight get to end when the server is told to stop."
     )
