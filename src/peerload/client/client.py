@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -25,6 +26,7 @@ from peerload.client.memory import MemoryTarget, offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
+from peerload.client.reports import Reader, Reports
 from peerload.client.search import Wanted, fetch_manifest, find, follow
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
@@ -77,6 +79,7 @@ class AsyncClient:
         )
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="peerload-client")
         self._lazy_connection: Connection | None = None
+        self._reports = Reports(lambda: self._connection)
         self._publisher = Publisher(
             lambda: self._connection,
             self._engines,
@@ -98,6 +101,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End every source of this client, its engines and its connection. Closing twice is allowed."""
+        await self._reports.close()
         self._closed = True
         try:
             await self._publisher.close()
@@ -211,12 +215,14 @@ class AsyncClient:
         """
         filled = None if into is None else memories(into, writable=True)
         target = MemoryTarget(filled, need_digests=publish)
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        worker_id = uuid.uuid4().hex
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, worker_id)
         report = await pull.run()
         assert pull.found is not None
         weights = target.weights(pull.found, report)
         if publish:
-            weights.source = await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True)
+            offer = target.offer(pull.found)
+            weights.source = await self._publisher.open(offer, on_event=on_event, patient=True, worker_id=worker_id)
         return weights
 
     async def pull_folder(
@@ -243,7 +249,8 @@ class AsyncClient:
         the folder, `LimitExceeded` where the disk is too small, and `OSError`.
         """
         target = FolderTarget(Path(local_dir), allow_code=allow_code)
-        pull = self._pull(wanted(model, revision, Form.CHECKPOINT, content, 0), target, wait, timeout, progress)
+        which, worker_id = wanted(model, revision, Form.CHECKPOINT, content, 0), uuid.uuid4().hex
+        pull = self._pull(which, target, wait, timeout, progress, worker_id)
         try:
             report = await pull.run()
             staging = await in_thread(self._executor, lambda stop: target.commit())
@@ -260,7 +267,9 @@ class AsyncClient:
             identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
         views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
         offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
-        source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
+        source = await self._publisher.open(
+            offer, skipped=staging.skipped, on_event=on_event, patient=True, worker_id=worker_id
+        )
         return folder.served_by(source)
 
     async def find(self, selector: Selector | Identity | str | None = None) -> list[SourceInfo]:
@@ -381,6 +390,7 @@ class AsyncClient:
         wait: Seconds | None,
         timeout: Seconds | None,
         progress: OnProgress | None,
+        worker_id: str,
     ) -> Pull:
         context = PullContext(
             connection=self._connection,
@@ -391,6 +401,8 @@ class AsyncClient:
             executor=self._executor,
             own_workers=self._publisher.own_workers,
             own_addresses=self._publisher.own_addresses,
+            reports=self._reports,
+            reader=Reader(worker_id, which.rank, self._topology.get("host", "")),
         )
         limit = None if timeout is None else seconds(timeout, 0.0)
         return Pull(context, which, target, wait=seconds(wait, 0.0), timeout=limit, progress=progress)

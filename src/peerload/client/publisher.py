@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -52,12 +53,15 @@ class Publisher:
         skipped: tuple[Skipped, ...] = (),
         on_event: OnSourceEvent | None = None,
         patient: bool = False,
+        worker_id: str = "",
     ) -> AsyncSource:
-        """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`."""
+        """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`. Its worker id is a fresh
+        one, unless one is given that no source has had."""
         source = AsyncSource(
             self._connection(),
             await in_thread(self._executor, lambda stop: self._engines.exporters()),
             offer,
+            worker_id=worker_id or uuid.uuid4().hex,
             registering=self._engines.registering,
             facts=self._facts,
             settings=self._settings,

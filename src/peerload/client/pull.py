@@ -13,6 +13,7 @@ from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
+from peerload.client.reports import Reader, Reports
 from peerload.client.search import Search, Wanted, fetch_manifest
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
@@ -55,6 +56,10 @@ class PullContext:
     """Worker ids of this client's own sources."""
     own_addresses: Collection[tuple[str, str]]
     """Engine and address of this client's own endpoints."""
+    reports: Reports
+    """Where to tell how each attempt ended."""
+    reader: Reader
+    """As whom."""
 
 
 class Pull:
@@ -265,15 +270,16 @@ class Pull:
 
         report(0)
         if missing:
-            await transfer(
-                importer,
-                endpoint,
-                missing,
-                origin=Served(source, endpoint.address),
-                deadline=max(0.001, deadline - loop.time()),
-                executor=context.executor,
-                report=report,
-            )
+            with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
+                await transfer(
+                    importer,
+                    endpoint,
+                    missing,
+                    origin=Served(source, endpoint.address),
+                    deadline=max(0.001, deadline - loop.time()),
+                    executor=context.executor,
+                    report=report,
+                )
         report(total - base)
         self.found = found
 

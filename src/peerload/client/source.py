@@ -8,7 +8,6 @@ import enum
 import logging
 import os
 import random
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -110,6 +109,7 @@ class AsyncSource:
         exporters: Mapping[str, Exporter],
         offer: Offer,
         *,
+        worker_id: str,
         registering: Collection[str] = (),
         facts: WorkerFacts,
         settings: ClientSettings,
@@ -137,7 +137,7 @@ class AsyncSource:
         self._closing: asyncio.Task[None] | None = None
         self._state = SourceState.STARTING
         self._announced = False
-        self.key = SourceKey(source_id(offer.identity), offer.rank, uuid.uuid4().hex)
+        self.key = SourceKey(source_id(offer.identity), offer.rank, worker_id)
         self.identity = Identity.from_wire(offer.identity)
         self.manifest = offer.manifest
         self.skipped = skipped

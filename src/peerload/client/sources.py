@@ -46,6 +46,8 @@ class SourceInfo:
     layout_signature: str | None
     pod_name: str
     pod_namespace: str
+    suspect: bool = False
+    """Those who read from it told the server that it failed, and it has not proven itself since."""
 
     @property
     def key(self) -> SourceKey:
@@ -83,6 +85,7 @@ class SourceInfo:
             layout_signature=message.layout_signature if message.HasField("layout_signature") else None,
             pod_name=message.pod_name,
             pod_namespace=message.pod_namespace,
+            suspect=message.suspect,
         )
 
 

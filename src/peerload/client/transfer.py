@@ -143,7 +143,8 @@ class _Work:
             if progress.state is JobState.FAILED:
                 if progress.busy:
                     raise SourceBusy(progress.reason)
-                raise TransferFailed(progress.reason or "the engine gave no reason", retryable=progress.retryable)
+                reason = progress.reason or "the engine gave no reason"
+                raise TransferFailed(reason, retryable=progress.retryable, fault=progress.fault)
             if self._stop.is_set():
                 raise TransferFailed("abandoned")
         missing = [slot for slot in self._slots if not slot.verified]

@@ -51,29 +51,21 @@ class _Turn:
 
 
 class Prober:
-    """Probes of one server. `on_accepted` is told the key, the generation and the beginning (store's clock) of each probe
-    that found somebody listening."""
+    """Probes of one server."""
 
-    def __init__(
-        self,
-        directory: Directory,
-        clock: Clock,
-        settings: MetadataSettings,
-        dial: Dial,
-        *,
-        on_accepted: Callable[[str, int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, directory: Directory, clock: Clock, settings: MetadataSettings, dial: Dial) -> None:
         self._directory = directory
         self._clock = clock
         self._again_after = settings.probe_after
         self._dial = dial
-        self._on_accepted = on_accepted
         # By key; in the queue a source may have older places, which count no more.
         self._turns: dict[str, _Turn] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._order = itertools.count()
         self._wake = Pulse()
         self._running: set[asyncio.Task[None]] = set()
+        self.on_accepted: Callable[[str, int, int], None] | None = None
+        """Called with the key, the generation and the beginning (store's clock) of each probe that found somebody listening."""
         directory.expiry.on_quiet = self._look
 
     def report(self, key: str) -> None:
@@ -150,8 +142,8 @@ class Prober:
         turn = self._turns[key]
         turn.reported = False
         answer = await self._ask(record.endpoints, dict(record.topology).get("host", ""))
-        if answer is Answer.ACCEPTED and self._on_accepted is not None:
-            self._on_accepted(key, record.generation, since)
+        if answer is Answer.ACCEPTED and self.on_accepted is not None:
+            self.on_accepted(key, record.generation, since)
         elif answer is Answer.REFUSED and self._directory.refused(key, record.generation, since):
             _log.info("a source is gone: its host refuses connections", key=key)
         turn.last = self._clock.monotonic()

@@ -250,6 +250,7 @@ class SourceRecord(NamedTuple):
             pod_name=self.pod.name,
             pod_namespace=self.pod.namespace,
             published_at=self.published_at,
+            suspect=self.suspect,
         )
 
     def to_ref(self) -> p2p_pb2.SourceInstanceRef:

@@ -27,6 +27,7 @@ from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reflection import Reflection
 from peerload.server.services.sources import SourceService
+from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.store.base import Store
 
@@ -140,6 +141,7 @@ class Server:
         for service in (
             P2pService(self._backend, self._clock, self._parser),
             SourceService(self._backend, self._clock, self._parser),
+            TransferService(self._backend),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
