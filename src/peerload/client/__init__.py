@@ -9,6 +9,7 @@ from peerload.client.client import AsyncClient
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
+from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
@@ -41,6 +42,7 @@ __all__ = [
     "PullProgress",
     "PullReport",
     "PulledFolder",
+    "Replica",
     "Selector",
     "Source",
     "SourceChange",
@@ -53,5 +55,6 @@ __all__ = [
     "Tensor",
     "Verification",
     "Weights",
+    "replicas",
     "server_address",
 ]

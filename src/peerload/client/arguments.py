@@ -25,7 +25,9 @@ def wanted(model: str | Identity, revision: str | None, form: Form | None, conte
     if isinstance(model, Identity):
         if revision is not None or form is not None or content:
             raise InvalidArgument("model", "an identity says everything; revision, form and content go with a name")
-        return Wanted(Selector(identity=model, rank=rank), rank)
+        # A checkpoint is whole, whoever shares it.
+        only = rank if model.form is Form.RUNTIME else None
+        return Wanted(Selector(identity=model, rank=only), rank)
     if not model:
         raise InvalidArgument("model", "is empty")
     return Wanted(Selector(model=model, revision=revision, form=form), rank, content)

@@ -26,6 +26,7 @@ from peerload.client.memory import MemoryTarget, offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
+from peerload.client.ranks import own_rank
 from peerload.client.reports import Reader, Reports
 from peerload.client.search import Wanted, fetch_manifest, find, follow
 from peerload.client.settings import ClientSettings, server_address
@@ -53,7 +54,8 @@ class AsyncClient:
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
     are asked, then it is localhost:8001. `host` is the name or address under which peers reach this process (else
     MX_WORKER_HOST, else the address from which the server is reached). `topology` adds to what PEERLOAD_TOPOLOGY says
-    (`zone=a,rack=b`). `engine_settings` are each engine's own, by its name. `clock` and `rng` are for tests.
+    (`zone=a,rack=b`). `replica` is what the processes that hold one copy of a model together call it (else
+    PEERLOAD_REPLICA, else what torch.distributed's launcher calls the job). `engine_settings` are each engine's own, by its name. `clock` and `rng` are for tests.
 
     Nothing is connected or started before it is needed. Belongs to one event loop; close it, or use it as an asynchronous
     context manager: that ends its sources too. Every method may raise `Unavailable` where no server answers in time.
@@ -65,6 +67,7 @@ class AsyncClient:
         *,
         host: str | None = None,
         topology: Mapping[str, str] | None = None,
+        replica: str | None = None,
         settings: ClientSettings | None = None,
         engine_settings: Mapping[str, Mapping[str, Any]] | None = None,
         clock: Clock | None = None,
@@ -84,6 +87,7 @@ class AsyncClient:
             lambda: self._connection,
             self._engines,
             facts=WorkerFacts.from_env(self._topology),
+            replica=replica,
             settings=self.settings,
             clock=clock or SystemClock(),
             rng=self._rng,
@@ -116,7 +120,7 @@ class AsyncClient:
         tensors: Mapping[str, Any],
         *,
         model: str | Identity,
-        rank: int = 0,
+        rank: int | None = None,
         copy: bool = False,
         digests: bool = True,
         progress: Progress | None = None,
@@ -128,13 +132,15 @@ class AsyncClient:
         served where they are, and must not change until the source is closed. Those that are not contiguous are
         refused, or copied with `copy`. Their digests are computed first (`progress` is told bytes done and in all); without
         `digests` those who pull cannot check what arrives. `model` is a name, or an identity where more than the name
-        makes the weights what they are; `rank` the worker's global rank.
+        makes the weights what they are. `rank` is the worker's global rank; if it is not given, torch.distributed's where
+        that is in use in this process, else that of the variable RANK, else 0. N ranks are N workers.
 
             async with client.publish({"w": array}, model="org/name") as source:
                 ...
 
-        Raises `InvalidArgument` naming the tensor.
+        Raises `InvalidArgument` naming the tensor, or the variable.
         """
+        own = own_rank(rank)
         identity = model if isinstance(model, Identity) else Identity(model=model)
         if identity.form is Form.CHECKPOINT:
             raise InvalidArgument("model", "tensors are published in runtime form; share a folder instead")
@@ -143,7 +149,7 @@ class AsyncClient:
             told = relay(progress)
 
             def read(stop: threading.Event) -> Offer:
-                return offer_tensors(tensors, identity, rank, copy, digests, partial(told, stop))
+                return offer_tensors(tensors, identity, own, copy, digests, partial(told, stop))
 
             offer = await in_thread(self._executor, read)
             return await self._publisher.open(offer, on_event=on_event)
@@ -190,7 +196,7 @@ class AsyncClient:
         self,
         model: str | Identity,
         *,
-        rank: int = 0,
+        rank: int | None = None,
         revision: str | None = None,
         form: Form | None = None,
         content: str = "",
@@ -203,7 +209,8 @@ class AsyncClient:
     ) -> Weights[AsyncSource]:
         """Fetch weights from a peer's memory into this process's, verified.
 
-        By an identity: exactly those of that identity and `rank`. By name: whatever sources of that name have, in
+        By an identity: exactly those of that identity and `rank` (as in `publish`, and of weights in runtime form only: each
+        rank of a replica pulls its own). By name: whatever sources of that name have, in
         either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
         differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
         it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
@@ -216,7 +223,9 @@ class AsyncClient:
         filled = None if into is None else memories(into, writable=True)
         target = MemoryTarget(filled, need_digests=publish)
         worker_id = uuid.uuid4().hex
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, worker_id)
+        whole = Form.CHECKPOINT in (form, model.form if isinstance(model, Identity) else None)
+        which = wanted(model, revision, form, content, 0 if whole else own_rank(rank))
+        pull = self._pull(which, target, wait, timeout, progress, worker_id)
         report = await pull.run()
         assert pull.found is not None
         weights = target.weights(pull.found, report)

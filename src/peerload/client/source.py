@@ -20,6 +20,7 @@ from peerload.client.connection import Connection
 from peerload.client.host import available_memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Manifest, write_manifest
+from peerload.client.ranks import Membership
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
 from peerload.engines.base import Exporter, Publication, Region
@@ -110,6 +111,7 @@ class AsyncSource:
         offer: Offer,
         *,
         worker_id: str,
+        membership: Membership,
         registering: Collection[str] = (),
         facts: WorkerFacts,
         settings: ClientSettings,
@@ -123,6 +125,7 @@ class AsyncSource:
         self._connection = connection
         self._exporters = exporters
         self._offer: Offer | None = offer
+        self._membership = membership
         self._registering = registering
         self._facts = facts
         self._settings = settings
@@ -288,6 +291,8 @@ class AsyncSource:
                 pod_namespace=facts.pod_namespace,
             ),
             manifest=write_manifest(self.manifest),
+            replica=self._membership.replica,
+            world_size=self._membership.world_size,
         )
 
     async def _beat_forever(self) -> None:

@@ -138,6 +138,10 @@ class SourceRecord(NamedTuple):
     generation: int = 0
     endpoints: str = ""
     """Where its process listens for TCP connections: `HOST:PORT`, a few at most, with commas between them."""
+    replica: str = ""
+    """What all workers of its replica call that; empty: not said."""
+    world_size: int = 0
+    """How many ranks a whole replica has; 0: not known."""
     suspect: bool = False
     """Whether it failed those who read from it: what this server was told, as of the moment when it was asked."""
 
@@ -194,6 +198,8 @@ class SourceRecord(NamedTuple):
             store_revision=entry.revision,
             generation=entry.generation,
             endpoints=_text(value, "endpoints"),
+            replica=sys.intern(_text(value, "replica")),
+            world_size=_number(value, "world_size") or 0,
         )
 
     def to_value(self) -> dict[str, Scalar]:
@@ -213,6 +219,8 @@ class SourceRecord(NamedTuple):
             "total_size": self.total_size,
             "engines": ",".join(self.engines),
             "endpoints": self.endpoints,
+            "replica": self.replica,
+            "world_size": self.world_size or None,
             "pod.name": self.pod.name,
             "pod.uid": self.pod.uid,
             "pod.namespace": self.pod.namespace,
@@ -251,6 +259,8 @@ class SourceRecord(NamedTuple):
             pod_namespace=self.pod.namespace,
             published_at=self.published_at,
             suspect=self.suspect,
+            replica=self.replica,
+            world_size=self.world_size,
         )
 
     def to_ref(self) -> p2p_pb2.SourceInstanceRef:
