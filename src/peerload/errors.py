@@ -133,6 +133,8 @@ class Fault(enum.Enum):
     """The connection broke in the middle."""
     STALLED = "stalled"
     """It sent nothing for too long."""
+    OURS = "ours"
+    """Nothing: the reader itself gave up, or could not go on."""
 
 
 class TransferFailed(PeerloadError):

@@ -13,7 +13,7 @@ import pytest
 
 from peerload import AsyncClient, ClientSettings, Selector, Status
 from peerload.client import reports as reports_module
-from peerload.errors import PullFailed
+from peerload.errors import DeadlineExceeded, Fault, PullFailed, TransferFailed
 from peerload.metadata.transfers import Outcome, Transfer
 from peerload.server.app import Server
 from tests.client.worker import content
@@ -160,3 +160,16 @@ async def test_a_source_that_refuses_is_told_of_each_time(server: Server, heard:
                 await target.pull("org/model")
             first = await heard.get()
             assert (first.source, first.outcome, first.nbytes) == (published.key, Outcome.REFUSED, 0)
+
+
+async def test_nor_does_a_reader_who_has_no_more_time(server: Server, heard: asyncio.Queue[Transfer]) -> None:
+    tcp = {"tcp": {"max_bytes_per_second": 1 << 20}}
+    async with AsyncClient(server.address, settings=QUICK, engine_settings=tcp) as source, client(server) as target:
+        async with source.publish({"w": bytes(8 << 20)}, model="org/model"):
+            with pytest.raises(DeadlineExceeded):
+                await target.pull("org/model", timeout=0.2)
+            (found,) = await target.find()
+            with pytest.raises(TransferFailed) as failed:
+                await target.read(await target.manifest(found), timeout=0.1)
+            assert failed.value.fault is Fault.OURS
+    assert heard.empty()

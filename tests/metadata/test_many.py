@@ -24,7 +24,9 @@ VALUE = publication(topology={"rack": "r1", "host": "h1"}).record.to_value()
 
 def entry(number: int, stamp: int) -> Entry:
     key = SourceKey(f"{number // 64:016x}", number % 64, f"{number:032x}").encode()
-    return Entry(key, {**VALUE, "model": f"org/model-{number // 64}"}, number + 1, number + 1, Beat(stamp), 100)
+    host = f"10.0.{number // 256}.{number % 256}"
+    value = {**VALUE, "model": f"org/model-{number // 64}", "endpoints": f"{host}:6555,{host}:5555"}
+    return Entry(key, value, number + 1, number + 1, Beat(stamp), 100)
 
 
 def fleet() -> tuple[Directory, int]:

@@ -29,6 +29,7 @@ _OUTCOMES: Final = {
     Fault.UNREACHABLE: Outcome.UNREACHABLE,
     Fault.LOST: Outcome.LOST,
     Fault.STALLED: Outcome.STALLED,
+    Fault.OURS: Outcome.UNSPECIFIED,
     Fault.OTHER: Outcome.FAILED,
 }
 

@@ -84,7 +84,7 @@ class LaneJob:
 
     def abandon(self) -> None:
         with self._changed:
-            self._fail("abandoned", retryable=True)
+            self._fail("abandoned", retryable=True, fault=Fault.OURS)
             # Without a time limit on purpose: to return earlier would be a lie, and what a lane waits for inside
             # (a socket that was shut down) is over whatever the peer does.
             while self._inside:
@@ -183,4 +183,4 @@ class LaneJob:
 
     def _expire(self) -> None:
         if not self.over and self.seconds_left <= 0:
-            self.fail(f"not done within its deadline of {self._seconds:g} s")
+            self.fail(f"not done within its deadline of {self._seconds:g} s", fault=Fault.OURS)

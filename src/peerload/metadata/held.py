@@ -74,7 +74,7 @@ class Held:
 
     def refresh(self) -> None:
         """Reckon the status that is shown: as published; STALE once the heartbeat has run out, or connections are refused."""
-        self.shown = Status.STALE if self.expired or self.refuses else self.told
+        self.shown = Status.STALE if self.expired or self._refused_at > 0 else self.told
 
     def refuse(self, since: int) -> bool:
         """At or after `since` its host refused connections to it. Whether that hides it now, and did not before."""
