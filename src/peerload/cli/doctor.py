@@ -42,9 +42,9 @@ def command(
 ) -> None:
     """Examine the store before servers use it.
 
-    No server need run, and one that does is not disturbed. Says what is well, what is not, why that matters and what to do:
-    that the store is there and of this release's layout, its settings and rights, room, replicas, clocks, and how fast it
-    is. It is tried by writing to it and reading back; what was written is removed, also by Ctrl-C.
+    Says what was found, why it matters and what to do: whether the store is there and of this release's layout, its settings,
+    rights, room, replicas and clock, and how fast it is. It is tried by writing and reading back; what was written is
+    removed, also after Ctrl-C. No server need run, and those that do are not disturbed.
 
     Run it where a server will run, as the user that it will run as.
 
@@ -105,7 +105,7 @@ def _show(report: StoreReport) -> None:
     elif counts[Level.PROBLEM]:
         verdict = f"Servers cannot use it: {plural(counts[Level.PROBLEM], 'problem')}."
         if not report.rehearsed:
-            verdict += " Writing was not tried: mend this first, and ask again."
+            verdict += "\nWriting was not tried: mend this first, and ask again."
     elif counts[Level.WARNING]:
         verdict = f"Servers can use it, with {plural(counts[Level.WARNING], 'warning')}."
     else:

@@ -171,7 +171,7 @@ async def _content(link: Link, place: RedisPlace, layout: bytes) -> Finding:
     keys = Keys(place)
     ((held,), entries) = await link.ask(("HMGET", keys.meta, "layout"), ("HLEN", keys.common[1]))
     if held is None:
-        return Finding(Level.OK, f"nothing is kept under namespace {place.namespace!r} yet; a server begins there")
+        return Finding(Level.OK, f"namespace {place.namespace!r} is empty; the first server makes what it needs")
     if held != layout:
         return Finding(
             Level.PROBLEM,
@@ -211,4 +211,4 @@ def _replica_count(count: int) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -51,7 +51,7 @@ def look(home: Home, wall_ms: int) -> Iterator[Finding]:
         yield refused
         return
     if status is None or not status.st_size:
-        yield Finding(Level.OK, f"there is no store in {home.path} yet; a server makes one")
+        yield Finding(Level.OK, f"there is no {home.path} yet; the first server makes it")
         return
     yield from _exposed(home.path, status)
     # Before our own connection: closing a file drops every lock that this process has on it.
@@ -75,7 +75,7 @@ def _disk(folder: Path, kind: str) -> Finding:
     """Whether what is kept there stays, and whether there is room for it."""
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    room = f"{free / 1e9:.1f} GB" if free >= 1e8 else f"{free / 1e6:.0f} MB"
+    room = f"{free / 1e9:.1f} GB" if free >= 1e9 else f"{free / 1e6:.0f} MB"
     if free < _NO_BYTES:
         return Finding(
             Level.PROBLEM,
