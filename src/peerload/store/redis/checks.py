@@ -51,7 +51,7 @@ class Facts:
         elif self.save is None:
             what = (
                 "Redis writes to disk only now and then, if at all (appendonly no; its save points are not to be seen"
-                " without +config|get), and a crash loses what was published since"
+                " without +config|get), and a crash loses what was published since the last time"
             )
         else:
             what = (
