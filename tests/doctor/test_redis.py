@@ -223,6 +223,28 @@ async def test_a_newer_layout(redis: RedisProcess) -> None:
     assert keys(redis) == [b"{peerload}:meta"]
 
 
+async def test_keys_of_somebody_else(redis: RedisProcess) -> None:
+    redis.ask("SET", "{peerload}:meta", "theirs")
+    report = await examined(redis.url)
+    (problem,) = problems(report)
+    assert "WRONGTYPE" in problem.what
+    assert "namespace" in problem.advice
+    assert not report.rehearsed
+
+
+class FastClock(SystemClock):
+    """A host's that is a minute ahead."""
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + 60_000
+
+
+async def test_a_host_whose_clock_is_not_that_of_redis(shared_redis: RedisProcess, redis_url: str) -> None:
+    found = about(await examined(redis_url, FastClock()), "this host's clock is")
+    assert found.level is Level.WARNING
+    assert "s ahead of the store's" in found.what
+
+
 async def test_a_redis_that_is_too_old(redis: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerload.store.redis.checks._OLDEST", (99, 0))
     (problem,) = problems(await examined(redis.url))

@@ -54,7 +54,8 @@ async def examine(place: RedisPlace, layout: bytes) -> AsyncGenerator[Finding, N
         yield Finding(
             Level.PROBLEM,
             str(error),
-            "see the user, its password and the database in the URL, and what the user is allowed (docs/redis.md)",
+            "see the user, its password, the database and the namespace in the URL, and what the user is allowed"
+            " (docs/redis.md)",
         )
     finally:
         pool.close()
@@ -169,7 +170,8 @@ async def _cluster(link: Link, place: RedisPlace) -> Finding:
 
 async def _content(link: Link, place: RedisPlace, layout: bytes) -> Finding:
     keys = Keys(place)
-    ((held,), entries) = await link.ask(("HMGET", keys.meta, "layout"), ("HLEN", keys.common[1]))
+    meta, entries = await link.ask(("HMGET", keys.meta, "layout"), ("HLEN", keys.common[1]))
+    ((held,),) = checked(link, [meta])
     if held is None:
         return Finding(Level.OK, f"namespace {place.namespace!r} is empty; the first server makes what it needs")
     if held != layout:
