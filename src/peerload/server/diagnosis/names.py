@@ -18,7 +18,7 @@ _LONG: Final = 256
 """Longer names are not searched for typing errors."""
 _MOST_COMPARED: Final = 2_000
 """Names that are searched for them: what strangers publish must not cost minutes."""
-_SHORT_PER_TYPO: Final = 4
+_SHORT_PER_TYPO: Final = 6
 """Characters of a name for each typing error in it: `org/a` and `org/b` are two models."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from peerload.errors import LimitExceeded, MissingField
@@ -63,27 +64,31 @@ class DiagnosisService:
                 wire.Unanswered(count=known.count, first=known.first, last=known.last, reason=known.reason)
             )
         if question is not None:
+            names = await self._names(question.model)
+            if question.identity is None and names and names[0].lower() == question.model.lower():
+                # People need not know how it is spelled.
+                question = replace(question, query=replace(question.query, model_name=names[0]))
             verdict = await self._misses.judge.judge(question)
             answer.live.CopyFrom(_verdict(verdict))
-            records = await self._records(question, verdict)
+            records = self._records(names, verdict.source_id)
             answer.sources.extend(record.to_source() for record in records[:_MOST_SOURCES])
             answer.sources_total = len(records)
         answer.now = self._backend.now()
         return answer.SerializeToString()
 
-    async def _records(self, question: Question, verdict: Verdict) -> list[SourceRecord]:
-        """The sources that somebody looks at who wonders about a question: those of the model, or of the nearest."""
+    async def _names(self, model: str) -> list[str]:
+        """How a model's name is spelled, or else the name that is most like it; empty where nothing is."""
+        similar = await self._misses.judge.similar(model) if model else []
+        return [name for name in similar if name.lower() == model.lower()] or similar[:1]
+
+    def _records(self, names: Sequence[str], source_id: str) -> list[SourceRecord]:
+        """The sources of these models, or of that id: what there is to look at for somebody who wonders."""
         if not self._backend.serving:
             return []
-        directory = self._backend.directory
-        names: list[str] = []
-        if question.model:
-            similar = await self._misses.judge.similar(question.model)
-            names = [name for name in similar if name.lower() == question.model.lower()] or similar[:1]
         queries = [Query(model_name=name) for name in names]
-        if not queries and verdict.source_id:
-            queries = [Query(source_id=verdict.source_id)]
-        found = [ranks[0].view() for query in queries for ranks in directory.find(query)]
+        if not queries and source_id:
+            queries = [Query(source_id=source_id)]
+        found = [ranks[0].view() for query in queries for ranks in self._backend.directory.find(query)]
         return sorted(found, key=lambda record: (record.model_name, record.key.source_id, record.worker_rank))
 
 
