@@ -115,7 +115,7 @@ def _miss(miss: Miss, *, named: bool) -> None:
 def _now(found: Explanation) -> None:
     assert found.live is not None
     say("")
-    say(f"Now: {clean(found.live.text, _LONG)}.", "" if found.live.findings else "green")
+    say(f"Now, by name alone: {clean(found.live.text, _LONG)}.", "" if found.live.findings else "green")
     if not found.sources:
         return
     made = table("MODEL", "SOURCE", "WORKERS", "RANKS", "STATUS", "SEEN")

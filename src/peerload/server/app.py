@@ -137,6 +137,7 @@ class Server:
             return
         self._stopped = True
         self._readiness.stop()
+        self._metrics.serving.set(0)
         if self._front is not None:
             grace = self._settings.grace
             _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)

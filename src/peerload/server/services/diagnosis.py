@@ -10,8 +10,9 @@ from typing import Final
 
 from peerload.errors import LimitExceeded, MissingField
 from peerload.metadata.backend import MetadataBackend
+from peerload.metadata.held import Held
 from peerload.metadata.query import Query
-from peerload.metadata.records import SourceRecord, Status
+from peerload.metadata.records import Status
 from peerload.server.diagnosis.finding import Finding, Verdict
 from peerload.server.diagnosis.memory import MOST_MISSES, Miss
 from peerload.server.diagnosis.misses import Misses
@@ -71,7 +72,7 @@ class DiagnosisService:
             verdict = await self._misses.judge.judge(question)
             answer.live.CopyFrom(_verdict(verdict))
             records = self._records(names, verdict.source_id)
-            answer.sources.extend(record.to_source() for record in records[:_MOST_SOURCES])
+            answer.sources.extend(held.view().to_source() for held in records[:_MOST_SOURCES])
             answer.sources_total = len(records)
         answer.now = self._backend.now()
         return answer.SerializeToString()
@@ -81,15 +82,15 @@ class DiagnosisService:
         similar = await self._misses.judge.similar(model) if model else []
         return [name for name in similar if name.lower() == model.lower()] or similar[:1]
 
-    def _records(self, names: Sequence[str], source_id: str) -> list[SourceRecord]:
+    def _records(self, names: Sequence[str], source_id: str) -> list[Held]:
         """The sources of these models, or of that id: what there is to look at for somebody who wonders."""
         if not self._backend.serving:
             return []
         queries = [Query(model_name=name) for name in names]
         if not queries and source_id:
             queries = [Query(source_id=source_id)]
-        found = [ranks[0].view() for query in queries for ranks in self._backend.directory.find(query)]
-        return sorted(found, key=lambda record: (record.model_name, record.key.source_id, record.worker_rank))
+        found = [ranks[0] for query in queries for ranks in self._backend.directory.find(query)]
+        return sorted(found, key=lambda held: (held.record.model_name, held.record.key))
 
 
 def _question(asked: wire.ExplainRequest) -> Question | None:
