@@ -42,19 +42,25 @@ def kept_out(query: Query, instances: Sequence[Instance], cutoff: int) -> Kept:
 
 
 def _failing(query: Query, ranks: Instance) -> tuple[str, ...]:
-    """The filters that an instance does not pass, in the order in which they are told."""
-    chosen = next((held for held in ranks if query.worker_rank in (None, held.record.worker_rank)), None)
+    """The filters that an instance does not pass, in the order in which they are told. Asked of every worker of a fleet."""
+    chosen: Held | None = ranks[0]
+    if query.worker_rank is not None:
+        chosen = next((held for held in ranks if held.record.key.worker_rank == query.worker_rank), None)
     record = (chosen or ranks[0]).record
-    passed = {
-        "model_name": query.model_name in (None, record.model_name),
-        "revision": query.revision in (None, record.revision),
-        "form": query.form in (None, record.form),
-        "worker_id": query.worker_id in (None, record.worker_id),
-        "worker_rank": chosen is not None,
-        "min_training_step": query.min_training_step is None
-        or (record.training_step is not None and record.training_step >= query.min_training_step),
-    }
-    fields = [name for name, good in passed.items() if not good]
+    fields = []
+    if query.model_name is not None and query.model_name != record.model_name:
+        fields.append("model_name")
+    if query.revision is not None and query.revision != record.revision:
+        fields.append("revision")
+    if query.form is not None and query.form is not record.form:
+        fields.append("form")
+    if query.worker_id is not None and query.worker_id != record.key.worker_id:
+        fields.append("worker_id")
+    if chosen is None:
+        fields.append("worker_rank")
+    step = record.training_step
+    if query.min_training_step is not None and (step is None or step < query.min_training_step):
+        fields.append("min_training_step")
     wrong = [] if query.status is None else [held for held in ranks if held.shown is not query.status]
     if wrong:
         silent = all(held.shown is Status.STALE and _said(held) is query.status for held in wrong)

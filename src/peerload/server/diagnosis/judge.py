@@ -136,9 +136,10 @@ class Judge:
         for name in alike:
             for ranks in self._instances(Query(model_name=name)):
                 held = ranks[0]
+                source_id = held.record.key.source_id
                 place = (held.shown is not Status.READY, -held.heard)
-                known = best.get(held.record.source_id)
+                known = best.get(source_id)
                 if known is None or place < known[0]:
-                    best[held.record.source_id] = (place, held.record)
+                    best[source_id] = (place, held.record)
         order = sorted(best.values(), key=lambda each: (each[1].revision.lower() != asked.revision.lower(), *each[0]))
         return [record for _, record in order[:_MOST_CANDIDATES]]

@@ -27,10 +27,12 @@ _MAX_REQUEST_BYTES: Final = 512 * 1024
 """Twice the largest identity that can be published: what is larger has no like."""
 _MOST_NOTED: Final = 1_024
 _MOST_NOTED_BYTES: Final = 16 * 1024 * 1024
-_AT_ONCE: Final = 16
-"""Questions that are looked into before others get their turn …"""
+_AT_ONCE_SECONDS: Final = 0.01
+"""For so long questions are looked into before others get their turn …"""
 _PAUSE_SECONDS: Final = 0.1
-"""… for so long."""
+"""… for so long: a flood of questions about a large fleet must not take a server's time."""
+_SETTLE_SECONDS: Final = 1.0
+"""For so long somebody waits who asks why."""
 _LINES: Final = 10
 """Lines in the log that may come at once …"""
 _LINES_PER_SECOND: Final = 0.5
@@ -109,16 +111,19 @@ class Misses:
         while True:
             if not self._noted:
                 await self._news.wait()
-            await self._look(_AT_ONCE)
+            await self._look(_AT_ONCE_SECONDS)
             await self._clock.sleep(_PAUSE_SECONDS)
 
     async def settle(self) -> None:
-        """Look into everything that is noted by now."""
-        await self._look(len(self._noted))
+        """Look into everything that is noted by now; in a flood, into as much as can be done in a second."""
+        await self._look(_SETTLE_SECONDS)
 
-    async def _look(self, most: int) -> None:
+    async def _look(self, seconds: float) -> None:
+        end = self._clock.monotonic() + seconds
         async with self._one:
-            for question in list(self._noted)[:most]:
+            for question in list(self._noted):
+                if self._clock.monotonic() > end:
+                    break
                 noted = self._noted.pop(question)
                 self._noted_bytes -= len(noted.request)
                 asked = Question(noted.query, noted.call.identity(noted.request))

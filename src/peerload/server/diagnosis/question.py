@@ -71,6 +71,8 @@ class Question:
     def same(query: Query) -> Query:
         """Equal for questions that are one question, asked again: 'heard of since a minute ago' is another moment
         each time, and no limit makes a list empty."""
+        if query.limit is None and query.min_updated_at is None:
+            return query
         return replace(query, limit=None, min_updated_at=None if query.min_updated_at is None else 0)
 
     @property

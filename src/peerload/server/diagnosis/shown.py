@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["MAX_KEY", "MAX_NAME", "MAX_VALUE", "host_of", "kept", "parameter"]
@@ -44,6 +45,7 @@ def parameter(key: str, value: str) -> str:
     return kept(value, MAX_VALUE) if len(value) <= MAX_VALUE else _TOO_LONG
 
 
+@lru_cache(maxsize=1024)
 def host_of(peer: str) -> str:
     """The host of a peer as gRPC writes it (`ipv4:10.0.0.1:4711`, `ipv6:%5B::1%5D:4711`): connections come and go."""
     kind, _, rest = peer.partition(":")
