@@ -213,6 +213,13 @@ async def test_a_source_that_was_never_ready_and_is_silent(backend: FakeMetadata
     assert verdict.text == "no match: status READY, sources are 1 STALE (last INITIALIZING)"
 
 
+async def test_a_source_that_took_its_leave(backend: FakeMetadataBackend, judge: Judge) -> None:
+    source = await backend.publish_metadata(identity(), worker(), "w")
+    await backend.update_status(source, "w", 0, Status.STALE)
+    await backend.settle()
+    assert (await judge.judge(asking(identity()))).text == "no match: status READY, sources are 1 STALE"
+
+
 async def test_training_steps(backend: FakeMetadataBackend, judge: Judge) -> None:
     for step in ("90", "95", ""):
         await backend.publish_metadata(identity(extra_parameters={"training_step": step}), worker(), "w")

@@ -63,11 +63,15 @@ def _failing(query: Query, ranks: Instance) -> tuple[str, ...]:
         fields.append("min_training_step")
     wrong = [] if query.status is None else [held for held in ranks if held.shown is not query.status]
     if wrong:
-        silent = all(held.shown is Status.STALE and _said(held) is query.status for held in wrong)
-        fields.append("heartbeat" if silent else "status")
+        fields.append("heartbeat" if all(_silent(held) and _said(held) is query.status for held in wrong) else "status")
     if query.min_updated_at is not None and min(held.heard for held in ranks) < query.min_updated_at:
         fields.append("min_updated_at")
     return tuple(fields)
+
+
+def _silent(held: Held) -> bool:
+    """Whether it is stale because its heartbeat has run out."""
+    return held.shown is Status.STALE and (held.expired or held.record.mark is not None)
 
 
 def _said(held: Held) -> Status:
