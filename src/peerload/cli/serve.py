@@ -52,6 +52,13 @@ def command(
         float | None,
         typer.Option(metavar="SECONDS", help="After how long without a heartbeat a source is probed (default: 35)."),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PORT|HOST:PORT|off",
+            help="Where Prometheus reads metrics; a port alone is on the host of --listen (default: 9401 if it is free).",
+        ),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -94,6 +101,7 @@ def command(
                 "gc_timeout": gc_timeout,
                 "probe": probe,
                 "probe_after": probe_after,
+                "metrics": metrics,
                 "grace": grace,
                 "drain_delay": drain_delay,
                 "log_level": log_level,
