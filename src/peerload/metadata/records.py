@@ -133,6 +133,10 @@ class SourceRecord(NamedTuple):
     pod: Pod
     published_at: int
     """The first publication under this key, milliseconds on the store's clock."""
+    refs: tuple[str, ...] = ()
+    """Branches and tags that the publisher knows the revision by."""
+    partial: bool = False
+    """Whether the publisher has only some of the revision's files."""
     mark: Mark | None = None
     store_revision: int = 0
     generation: int = 0
@@ -186,6 +190,8 @@ class SourceRecord(NamedTuple):
             engines=_shared(tuple(name for name in _text(value, "engines").split(",") if name)),
             pod=pod if any(pod) else NO_POD,
             published_at=_number(value, "published_at") or 0,
+            refs=_shared(tuple(name for name in _text(value, "refs").split("\n") if name)),
+            partial=value.get("partial") is True,
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
@@ -211,6 +217,9 @@ class SourceRecord(NamedTuple):
             "pod.uid": self.pod.uid,
             "pod.namespace": self.pod.namespace,
             "published_at": self.published_at,
+            # A ref has no control characters, so that they can part them.
+            "refs": "\n".join(self.refs),
+            "partial": self.partial or None,
         }
         if self.mark:
             members |= {"stale.since": self.mark.since, "stale.judged": self.mark.judged}
@@ -244,6 +253,8 @@ class SourceRecord(NamedTuple):
             pod_name=self.pod.name,
             pod_namespace=self.pod.namespace,
             published_at=self.published_at,
+            refs=self.refs,
+            partial=self.partial,
         )
 
     def to_ref(self) -> p2p_pb2.SourceInstanceRef:
