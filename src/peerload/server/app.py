@@ -22,6 +22,7 @@ from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.readiness import Readiness
 from peerload.server.services.api import ApiService
+from peerload.server.services.claims import ClaimService
 from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
@@ -138,6 +139,7 @@ class Server:
         for service in (
             P2pService(self._backend, self._clock, self._parser),
             SourceService(self._backend, self._clock, self._parser),
+            ClaimService(self._backend, self._clock),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
