@@ -21,6 +21,7 @@ FLOORS = {
     "peerload.engines": 3,
     "peerload.checkpoint": 3,
     "peerload.plugins": 4,
+    "peerload.hub": 4,
     "peerload.server": 5,
     "peerload.client": 5,
     "peerload.testing": 5,

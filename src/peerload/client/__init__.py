@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
@@ -41,6 +42,7 @@ __all__ = [
     "PullProgress",
     "PullReport",
     "PulledFolder",
+    "PulledModel",
     "Selector",
     "Source",
     "SourceChange",

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from peerload.checkpoint import Progress, Skipped, map_files, scan
+from peerload.checkpoint import Progress
 from peerload.client.arguments import Seconds, destination, seconds, selection, wanted
 from peerload.client.buffers import memories
+from peerload.client.cache_calls import CacheCalls
 from peerload.client.connection import Connection
 from peerload.client.engines import Engines
+from peerload.client.folders import Folder
 from peerload.client.host import advertised_host, topology_from
 from peerload.client.identity import Identity
-from peerload.client.manifest import Item, SourceManifest, checkpoint_manifest
+from peerload.client.manifest import Item, SourceManifest
 from peerload.client.memory import MemoryTarget, offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.publisher import Publisher
@@ -36,6 +39,7 @@ from peerload.client.weights import OnProgress, PulledFolder, PullProgress, Weig
 from peerload.clock import Clock, SystemClock
 from peerload.engines.base import Range
 from peerload.errors import InvalidArgument, Unavailable, VerificationFailed
+from peerload.hub.patterns import Patterns
 from peerload.metadata.records import Form, SourceKey
 from peerload.wire import sources_pb2
 
@@ -45,7 +49,7 @@ _THREADS: Final = 32
 """Pulls, digests and publications that block at once; more wait for their turn."""
 
 
-class AsyncClient:
+class AsyncClient(CacheCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
@@ -150,7 +154,7 @@ class AsyncClient:
         self,
         folder: Path | str,
         *,
-        model: str,
+        model: str = "",
         revision: str = "",
         allow_code: bool = False,
         progress: Progress | None = None,
@@ -160,25 +164,15 @@ class AsyncClient:
 
         Every file is read once for its digests (`progress` is told bytes done and in all), then served from memory maps,
         without a second copy; the files must not change meanwhile. Files that may run code are left out unless
-        `allow_code`; `source.skipped` names what was left out.
+        `allow_code`; `source.skipped` names what was left out. Of a snapshot in a Hugging Face cache, the path tells model
+        and commit, where they are not given; its links may not lead out of the cache.
 
         Raises `InvalidCheckpoint` naming the file, and `OSError`.
         """
 
         async def start() -> AsyncSource:
-            root = Path(folder)
-
-            told = relay(progress)
-
-            def read(stop: threading.Event) -> tuple[Offer, tuple[Skipped, ...]]:
-                found = scan(root, allow_code=allow_code, progress=partial(told, stop))
-                identity = Identity.checkpoint(model, revision, found.checkpoint.content)
-                views = map_files(root, found.checkpoint, stamps=found.stamps)
-                return Offer(identity.to_wire(), 0, checkpoint_manifest(found.checkpoint), views), found.skipped
-
-            Identity(model=model, revision=revision)  # refused before gigabytes are read for it
-            offer, skipped = await in_thread(self._executor, read)
-            return await self._publisher.open(offer, skipped=skipped, on_event=on_event)
+            shared = await in_thread(self._executor, lambda stop: Folder.at(Path(folder), model, revision))
+            return await self._share(shared, allow_code, progress, on_event)
 
         return Opening(start)
 
@@ -226,6 +220,8 @@ class AsyncClient:
         *,
         revision: str | None = None,
         content: str = "",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         wait: Seconds | None = None,
         timeout: Seconds | None = None,
         share: bool = False,
@@ -236,14 +232,17 @@ class AsyncClient:
         """Fetch the files of a model into a folder, verified, byte for byte.
 
         Files take their names only when everything is verified. What an earlier pull left, or the folder already has, is
-        checked and not moved again. Files that may run code are left out unless `allow_code`. With `share` this process
-        serves the folder in turn, as `PulledFolder.source`. For the rest see `pull`.
+        checked and not moved again. `include` and `exclude` are patterns as `hf download` has them (extra `hub`). Files that
+        may run code are left out unless `allow_code`. With `share` this process serves the folder in turn, as
+        `PulledFolder.source`. For the rest see `pull`.
 
         Raises what `pull` raises, `InvalidCheckpoint` for names that are unsafe here, `NotAllowed` while another pull fills
         the folder, `LimitExceeded` where the disk is too small, and `OSError`.
         """
-        target = FolderTarget(Path(local_dir), allow_code=allow_code)
-        pull = self._pull(wanted(model, revision, Form.CHECKPOINT, content, 0), target, wait, timeout, progress)
+        patterns = Patterns(tuple(include), tuple(exclude))
+        target = FolderTarget(Path(local_dir), allow_code=allow_code, patterns=patterns)
+        which = replace(wanted(model, revision, Form.CHECKPOINT, content, 0), whole=not patterns)
+        pull = self._pull(which, target, wait, timeout, progress)
         try:
             report = await pull.run()
             staging = await in_thread(self._executor, lambda stop: target.commit())
@@ -256,10 +255,10 @@ class AsyncClient:
         )
         if not share:
             return folder
-        if staging.skipped:
-            identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
-        views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
-        offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
+        shared = Folder(
+            target.local_dir, identity.model, identity.revision, partial=pull.found.source.partial or target.left_out
+        )
+        offer = await in_thread(self._executor, lambda stop: shared.known(staging.kept))
         source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
         return folder.served_by(source)
 
