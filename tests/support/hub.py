@@ -111,6 +111,8 @@ class Hub:
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
+            # A download that was paused must not give up.
+            "HF_HUB_DOWNLOAD_TIMEOUT": "120",
             "NO_PROXY": "127.0.0.1",
         }
 

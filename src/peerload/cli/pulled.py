@@ -30,18 +30,19 @@ class PersonProgress:
         self._model = clean(model)
         self._bar = bar
         self._waiting: str | None = None
+        self._downloader = ""
 
     def progress(self, step: PullProgress) -> None:
         if step.phase == "waiting":
             if step.reason:
                 self._bar.say(f"Waiting: {clean(step.reason)}; trying again.", "yellow")
-            elif self._waiting != "":
+            elif self._waiting != "" and not self._downloader:
                 self._bar.say(f"Waiting for a source of {self._model}.")
             self._waiting = step.reason
         elif step.phase == "downloading elsewhere":
-            if self._waiting != step.reason:
+            if self._downloader != step.reason:
                 self._bar.say(f"Waiting for {self._model}: {clean(step.reason)} downloads it.")
-            self._waiting = step.reason
+            self._downloader = step.reason
         elif step.phase in _LABELS:
             self._bar.update(_LABELS[step.phase].format(self._model), step.bytes_done, step.bytes_total)
         else:

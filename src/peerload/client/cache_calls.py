@@ -22,7 +22,7 @@ from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, OnSourceEvent
 from peerload.client.threads import in_thread, relay
 from peerload.client.weights import OnProgress, PullProgress
-from peerload.errors import Ambiguous, DeadlineExceeded, PullFailed
+from peerload.errors import Ambiguous, DeadlineExceeded, PullFailed, Unavailable
 from peerload.hub.cache import MAIN, CachedModel, CachedSnapshot
 from peerload.hub.download import download
 from peerload.hub.patterns import Patterns
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheCalls"]
 
-_LOOK_S: Final = 3.0
+_LOOK_S: Final = 5.0
 """How long one looks out for a source before asking again whether the one who downloads still does."""
+_SOON_S: Final = 0.2
 
 
 class CacheCalls:
@@ -175,27 +176,39 @@ class CacheCalls:
         progress: OnProgress | None,
         on_event: OnSourceEvent | None,
     ) -> PulledModel[AsyncSource]:
-        """Wait for whoever downloads it, or be the one who does."""
+        """Wait for whoever downloads it, or be the one who does. Rides out an outage of the server meanwhile."""
         claim = Claim(self._connection, claim_name(request), self.settings.claim_lease)
+        loop = asyncio.get_running_loop()
+        outage_since: float | None = None
         while True:
-            claimed = await claim.take()
-            if claimed.ours:
-                async with claim:
-                    try:
-                        # Whoever had the claim before may have become a source just now.
-                        return await fetch(None, None)
-                    except Ambiguous:
-                        raise
-                    except PullFailed:
-                        return await self._download(request, progress, on_event)
-            if progress is not None:
-                progress(PullProgress("downloading elsewhere", reason=claimed.note))
             try:
-                return await fetch(min(claimed.left, _LOOK_S), None)
-            except Ambiguous:
-                raise
-            except PullFailed:
-                continue
+                claimed = await claim.take()
+                outage_since = None
+                if claimed.ours:
+                    async with claim:
+                        try:
+                            # Whoever had the claim before may have become a source just now.
+                            return await fetch(None, None)
+                        except Ambiguous:
+                            raise
+                        except PullFailed:
+                            return await self._download(request, progress, on_event)
+                if progress is not None:
+                    progress(PullProgress("downloading elsewhere", reason=claimed.note))
+                try:
+                    return await fetch(max(_SOON_S, min(claimed.left, _LOOK_S)), None)
+                except Ambiguous:
+                    raise
+                except PullFailed:
+                    continue
+            except Unavailable as error:
+                now = loop.time()
+                outage_since = now if outage_since is None else outage_since
+                if now - outage_since > self.settings.outage_patience:
+                    raise
+                if progress is not None:
+                    progress(PullProgress("waiting", reason=str(error)))
+                await asyncio.sleep(self.settings.retry_delay)
 
     async def _download(
         self, request: CacheRequest, progress: OnProgress | None, on_event: OnSourceEvent | None

@@ -50,6 +50,8 @@ MAX_LEASES: Final = 10_000
 """Of one kind, at any moment: they come from callers' names, and must not fill the store."""
 _MAX_HOLDER_BYTES: Final = 256
 _ATTEMPTS: Final = 10
+_RECONNECT_MS: Final = 5_000
+"""How long clients may take to come back after an outage."""
 _TIDY_AFTER: Final = 2
 """Lengths of a lease after which one that ran out is removed. Until then its holder may still renew it, if nobody took it."""
 
@@ -170,7 +172,7 @@ class Leases:
             # Asked again each time: the feed may have broken off meanwhile.
             if self._directory.lost:
                 break
-            if self._age(held) < _TIDY_AFTER * held.length:
+            if self._age(held) < _TIDY_AFTER * held.length or self._left(held):
                 continue
             if await self._delete(key, held):
                 removed += 1
@@ -283,7 +285,16 @@ class Leases:
     def _age(self, held: _Held) -> int:
         return self._directory.liveness.age(held.stamp, self._directory.now())
 
+    def _left(self, held: _Held) -> int:
+        left = max(0, held.length - self._age(held))
+        liveness, now = self._directory.liveness, self._directory.now()
+        end = liveness.last_outage_end(now)
+        if held.stamp < end and liveness.age(held.stamp, end) < held.length:
+            # It was held when the outage began; its holder has yet to find out that a server is there again.
+            left = max(left, _RECONNECT_MS - (now - end))
+        return left
+
     def _lease(self, key: str, held: _Held, *, fresh: bool = False) -> Lease:
-        left = held.length if fresh else max(0, held.length - self._age(held))
+        left = held.length if fresh else self._left(held)
         name = key.removeprefix(self._prefix)
         return Lease(name, held.holder, held.note, held.generation, held.length, held.since, left)
