@@ -165,6 +165,7 @@ class Client:
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
+    explain = _waits(AsyncClient.explain)
     manifest = _waits(AsyncClient.manifest)
     read = _waits(AsyncClient.read)
     withdraw = _waits(AsyncClient.withdraw)

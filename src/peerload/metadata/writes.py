@@ -66,7 +66,7 @@ class Writes:
 
     async def publish(self, publication: Publication, blob: bytes, *, deadline: float | None) -> None:
         """Keep a publication, packed as `blob`, durably, in place of what was published under its key before."""
-        await self._patience.ask(lambda: self._put(publication, blob), deadline)
+        await self._patience.write(lambda: self._put(publication, blob), deadline)
 
     async def update(self, source: SourceKey, status: Status, load: float | None, *, deadline: float | None) -> bool:
         """A heartbeat and a status. False only if the store confirmed that there is no such source."""
@@ -76,7 +76,7 @@ class Writes:
         held = self._fresh(key, status)
         update = partial(self._update, key, status, load)
         if held is None:
-            return await self._patience.ask(update, deadline)
+            return await self._patience.write(update, deadline)
         stamp = self.heartbeats.stamp(key, held.stamp)
         touch = Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
         if stamp - held.stamp < self._settings.heartbeat_timeout_ms // 2:
@@ -84,9 +84,9 @@ class Writes:
                 raise Unavailable("heartbeats cannot be stored at the moment")
             self.heartbeats.add(touch, status)
             return True
-        if await self._patience.ask(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
+        if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
             return True
-        return await self._patience.ask(update, deadline)
+        return await self._patience.write(update, deadline)
 
     async def remove(self, key: str) -> bool:
         """Remove a record, durably; whether there was one."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
+from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
     ANY,
@@ -27,6 +29,7 @@ from peerload.store.base import (
     Listing,
     Position,
     Put,
+    Store,
     Touch,
     Touched,
     Value,
@@ -37,7 +40,7 @@ from peerload.store.base import (
     check_prefix,
     encode_value,
 )
-from peerload.store.redis import checks
+from peerload.store.redis import checks, examination
 from peerload.store.redis.layout import Keys, load_text, read_changes, read_entry, read_position, write_position
 from peerload.store.redis.link import Command, Link, Replies
 from peerload.store.redis.place import RedisPlace
@@ -87,9 +90,9 @@ class RedisStore:
     settings say; `min_replicas` in the URL lets it also wait for replicas.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str | RedisPlace, clock: Clock) -> None:
         """Raises `InvalidArgument` for a URL that cannot be read."""
-        self._place = RedisPlace.parse(url)
+        self._place = RedisPlace.parse(url) if isinstance(url, str) else url
         self._keys = Keys(self._place)
         self._clock = clock
         self._time = RedisTime(clock)
@@ -118,8 +121,9 @@ class RedisStore:
             except BaseException:
                 pool.close()
                 raise
-            for warning in facts.warnings():
-                _log.warning(warning, store=self.url)
+            for finding in facts.findings():
+                if finding.level is not Level.OK:
+                    _log.warning(str(finding), store=self.url)
             wakeups = Wakeups(self._clock, lambda: None)
             poller = Poller(route_to(self._place), self._keys.feed, lambda: wakeups.wanted, wakeups.ring)
             timekeeper = asyncio.create_task(self._keep_time(pool), name="redis time")
@@ -261,6 +265,23 @@ class RedisStore:
                     yield Feed(changes, write_position(epoch, seen))
                 if not more:
                     await listener.wait()
+
+    async def examine(self) -> AsyncGenerator[Finding, None]:
+        async with contextlib.aclosing(examination.examine(self._place, _LAYOUT)) as found:
+            async for finding in found:
+                yield finding
+
+    @contextlib.asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[Store]:
+        # A room of its own in the namespace: neither servers nor their feed hear of it, and all of it can be removed.
+        place = replace(self._place, room=f"doctor-{secrets.token_hex(6)}:")
+        async with examination.removed_after(place):
+            store = RedisStore(place, self._clock)
+            try:
+                await store.open()
+                yield store
+            finally:
+                await store.close()
 
     async def _read_feed(self, pool: Pool, epoch: str, seen: int) -> tuple[tuple[Change, ...], int, bool]:
         """The next changes, the revision of the last one, and whether there are more. Raises `Compacted`."""
