@@ -88,14 +88,20 @@ class Register:
         """The first state, from `floor` on, that explains what was shown; None if none does."""
         low, high = self._window(sight.server, sight.until, sight.since, streamed=sight.streamed)
         known = self._times.knows(sight.server, sight.until, streamed=sight.streamed)
-        for index in range(max(low, floor), high + 1):
-            if any(self._explains(state, sight, known) for state in self._states[index]):
+        # A stream says nothing where a write changes nothing: what it showed must then explain every state on the way to
+        # the first one that it may have stopped at.
+        for index in range(max(min(low, high), floor), high + 1):
+            if all(
+                any(self._explains(state, sight, known) for state in states)
+                for states in self._states[index : max(low, index) + 1]
+            ):
                 return index
         return None
 
     def expected(self, sight: Sight) -> str:
         """In words, what could have been shown."""
-        possible = self._possible(self._window(sight.server, sight.until, sight.since, streamed=sight.streamed))
+        low, high = self._window(sight.server, sight.until, sight.since, streamed=sight.streamed)
+        possible = self._possible((min(low, high), max(low, high)))
         known = self._times.knows(sight.server, sight.until, streamed=sight.streamed)
         alive, expired = self._alive(sight, known), self._expired(sight.until, known)
         return f"{sorted(map(str, possible))}{', alive' if alive else ''}{', run out' if expired else ''}"
