@@ -57,7 +57,7 @@ test: install redis ## Run every test but the scale ones (some minutes)
 
 # Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
 redis: ## Install redis-server for the tests, where that can be done
-	@if ! command -v redis-server >/dev/null; then \
+	@if ! command -v "$${REDIS_SERVER:-redis-server}" >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "==> Installing redis-server, for the tests of the Redis store" && \
 			{ apt-get install -y -qq --no-install-recommends redis-server >/dev/null 2>&1 || \

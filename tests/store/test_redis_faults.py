@@ -22,7 +22,7 @@ from peerload.store.base import ABSENT, Beat, Feed, Store, Touch, Touched
 from peerload.store.redis.link import Command, Link
 from peerload.store.redis.store import RedisStore
 from peerload.testing.store_suite import Mirror
-from tests.support.redis import RedisProcess, free_port, redis_process
+from tests.support.redis import RedisProcess, free_port, needs_redis, redis_process
 
 PATIENCE = 20.0
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
@@ -390,6 +390,8 @@ async def test_tls_looks_at_the_certificate(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl to make a certificate with")
+    if b"SSL_CTX_new" not in Path(needs_redis()).read_bytes():
+        pytest.skip("this redis-server was built without TLS")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
     subprocess.run(
