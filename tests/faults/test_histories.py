@@ -1,4 +1,38 @@
-"""What clients of three servers over one Redis were told, while servers and Redis are killed, stopped and continued."""
+"""What clients of three servers over one Redis were told, while servers and Redis are killed, stopped and continued.
+
+Four clients publish, withdraw, mark and keep alive workers of their own and ask for them, at a random server each time; two
+more publish under one key that they share; one worker is kept alive throughout; and every server has two watchers. All
+is written down with its times (`support/histories/records.py`), and held against what must be so (`checks.py`):
+
+- What is shown was published, with that status, and before it was shown. No slack.
+- An acknowledged publish, withdrawal or change of status is known to the server that answered it at once, and to every other
+  within 2 s (`AGREE`) in which its feed was current: that is what servers promise. A feed is not current while Redis or the
+  server is held up, nor for the 5 s (`RECOVER`) after Redis's return, which are promised too.
+- With a feed that is lost, a server says nothing that is older than the heartbeat timeout. `AGREE` more, for so old may be
+  what it knew when the feed was lost. One that was stopped is judged by the moment when it goes on.
+- A server takes a heartbeat of a worker that was published elsewhere, at once, since it looks up whom it does not know; and
+  it refuses one that was withdrawn elsewhere, after `AGREE`.
+- Who is shown READY has not been silent for longer than the heartbeat timeout. 1 s (`LATE`), for servers
+  know of each other's outages by signs of life that come once a second, and `AGREE`. Outages, 2 s before them and 5 s after, do not count: in those nobody's heartbeat ages, and from
+  outside nobody can see exactly when a server began and ended to call it one.
+- Who has sent a heartbeat since is neither shown STALE nor missing among the READY. 1 s (`STORED`) until it is in the store,
+  which takes 50 ms where nobody is busy, `AGREE` until all know, 0.3 s (`CLOCKS`) between clocks. One that was answered
+  and died with its server does not count.
+- A watch, also one that is resumed, shows a worker's states in their order, and so do the lists of one server. A stream may
+  leave out what changed again at once.
+- All streams of all servers show the publications under the shared key in one order, which is that of time where they did
+  not overlap. One that was under way while Redis was lost may happen twice, one without an answer whenever it likes.
+- Who waits 8 s (`PATIENT`) gets an answer unless something was wrong. 3 s (`RESTART`) for a client to find a server that is
+  back, `RECOVER` where it was Redis.
+- When all has been quiet for 7 s, every server knows everything. No slack.
+
+Where it is not known what came of a write, nothing is concluded from it: it may have happened, may yet, or never. When the
+machine itself held everybody up (`trouble.py`, `Stalls`) that counts as a fault of everything. That the checks find each of
+these violations, and no others, is tested with made-up histories in test_history_checks.py and test_history_streams.py.
+
+`make histories SECONDS=600 SEED=1` runs it for longer: rounds of two minutes, each with the next seed. A seed repeats the
+choices, not the moments, so a contradiction has to be understood from what is printed.
+"""
 
 from __future__ import annotations
 

@@ -345,7 +345,7 @@ async def test_a_newer_layout_is_refused(redis: RedisProcess, store: RedisStore)
     [
         (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "set maxmemory-policy noeviction"),
         ((), "Redis keeps nothing on disk"),
-        (("--save", "60 1"), "since the last snapshot"),
+        (("--save", "60", "1"), "since the last snapshot"),
         (("--appendonly", "yes"), None),
     ],
 )

@@ -11,7 +11,7 @@ from tests.support.histories.register import Register, Sight
 from tests.support.histories.rivals import Rivals
 from tests.support.histories.times import Times
 
-__all__ = ["check"]
+__all__ = ["PATIENT", "check"]
 
 PATIENT = 8.0
 """Who waits so long while nothing is wrong gets an answer."""
@@ -90,9 +90,14 @@ def spans(watch: Watch, workers: list[str]) -> Iterator[tuple[str, Sight]]:
         began = piece.told[0].at
         since: dict[str, float] = {}
 
-        def seen(worker_id: str, until: float, since: dict[str, float] = since, began: float = began) -> Sight:
-            begun = since.get(worker_id, began)
-            return Sight(view.get(worker_id), watch.server, begun, until, watch.ready, streamed=True)
+        def seen(
+            worker_id: str,
+            shown: State | None,
+            until: float,
+            since: dict[str, float] = since,
+            began: float = began,
+        ) -> Sight:
+            return Sight(shown, watch.server, since.get(worker_id, began), until, watch.ready, streamed=True)
 
         for number, told in enumerate(piece.told):
             after = dict(told.present) if told.complete else view | dict(told.present)
@@ -101,11 +106,11 @@ def spans(watch: Watch, workers: list[str]) -> Iterator[tuple[str, Sight]]:
             for worker_id in {*view, *after} if told.complete else {*told.present, *told.gone}:
                 if view.get(worker_id) != after.get(worker_id):
                     if number:
-                        yield worker_id, seen(worker_id, told.at)
+                        yield worker_id, seen(worker_id, view.get(worker_id), told.at)
                     since[worker_id] = told.at
             view = after
         for worker_id in {*workers, *view}:
-            yield worker_id, seen(worker_id, piece.ended)
+            yield worker_id, seen(worker_id, view.get(worker_id), piece.ended)
 
 
 class _Floor:

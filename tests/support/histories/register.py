@@ -44,6 +44,8 @@ class Register:
         self._beats = [False]
         self._servers = [-1]
         """Who answered, where that server must know of it at once; else -1."""
+        self._published: dict[int, float] = {}
+        """When each publication was asked for."""
         self._open: Write | None = None
 
     def add(self, write: Write) -> str | None:
@@ -55,6 +57,7 @@ class Register:
         wrong = None
         sure = write.what != "mark"
         if write.what == "publish":
+            self._published[write.step] = write.begun
             after = frozenset({State(write.step, write.status)})
         elif write.what == "withdraw":
             after = ABSENT
@@ -114,7 +117,7 @@ class Register:
             # A worker that is not READY, or no longer, is not shown to those who ask for the others.
             return sight.ready and (state.status != 2 or not self._alive(sight, known))
         if shown.status == STALE and not sight.ready:
-            return shown.step == state.step and not self._alive(sight, known)
+            return shown.step == state.step and not self._alive(sight, known) and not self._new(state, sight.since)
         return shown == state and not self._expired(sight.until, known)
 
     def _window(self, server: int, until: float, since: float, *, streamed: bool = False) -> tuple[int, int]:
@@ -146,6 +149,10 @@ class Register:
             if self._beats[index] and self._stored[index] <= known:
                 return self._times.aged(self._begun[index], at) < self._times.timeout - CLOCKS
         return False
+
+    def _new(self, state: State, at: float) -> bool:
+        """Whether a publication is so new that whoever knows of it knows that it lives."""
+        return self._times.aged(self._published[state.step], at) < self._times.timeout - CLOCKS
 
     def _expired(self, until: float, known: float) -> bool:
         """Whether the last heartbeat has run out for sure, as far as the server knows the time."""

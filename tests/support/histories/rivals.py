@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import graphlib
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -64,7 +65,7 @@ class Rivals:
         # Time is a chain of moments: what has ended is before the next moment, and what begins is after it.
         moments = sorted({moment for write in self._certain for moment in (write.begun, write.ended)})
         after = {node: set(earlier) for node, earlier in self._after.items()}
-        for earlier, later in zip(moments, moments[1:], strict=False):
+        for earlier, later in itertools.pairwise(moments):
             after.setdefault(("at", later), set()).add(("at", earlier))
         for write in self._certain:
             after.setdefault(("before", write.begun), set())

@@ -11,6 +11,8 @@ __all__ = ["AGREE", "RECOVER", "Times"]
 
 AGREE = 2.0
 """Servers whose feeds are current agree within this."""
+STORED = 1.0
+"""A heartbeat that was answered is in the store within this; then those of `AGREE` begin."""
 RECOVER = 5.0
 """A feed that was lost is current again within this, once Redis is back."""
 RESTART = 3.0
@@ -74,7 +76,7 @@ class Times:
 
     def lasting(self, server: int, at: float) -> float:
         """When a heartbeat that a server answered at `at` is surely in the store; infinite if it was killed before."""
-        by = forth(self._unwell[server], at, AGREE)
+        by = forth(self._unwell[server], at, STORED)
         return math.inf if any(at <= kill <= by for kill in self._kills[server]) else by
 
     def counted(self, start: float, end: float) -> float:
