@@ -67,8 +67,8 @@ def refusal(address: Address, text: str) -> Unavailable:
         return NoScript(f"Redis at {address} does not have the script")
     if "unauthenticated" in text:
         text = "NOAUTH"  # a longer command than Redis reads from strangers
-    elif "user executing the script" in text:
-        text = "NOPERM"
+    elif "user executing the script" in text or "ACL failure in script" in text:
+        text = "NOPERM"  # inside of a script it has no code: the first up to Redis 7.0, the second since
     if text.startswith("LAYOUT"):
         return NewerLayout(
             f"Redis at {address} holds data in layout {text.split()[1]}, which a newer Peerload wrote;"
