@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
+from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
@@ -27,17 +28,21 @@ from peerload.client.weights import (
 from peerload.metadata.records import Form, SourceKey, Status
 
 __all__ = [
+    "Asked",
     "AsyncClient",
     "AsyncSource",
     "Attempt",
     "Client",
     "ClientSettings",
+    "Explanation",
+    "Finding",
     "Form",
     "Framework",
     "Given",
     "Identity",
     "Item",
     "Manifest",
+    "Miss",
     "Opening",
     "PullProgress",
     "PullReport",
@@ -53,6 +58,8 @@ __all__ = [
     "SourceState",
     "Status",
     "Tensor",
+    "Unanswered",
+    "Verdict",
     "Verification",
     "Weights",
     "server_address",

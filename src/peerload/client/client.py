@@ -20,6 +20,7 @@ from peerload.client.buffers import memories
 from peerload.client.cache_calls import CacheCalls
 from peerload.client.connection import Connection
 from peerload.client.engines import Engines
+from peerload.client.explanation import Explanation, explain
 from peerload.client.folders import Folder
 from peerload.client.host import advertised_host, topology_from
 from peerload.client.identity import Identity
@@ -291,6 +292,16 @@ class AsyncClient(CacheCalls):
                     away = True
                     if on_outage is not None:
                         on_outage(step)
+
+    async def explain(
+        self, model: str | Identity | None = None, *, source_id: str = "", limit: int = 20
+    ) -> Explanation:
+        """Why lists for a model, an identity or a source id matched nothing of late, and what they would match now.
+
+        A model's name counts without case. Without any of them: every list of late. Told by the one server that answers,
+        of what it was asked itself; at most `limit` reasons, 1,000 of them at most. Raises `InvalidArgument`.
+        """
+        return await explain(self._connection, model, source_id, limit)
 
     async def manifest(self, source: SourceInfo | SourceKey) -> SourceManifest:
         """What a source offers and how to read it.

@@ -183,6 +183,7 @@ class Client:
     pull_cached = _pulls_cached(AsyncClient.pull_cached)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
+    explain = _waits(AsyncClient.explain)
     manifest = _waits(AsyncClient.manifest)
     read = _waits(AsyncClient.read)
     withdraw = _waits(AsyncClient.withdraw)

@@ -261,7 +261,7 @@ class MetadataBackend:
         """Remove a worker's record, or all its ranks'. False if there was nothing to remove."""
         if not _possible(source_id, worker_id, worker_rank):
             return False
-        return await self._patience.ask(partial(self._withdraw, source_id, worker_id, worker_rank), deadline)
+        return await self._patience.write(partial(self._withdraw, source_id, worker_id, worker_rank), deadline)
 
     async def _withdraw(self, source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         if worker_rank is not None:
