@@ -23,6 +23,7 @@ FLOORS = {
     "peerload.engines": 3,
     "peerload.checkpoint": 3,
     "peerload.plugins": 4,
+    "peerload.hub": 4,
     "peerload.server": 5,
     "peerload.client": 5,
     "peerload.doctor": 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,13 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 def test_round_trips(checkpoint: Checkpoint) -> None:
-    for manifest in (runtime(), checkpoint_manifest(checkpoint, [ENDPOINT])):
+    for manifest in (runtime(), checkpoint_manifest(checkpoint, [ENDPOINT], refs=["main"], part="--include x")):
         assert read_manifest(write_manifest(manifest)) == manifest
+    # What the cache calls a file is told, and is no part of what the file is.
+    named = Checkpoint(tuple(dataclasses.replace(file, blob="a" * 40) for file in checkpoint.files))
+    read = read_manifest(write_manifest(checkpoint_manifest(named, [ENDPOINT]))).checkpoint
+    assert read == named == checkpoint
+    assert {file.blob for file in read.files} == {"a" * 40}
     assert runtime().total_size == 8 + 0 + 2 + 5
     assert "secret" not in repr(runtime())
 

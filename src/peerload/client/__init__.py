@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity
@@ -47,6 +48,7 @@ __all__ = [
     "PullProgress",
     "PullReport",
     "PulledFolder",
+    "PulledModel",
     "Replica",
     "Selector",
     "Source",

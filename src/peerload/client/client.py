@@ -6,23 +6,26 @@ import asyncio
 import random
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from peerload.checkpoint import Progress, Skipped, map_files, scan
+from peerload.checkpoint import Progress
 from peerload.client.arguments import Seconds, destination, seconds, selection, wanted
 from peerload.client.buffers import memories
+from peerload.client.cache_calls import CacheCalls
 from peerload.client.connection import Connection
 from peerload.client.engines import Engines
 from peerload.client.explanation import Explanation, explain
+from peerload.client.folders import Folder
 from peerload.client.host import advertised_host, topology_from
 from peerload.client.identity import Identity
-from peerload.client.manifest import Item, SourceManifest, checkpoint_manifest
+from peerload.client.manifest import Item, SourceManifest
 from peerload.client.memory import MemoryTarget, offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.publisher import Publisher
@@ -40,6 +43,7 @@ from peerload.client.weights import OnProgress, PulledFolder, PullProgress, Weig
 from peerload.clock import Clock, SystemClock
 from peerload.engines.base import Range
 from peerload.errors import InvalidArgument, Unavailable, VerificationFailed
+from peerload.hub.patterns import Patterns
 from peerload.metadata.records import Form, SourceKey
 from peerload.wire import sources_pb2
 
@@ -49,14 +53,15 @@ _THREADS: Final = 32
 """Pulls, digests and publications that block at once; more wait for their turn."""
 
 
-class AsyncClient:
+class AsyncClient(CacheCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
     are asked, then it is localhost:8001. `host` is the name or address under which peers reach this process (else
     MX_WORKER_HOST, else the address from which the server is reached). `topology` adds to what PEERLOAD_TOPOLOGY says
     (`zone=a,rack=b`). `replica` is what the processes that hold one copy of a model together call it (else
-    PEERLOAD_REPLICA, else what torch.distributed's launcher calls the job). `engine_settings` are each engine's own, by its name. `clock` and `rng` are for tests.
+    PEERLOAD_REPLICA, else what torch.distributed's launcher calls the job). `engine_settings` are each engine's own, by its
+    name. `clock` and `rng` are for tests.
 
     Nothing is connected or started before it is needed. Belongs to one event loop; close it, or use it as an asynchronous
     context manager: that ends its sources too. Every method may raise `Unavailable` where no server answers in time.
@@ -161,7 +166,7 @@ class AsyncClient:
         self,
         folder: Path | str,
         *,
-        model: str,
+        model: str = "",
         revision: str = "",
         allow_code: bool = False,
         progress: Progress | None = None,
@@ -171,25 +176,15 @@ class AsyncClient:
 
         Every file is read once for its digests (`progress` is told bytes done and in all), then served from memory maps,
         without a second copy; the files must not change meanwhile. Files that may run code are left out unless
-        `allow_code`; `source.skipped` names what was left out.
+        `allow_code`; `source.skipped` names what was left out. Of a snapshot in a Hugging Face cache, the path tells model
+        and commit, where they are not given; its links may not lead out of the cache.
 
         Raises `InvalidCheckpoint` naming the file, and `OSError`.
         """
 
         async def start() -> AsyncSource:
-            root = Path(folder)
-
-            told = relay(progress)
-
-            def read(stop: threading.Event) -> tuple[Offer, tuple[Skipped, ...]]:
-                found = scan(root, allow_code=allow_code, progress=partial(told, stop))
-                identity = Identity.checkpoint(model, revision, found.checkpoint.content)
-                views = map_files(root, found.checkpoint, stamps=found.stamps)
-                return Offer(identity.to_wire(), 0, checkpoint_manifest(found.checkpoint), views), found.skipped
-
-            Identity(model=model, revision=revision)  # refused before gigabytes are read for it
-            offer, skipped = await in_thread(self._executor, read)
-            return await self._publisher.open(offer, skipped=skipped, on_event=on_event)
+            shared = await in_thread(self._executor, lambda stop: Folder.at(Path(folder), model, revision))
+            return await self._share(shared, allow_code, progress, on_event)
 
         return Opening(start)
 
@@ -210,10 +205,9 @@ class AsyncClient:
     ) -> Weights[AsyncSource]:
         """Fetch weights from a peer's memory into this process's, verified.
 
-        By an identity: exactly those of that identity and `rank` (as in `publish`, and of weights in runtime form only: each
-        rank of a replica pulls its own). By name: whatever sources of that name have, in
-        either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
-        differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
+        By an identity: exactly those of that identity and `rank` (as in `publish`; of weights in runtime form each rank of a
+        replica pulls its own). By name: whatever sources of that name have, in either form; `revision`, `form` and
+        `content` (what a checkpoint's content digest begins with) say which where they differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
         it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
         after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`, which
         publishes later if no server can be reached by then.
@@ -223,16 +217,17 @@ class AsyncClient:
         """
         filled = None if into is None else memories(into, writable=True)
         target = MemoryTarget(filled, need_digests=publish)
-        worker_id = uuid.uuid4().hex
         whole = Form.CHECKPOINT in (form, model.form if isinstance(model, Identity) else None)
         which = wanted(model, revision, form, content, 0 if whole else own_rank(rank))
-        pull = self._pull(which, target, wait, timeout, progress, worker_id)
+        pull = self._pull(which, target, wait, timeout, progress)
         report = await pull.run()
         assert pull.found is not None
         weights = target.weights(pull.found, report)
         if publish:
             offer = target.offer(pull.found)
-            weights.source = await self._publisher.open(offer, on_event=on_event, patient=True, worker_id=worker_id)
+            weights.source = await self._publisher.open(
+                offer, on_event=on_event, patient=True, worker_id=pull.worker_id
+            )
         return weights
 
     async def pull_folder(
@@ -242,6 +237,8 @@ class AsyncClient:
         *,
         revision: str | None = None,
         content: str = "",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         wait: Seconds | None = None,
         timeout: Seconds | None = None,
         share: bool = False,
@@ -252,15 +249,17 @@ class AsyncClient:
         """Fetch the files of a model into a folder, verified, byte for byte.
 
         Files take their names only when everything is verified. What an earlier pull left, or the folder already has, is
-        checked and not moved again. Files that may run code are left out unless `allow_code`. With `share` this process
-        serves the folder in turn, as `PulledFolder.source`. For the rest see `pull`.
+        checked and not moved again. `include` and `exclude` are patterns as `hf download` has them (extra `hub`). Files that
+        may run code are left out unless `allow_code`. With `share` this process serves the folder in turn, as
+        `PulledFolder.source`. For the rest see `pull`.
 
         Raises what `pull` raises, `InvalidCheckpoint` for names that are unsafe here, `NotAllowed` while another pull fills
         the folder, `LimitExceeded` where the disk is too small, and `OSError`.
         """
-        target = FolderTarget(Path(local_dir), allow_code=allow_code)
-        which, worker_id = wanted(model, revision, Form.CHECKPOINT, content, 0), uuid.uuid4().hex
-        pull = self._pull(which, target, wait, timeout, progress, worker_id)
+        patterns = Patterns(tuple(include), tuple(exclude))
+        target = FolderTarget(Path(local_dir), allow_code=allow_code, patterns=patterns)
+        which = replace(wanted(model, revision, Form.CHECKPOINT, content, 0), part=str(patterns))
+        pull = self._pull(which, target, wait, timeout, progress)
         try:
             report = await pull.run()
             staging = await in_thread(self._executor, lambda stop: target.commit())
@@ -273,12 +272,12 @@ class AsyncClient:
         )
         if not share:
             return folder
-        if staging.skipped:
-            identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
-        views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
-        offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
+        shared = Folder(
+            target.local_dir, identity.model, identity.revision, part=target.part_of(pull.found.source.part)
+        )
+        offer = await in_thread(self._executor, lambda stop: shared.known(staging.kept))
         source = await self._publisher.open(
-            offer, skipped=staging.skipped, on_event=on_event, patient=True, worker_id=worker_id
+            offer, skipped=staging.skipped, on_event=on_event, patient=True, worker_id=pull.worker_id
         )
         return folder.served_by(source)
 
@@ -410,7 +409,6 @@ class AsyncClient:
         wait: Seconds | None,
         timeout: Seconds | None,
         progress: OnProgress | None,
-        worker_id: str,
     ) -> Pull:
         context = PullContext(
             connection=self._connection,
@@ -422,7 +420,7 @@ class AsyncClient:
             own_workers=self._publisher.own_workers,
             own_addresses=self._publisher.own_addresses,
             reports=self._reports,
-            reader=Reader(worker_id, which.rank, self._topology.get("host", "")),
+            reader=Reader(uuid.uuid4().hex, which.rank, self._topology.get("host", "")),
         )
         limit = None if timeout is None else seconds(timeout, 0.0)
         return Pull(context, which, target, wait=seconds(wait, 0.0), timeout=limit, progress=progress)

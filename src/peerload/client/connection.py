@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from peerload.client.settings import ClientSettings
 from peerload.client.status import to_error
 from peerload.errors import DeadlineExceeded, Unavailable
-from peerload.wire import diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
+from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
 __all__ = ["MAX_MESSAGE_BYTES", "Connection"]
 
@@ -24,6 +24,7 @@ MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 
 _SOURCES: Final = "/peerload.v1.SourceService/"
 _TRANSFERS: Final = "/peerload.v1.TransferService/"
+_CLAIMS: Final = "/peerload.v1.ClaimService/"
 _P2P: Final = "/model_express.p2p.P2pService/"
 _DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
 _FIRST_DELAY_S: Final = 0.05
@@ -95,6 +96,18 @@ class Connection:
     async def report(self, request: transfers_pb2.ReportRequest, *, timeout: float) -> transfers_pb2.ReportResponse:
         """Tell of transfers; tried once, for `timeout` seconds at most."""
         return await self._once(f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, timeout)
+
+    async def acquire(self, request: claims_pb2.AcquireClaimRequest) -> claims_pb2.AcquireClaimResponse:
+        """Take a claim that is free; who holds it, if it is not."""
+        return await self._call(f"{_CLAIMS}Acquire", request, claims_pb2.AcquireClaimResponse)
+
+    async def renew(self, request: claims_pb2.RenewClaimRequest) -> claims_pb2.RenewClaimResponse:
+        """Begin a claim's lease anew. `held` is False where it was lost."""
+        return await self._call(f"{_CLAIMS}Renew", request, claims_pb2.RenewClaimResponse)
+
+    async def release(self, request: claims_pb2.ReleaseClaimRequest) -> claims_pb2.ReleaseClaimResponse:
+        """Let a claim go."""
+        return await self._call(f"{_CLAIMS}Release", request, claims_pb2.ReleaseClaimResponse)
 
     async def watch(self, request: sources_pb2.WatchRequest) -> AsyncGenerator[sources_pb2.WatchResponse, None]:
         """The stream of changes, until the server ends it (then it raises `Unavailable`) or the caller does."""

@@ -54,6 +54,10 @@ class Manifest:
     items: tuple[Item, ...]
     endpoints: tuple[Descriptor, ...]
     checkpoint: Checkpoint | None = None
+    refs: tuple[str, ...] = ()
+    """Branches and tags that the publisher knows the revision by."""
+    part: str = ""
+    """Which of the revision's files the publisher has, as it asked for them with patterns; "" for all."""
 
     @property
     def total_size(self) -> int:
@@ -89,7 +93,7 @@ def read_manifest(message: sources_pb2.Manifest) -> Manifest:
     if sum(item.size for item in items) > _MAX_BYTES:
         raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
     if form is Form.CHECKPOINT:
-        return Manifest(form, items, endpoints, _checkpoint(message, items))
+        return Manifest(form, items, endpoints, _checkpoint(message, items), tuple(message.refs), message.part)
     if message.files:
         raise InvalidArgument("manifest.files", "only a checkpoint has files")
     names = {item.name for item in items}
@@ -116,8 +120,10 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
     )
     if manifest.checkpoint is not None:
         message.content = manifest.checkpoint.content
+        message.refs.extend(manifest.refs)
+        message.part = manifest.part
         message.files.extend(
-            sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest())
+            sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest(), blob=file.blob)
             for file in manifest.checkpoint.files
         )
     message.endpoints.extend(
@@ -127,14 +133,16 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
     return message
 
 
-def checkpoint_manifest(checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = ()) -> Manifest:
+def checkpoint_manifest(
+    checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = (), *, refs: Iterable[str] = (), part: str = ""
+) -> Manifest:
     """The manifest of a checkpoint whose file number i is served as region number i."""
     items = tuple(
         Item(part.name, part.size, part.dtype, part.shape, part.digest, index, part.offset, index)
         for index, file in enumerate(checkpoint.files)
         for part in file.parts
     )
-    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint)
+    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint, tuple(refs), part)
 
 
 def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ...]:
@@ -202,7 +210,7 @@ def _checkpoint(message: sources_pb2.Manifest, items: Sequence[Item]) -> Checkpo
         parts[item.file].append(Part(item.name, item.offset, item.size, item.digest, item.dtype, item.shape))
     checkpoint = Checkpoint(
         tuple(
-            CheckpointFile(file.path, file.size, file.header, tuple(found))
+            CheckpointFile(file.path, file.size, file.header, tuple(found), file.blob)
             for file, found in zip(message.files, parts, strict=True)
         )
     )

@@ -33,6 +33,7 @@ __all__ = ["AsyncSource", "Offer", "OnSourceEvent", "SourceEvent", "SourceState"
 
 _log: Final = logging.getLogger("peerload.client")
 _FIRST_RETRY_S: Final = 1.0
+_LOOK_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""
 _GIVE_UP_S: Final = 1.0
@@ -233,6 +234,14 @@ class AsyncSource:
             self._enter(SourceState.LIVE, "published: the server had no record")
         elif self._state is not SourceState.LIVE:
             self._enter(SourceState.LIVE, "the server is back")
+
+    async def quiet(self, seconds: float) -> None:
+        """Return once nobody has been reading from it for so long, from now on."""
+        since = self._clock.monotonic()
+        while (left := since + seconds - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, _LOOK_S))
+            if self.load:
+                since = self._clock.monotonic()
 
     async def __aenter__(self) -> Self:
         return self

@@ -52,11 +52,19 @@ class SourceInfo:
     """How many ranks a whole replica has; 0: not known."""
     suspect: bool = False
     """Those who read from it told the server that it failed, and it has not proven itself since."""
+    refs: tuple[str, ...] = ()
+    """Branches and tags that the source knows its revision by."""
+    part: str = ""
+    """Which of the revision's files the source has, as it asked for them with patterns; "" for all."""
 
     @property
     def key(self) -> SourceKey:
         """The record's name."""
         return SourceKey(self.source_id, self.worker_rank, self.worker_id)
+
+    def knows(self, ref: str) -> bool:
+        """Whether that branch or tag, or that very name, is the revision of these weights."""
+        return self.revision == ref or ref in self.refs
 
     def __str__(self) -> str:
         host = self.topology.get("host", "")
@@ -92,6 +100,8 @@ class SourceInfo:
             replica=message.replica,
             world_size=message.world_size,
             suspect=message.suspect,
+            refs=tuple(message.refs),
+            part=message.part,
         )
 
 
@@ -103,6 +113,7 @@ class Selector:
     source_id: str = ""
     model: str = ""
     revision: str | None = None
+    """The revision itself, or a branch or tag that sources know it by."""
     rank: int | None = None
     form: Form | None = None
     status: Status | None = None

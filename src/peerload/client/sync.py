@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.loop import LoopThread
 from peerload.client.opening import Opening
@@ -56,8 +57,12 @@ class Source:
     def beat(self) -> None:
         self._loop.run(self._source.beat())
 
+    def quiet(self, seconds: float) -> None:
+        self._loop.run(self._source.quiet(seconds))
+
     close.__doc__ = AsyncSource.close.__doc__
     beat.__doc__ = AsyncSource.beat.__doc__
+    quiet.__doc__ = AsyncSource.quiet.__doc__
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +130,17 @@ def _pulls_folder(
     return call
 
 
+def _pulls_cached(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, PulledModel[AsyncSource]]],
+) -> Callable[Concatenate[Client, P], PulledModel[Source]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> PulledModel[Source]:
+        pulled = self._loop.run(method(self._client, *args, **kwargs))
+        return pulled.served_by(self._own(pulled.source))
+
+    return call
+
+
 def _iterates(
     method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[R, None]],
 ) -> Callable[Concatenate[Client, P], Iterator[R]]:
@@ -163,6 +179,8 @@ class Client:
     share = _opens(AsyncClient.share)
     pull = _pulls(AsyncClient.pull)
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
+    share_cached = _opens(AsyncClient.share_cached)
+    pull_cached = _pulls_cached(AsyncClient.pull_cached)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
     explain = _waits(AsyncClient.explain)

@@ -21,6 +21,7 @@ from peerload.client.transfer import Slot
 from peerload.client.weights import Tensor
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
+from peerload.hub.patterns import EVERYTHING, Patterns
 
 __all__ = ["Allocate", "CheckpointMemory", "FolderTarget", "RuntimeMemory", "SourceUnusable", "Target"]
 
@@ -172,6 +173,11 @@ class _CheckpointSlots(ABC):
         for key, slot in self._parts.items():
             slot.range = places[key]
 
+    def _complete(self) -> Checkpoint:
+        if self.checkpoint is None:
+            raise RuntimeError("there was no plan")
+        return self.checkpoint
+
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
         """A slot for each part, by file and number."""
@@ -213,23 +219,20 @@ class CheckpointMemory(_CheckpointSlots):
                 tensors.update((f"{path}:{name}", tensor) for path, _, tensor in same)
         return tensors
 
-    def _complete(self) -> Checkpoint:
-        if self.checkpoint is None:
-            raise RuntimeError("there was no plan")
-        return self.checkpoint
-
 
 class FolderTarget(_CheckpointSlots):
     """A folder, by way of its staging: files get their names in `commit`, after everything was verified."""
 
-    def __init__(self, local_dir: Path, *, allow_code: bool) -> None:
+    def __init__(self, local_dir: Path, *, allow_code: bool, patterns: Patterns = EVERYTHING) -> None:
         super().__init__()
         self.local_dir = local_dir
-        self._allow_code = allow_code
+        self.patterns = patterns
+        self.allow_code = allow_code
         self.staging: Staging | None = None
 
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        staging = self.staging = Staging(self.local_dir, checkpoint, allow_code=self._allow_code)
+        chosen = self.patterns.choose([file.path for file in checkpoint.files])
+        staging = self.staging = self._open(checkpoint, chosen.__contains__, progress)
         right = staging.reusable(progress)
         views = {index: staging.view(index) for index in staging.wanted}
         slots = _part_slots(checkpoint, lambda file, start, end: views[file][start:end], frozenset(staging.wanted))
@@ -237,11 +240,22 @@ class FolderTarget(_CheckpointSlots):
             slots[key].verified = True
         return slots
 
-    def commit(self) -> Staging:
+    def _open(self, checkpoint: Checkpoint, chosen: Callable[[str], bool], progress: Progress) -> Staging:
+        """The staging of the folder."""
+        return Staging(self.local_dir, checkpoint, allow_code=self.allow_code, chosen=chosen)
+
+    def part_of(self, part: str) -> str:
+        """Which of the revision's files the folder has, "" for all; the source has `part`."""
+        staging = self.staging
+        if staging is None or len(staging.wanted) + len(staging.skipped) == len(self._complete().files):
+            return part
+        return str(self.patterns)
+
+    def commit(self, progress: Progress | None = None) -> Staging:
         """Name the files. Every slot must be verified."""
         if self.staging is None or not all(slot.verified for slot in self.slots):
             raise RuntimeError("only what was verified is committed")
-        self.staging.commit()
+        self.staging.commit(progress)
         return self.staging
 
     def close(self) -> None:

@@ -37,7 +37,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """Where a pull stands. `phase` is "waiting" (for a source), "checking" (what is here already) or "reading"."""
+    """Where a pull stands. `phase` is "waiting" (for a source), "checking" (what is here already) or "reading"; into the
+    Hugging Face cache also "naming" (computing blobs' names), "downloading" (from the hub) or "downloading elsewhere"
+    (another process does; `reason` says which)."""
 
     phase: str
     bytes_done: int = 0

@@ -26,6 +26,7 @@ from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
 from peerload.server.services.api import ApiService
+from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
@@ -165,6 +166,7 @@ class Server:
         names: set[str] = set()
         table: dict[str, Method] = {}
         for service in (
+            ClaimService(self._backend, self._clock),
             P2pService(self._backend, self._clock, self._parser, self._misses),
             SourceService(self._backend, self._clock, self._parser, self._misses),
             DiagnosisService(self._backend, self._misses, lambda: self._address),

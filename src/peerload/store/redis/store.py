@@ -188,21 +188,15 @@ class RedisStore:
         if not flat:
             return []
         text = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
-
-        async def work(link: Link) -> Replies:
-            return await script("touch").run(link, self._keys.common, self._seen, text)
-
-        (answer,) = await parts.pool.run(work, CALL_SECONDS + len(text) / _SLOW_BYTES)
+        (answer,) = await self._run(
+            parts.pool, "touch", self._seen, text, seconds=CALL_SECONDS + len(text) / _SLOW_BYTES
+        )
         parts.wakeups.ring()
         return [_TOUCHES[letter] for letter in answer.decode()]
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)
-
-        async def work(link: Link) -> Replies:
-            return await script("get").run(link, self._keys.common, key)
-
-        (found,) = await self._open_parts().pool.run(work)
+        (found,) = await self._run(self._open_parts().pool, "get", key)
         return read_entry(key.encode(), *found) if found else None
 
     async def blob(self, key: str, generation: int) -> bytes:
@@ -317,11 +311,7 @@ class RedisStore:
         start, end = b"[" + prefix, b"(" + prefix + b"\xff"  # which is in no UTF-8
         pages: Replies = []
         while True:
-
-            async def work(link: Link, start: bytes = start) -> Replies:
-                return await script("page").run(link, self._keys.common, start, end, _PAGE_ENTRIES)
-
-            ((held_epoch, *flat),) = await pool.run(work, _PAGE_SECONDS)
+            ((held_epoch, *flat),) = await self._run(pool, "page", start, end, _PAGE_ENTRIES, seconds=_PAGE_SECONDS)
             if held_epoch != epoch.encode():
                 return None
             pages += map(read_entry, flat[::3], flat[1::3], flat[2::3])
@@ -331,13 +321,15 @@ class RedisStore:
 
     async def _position(self, pool: Pool) -> tuple[str, int]:
         """The epoch and the last revision; begins the feed where there is none."""
-
-        async def work(link: Link) -> Replies:
-            return await script("position").run(link, self._keys.common, secrets.token_hex(6))
-
-        ((epoch, last),) = await pool.run(work)
+        ((epoch, last),) = await self._run(pool, "position", secrets.token_hex(6))
         self._saw(int(last))
         return epoch.decode(), int(last)
+
+    async def _run(
+        self, pool: Pool, name: str, *arguments: str | bytes | int, seconds: float = CALL_SECONDS
+    ) -> Replies:
+        """Run a script that may be run twice."""
+        return await pool.run(lambda link: script(name).run(link, self._keys.common, *arguments), seconds)
 
     async def _write(
         self,
@@ -349,12 +341,10 @@ class RedisStore:
         """Run a script that must be kept; with `min_replicas`, by so many replicas too."""
         wanted = self._place.min_replicas
         wait: Command | None = ("WAIT", wanted, _REPLICAS_MS) if wanted else None
-
-        async def work(link: Link) -> Replies:
-            return await script(name).run(link, keys, *arguments, then=wait)
-
         parts = self._open_parts()
-        answer, *rest = await parts.pool.run(work, seconds, harmless=False)
+        answer, *rest = await parts.pool.run(
+            lambda link: script(name).run(link, keys, *arguments, then=wait), seconds, harmless=False
+        )
         parts.wakeups.ring()  # whoever waits to see it need not wait for the poller
         if rest and rest[0] < wanted and answer[0] == b"ok":
             self._saw(int(answer[1]))
