@@ -207,10 +207,11 @@ class AsyncClient(CacheCalls):
 
         By an identity: exactly those of that identity and `rank` (as in `publish`; of weights in runtime form each rank of a
         replica pulls its own). By name: whatever sources of that name have, in either form; `revision`, `form` and
-        `content` (what a checkpoint's content digest begins with) say which where they differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
-        it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
-        after a failure is undefined. With `publish` this process becomes a source of them in turn, `weights.source`, which
-        publishes later if no server can be reached by then.
+        `content` (what a checkpoint's content digest begins with) say which where they differ. `wait`: how long to wait for a
+        source to appear (the server tells; nothing is polled). `timeout`: how long it may take in all. `into` are writable
+        arrays or buffers by name, to be filled in place (runtime form); what they hold after a failure is undefined. With
+        `publish` this process becomes a source of them in turn, `weights.source`, which publishes later if no server can be
+        reached by then.
 
         Raises `NoSource` (a fact), `Ambiguous` (sources of that name hold different weights; nothing was moved),
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`.

@@ -1,8 +1,8 @@
 """Which source to try first.
 
-What has failed comes last: here, or elsewhere as the server was told. Then nearest first (same host, then the widest shared path through the topology), then the least loaded, then by chance. Load is
-compared in steps: it is as old as the last heartbeat, and a fleet that starts together must not all run to the one
-source that reported a hundredth less.
+What has failed comes last: here, or elsewhere as the server was told. Then nearest first (same host, then the widest shared
+path through the topology), then the least loaded, then by chance. Load is compared in steps: it is as old as the last
+heartbeat, and a fleet that starts together must not all run to the one source that reported a hundredth less.
 """
 
 from __future__ import annotations
