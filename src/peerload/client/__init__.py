@@ -17,6 +17,7 @@ from peerload.client.sync import Client, Source, WeightIterator
 from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
+    Filled,
     Given,
     PulledFolder,
     PullProgress,
@@ -32,6 +33,7 @@ __all__ = [
     "Attempt",
     "Client",
     "ClientSettings",
+    "Filled",
     "Form",
     "Framework",
     "Given",

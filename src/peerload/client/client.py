@@ -16,16 +16,18 @@ from peerload.client.buffers import memories
 from peerload.client.delivery import Delivered, WeightStream
 from peerload.client.frameworks import As, TensorFramework
 from peerload.client.identity import Identity
+from peerload.client.into import IntoTarget
 from peerload.client.manifest import checkpoint_manifest
-from peerload.client.memory import MemoryTarget, offer_tensors
+from peerload.client.memory import MemoryTarget
+from peerload.client.offering import offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent
 from peerload.client.stream import WINDOW_BYTES, KeptStream, WindowStream
 from peerload.client.targets import FolderTarget
 from peerload.client.tensor import Tensor
 from peerload.client.threads import in_thread, relay
-from peerload.client.weights import OnProgress, PulledFolder, PullProgress, Weights
-from peerload.errors import InvalidArgument
+from peerload.client.weights import Filled, OnProgress, PulledFolder, PullProgress, Weights
+from peerload.errors import InvalidArgument, PeerloadError
 from peerload.metadata.records import Form
 
 if TYPE_CHECKING:
@@ -54,16 +56,17 @@ class AsyncClient(BaseClient):
         model: str | Identity,
         rank: int = 0,
         copy: bool = False,
-        digests: bool = True,
+        digests: bool | None = None,
         progress: Progress | None = None,
         on_event: OnSourceEvent | None = None,
     ) -> Opening[AsyncSource]:
         """Serve tensors from this process's memory, and publish them for peers to pull.
 
-        `tensors` maps names to numpy arrays, torch tensors in host memory, or anything with the buffer protocol. They are
-        served where they are, and must not change until the source is closed. Those that are not contiguous are
-        refused, or copied with `copy`. Their digests are computed first (`progress` is told bytes done and in all); without
-        `digests` those who pull cannot check what arrives. `model` is a name, or an identity where more than the name
+        `tensors` maps names to numpy arrays, torch tensors, or anything with the buffer protocol. They are served where they
+        are, and must not change until the source is closed. A transposed one arrives with the same strides; those with holes
+        in their memory (slices) are refused, or copied with `copy`. Their digests are computed first (`progress` is told
+        bytes done and in all); with `digests` False those who pull cannot check what arrives. Memory of an accelerator needs
+        an engine that reads it, and has digests only with `digests` True, for which it is copied through host memory. `model` is a name, or an identity where more than the name
         makes the weights what they are; `rank` the worker's global rank.
 
             async with client.publish({"w": array}, model="org/name") as source:
@@ -79,7 +82,15 @@ class AsyncClient(BaseClient):
             told = relay(progress)
 
             def read(stop: threading.Event) -> Offer:
-                return offer_tensors(tensors, identity, rank, copy, digests, partial(told, stop))
+                return offer_tensors(
+                    tensors,
+                    identity,
+                    rank,
+                    copy=copy,
+                    digests=digests,
+                    check=self._engines.check,
+                    progress=partial(told, stop),
+                )
 
             offer = await in_thread(self._executor, read)
             return await self._publisher.open(offer, on_event=on_event)
@@ -144,7 +155,6 @@ class AsyncClient(BaseClient):
         content: str = "",
         wait: Seconds | None = None,
         timeout: Seconds | None = None,
-        into: Mapping[str, Any] | None = None,
         framework: TensorFramework | None = None,
         publish: bool = False,
         progress: OnProgress | None = None,
@@ -155,8 +165,7 @@ class AsyncClient(BaseClient):
         By an identity: exactly those of that identity and `rank`. By name: whatever sources of that name have, in
         either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
         differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
-        it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
-        after a failure is undefined. `framework` "np" gives numpy arrays, "pt" torch tensors, over the memory that was read
+        it may take in all. `framework` "np" gives numpy arrays, "pt" torch tensors, over the memory that was read
         into, without a copy; without it each is a `Tensor`. With `publish` this process becomes a source of them in turn, `weights.source`, which
         publishes later if no server can be reached by then.
 
@@ -164,8 +173,7 @@ class AsyncClient(BaseClient):
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`; `InvalidArgument` naming the tensor that
         `framework` cannot hold, before anything was moved.
         """
-        filled = None if into is None else memories(into, writable=True)
-        target = MemoryTarget(As(framework), filled, need_digests=publish)
+        target = MemoryTarget(As(framework), need_digests=publish)
         pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
         report = await pull.run()
         assert pull.found is not None
@@ -173,6 +181,47 @@ class AsyncClient(BaseClient):
         if publish:
             weights.source = await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True)
         return weights
+
+    async def pull_into(
+        self,
+        tensors: Mapping[str, Any],
+        model: str | Identity,
+        *,
+        rank: int | None = None,
+        revision: str | None = None,
+        form: Form | None = None,
+        content: str = "",
+        wait: Seconds | None = None,
+        timeout: Seconds | None = None,
+        strict: bool = True,
+        publish: bool = False,
+        progress: OnProgress | None = None,
+        on_event: OnSourceEvent | None = None,
+    ) -> Filled[AsyncSource]:
+        """Fetch weights into memory that the caller owns, by name: a `state_dict()`, a dictionary of arrays.
+
+        The names must be those of the weights, in either form, and dtypes and shapes the same; with `strict` false names
+        that only one side has are left alone and listed in what is given back. Tensors may be transposed, sliced or on an
+        accelerator; those that share all of their memory are filled once. With `publish` this process becomes a source of
+        them (runtime form, nothing left over). For the rest see `pull`.
+
+        Raises what `pull` raises. Names, dtypes, shapes and shared memory that do not fit are `PullFailed` or
+        `InvalidArgument` and listed, before anything moves. Of every error `touched` and the text say what the memory holds
+        now; after a cancellation tensors may be half filled.
+        """
+        target = IntoTarget(memories(tensors, filling=True), strict=strict, publish=publish)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        try:
+            report = await pull.run()
+        except PeerloadError as error:
+            error.touched = target.touched()
+            error.args = (f"{error}\n{error.touched}",)
+            raise
+        filled: Filled[AsyncSource] = Filled(report, target.missing, target.unexpected)
+        if not publish:
+            return filled
+        assert pull.found is not None
+        return filled.served_by(await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True))
 
     @overload
     def iter_weights(

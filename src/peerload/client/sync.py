@@ -15,7 +15,7 @@ from peerload.client.delivery import WeightStream
 from peerload.client.loop import LoopThread
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource
-from peerload.client.weights import PulledFolder, PullReport, Weights
+from peerload.client.weights import Filled, PulledFolder, PullReport, Weights
 
 __all__ = ["Client", "Source", "WeightIterator"]
 
@@ -160,6 +160,17 @@ def _pulls(
     return call
 
 
+def _pulls_into(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Filled[AsyncSource]]],
+) -> Callable[Concatenate[Client, P], Filled[Source]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Filled[Source]:
+        filled = self._loop.run(method(self._client, *args, **kwargs))
+        return filled.served_by(self._own(filled.source))
+
+    return call
+
+
 def _pulls_folder(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, PulledFolder[AsyncSource]]],
 ) -> Callable[Concatenate[Client, P], PulledFolder[Source]]:
@@ -218,6 +229,7 @@ class Client:
     publish = _opens(AsyncClient.publish)
     share = _opens(AsyncClient.share)
     pull = _pulls(AsyncClient.pull)
+    pull_into = _pulls_into(AsyncClient.pull_into)
     iter_weights = _streams(AsyncClient.iter_weights)
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
     find = _waits(AsyncClient.find)
