@@ -4,24 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from peerload.client.buffers import Memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Item
 from peerload.client.search import Wanted
+from peerload.client.source import OnSourceEvent
 from peerload.client.sources import Selector
+from peerload.client.weights import OnProgress
 from peerload.errors import InvalidArgument
 from peerload.metadata.records import Form
 
-__all__ = ["Seconds", "destination", "seconds", "selection", "wanted"]
+__all__ = ["IterOptions", "PullOptions", "Seconds", "destination", "seconds", "selection", "wanted"]
 
 Seconds: TypeAlias = float | timedelta
 """A duration."""
 
 
-def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int) -> Wanted:
-    """Which weights a pull is about. Raises `InvalidArgument`."""
+class _Options(TypedDict, total=False):
+    rank: int | None
+    revision: str | None
+    form: Form | None
+    content: str
+    wait: Seconds | None
+    timeout: Seconds | None
+    publish: bool
+    progress: OnProgress | None
+    on_event: OnSourceEvent | None
+
+
+class PullOptions(_Options, total=False):
+    """What `pull` takes, whatever it gives."""
+
+
+class IterOptions(_Options, total=False):
+    """What `iter_weights` takes, whatever it gives."""
+
+    window: int
+
+
+def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int | None) -> Wanted:
+    """Which weights a pull is about; no rank is rank 0. Raises `InvalidArgument`."""
+    rank = 0 if rank is None else rank
     if isinstance(model, Identity):
         if revision is not None or form is not None or content:
             raise InvalidArgument("model", "an identity says everything; revision, form and content go with a name")
@@ -48,10 +73,12 @@ def destination(item: Item, given: Mapping[str, Memory] | None, allocate: Callab
         return allocate(item.size)
     if item.name not in given:
         raise InvalidArgument("into", f"has no memory for {item.name[:200]!r}")
-    view = given[item.name].view
-    if view.nbytes != item.size:
-        raise InvalidArgument("into", f"{item.name[:200]!r} has {item.size} bytes, the memory given {view.nbytes}")
-    return view
+    memory = given[item.name]
+    if memory.nbytes != item.size:
+        raise InvalidArgument("into", f"{item.name[:200]!r} has {item.size} bytes, the memory given {memory.nbytes}")
+    if memory.view is None or memory.stride != item.stride:
+        raise InvalidArgument("into", f"{item.name[:200]!r} does not lie in the memory given as the source has it")
+    return memory.view
 
 
 def seconds(value: Seconds | None, default: float) -> float:
