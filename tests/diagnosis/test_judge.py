@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peerload.metadata.query import Query
-from peerload.metadata.records import Form, Status
+from peerload.metadata.records import Form, SourceKey, Status
 from peerload.server.diagnosis.finding import FIELDS, IDENTITY_FIELDS, Finding
 from peerload.server.diagnosis.judge import Judge
 from peerload.server.diagnosis.question import Question
@@ -211,6 +211,21 @@ async def test_a_source_that_was_never_ready_and_is_silent(backend: FakeMetadata
     await backend.clock.advance(95)
     verdict = await judge.judge(asking(identity()))
     assert verdict.text == "no match: status READY, sources are 1 STALE (last INITIALIZING)"
+
+
+async def test_a_source_whose_host_refuses_connections(backend: FakeMetadataBackend, judge: Judge) -> None:
+    source = await backend.publish_metadata(identity(), worker(), "w")
+    await backend.clock.advance(10)
+    key = SourceKey(source, 0, "w").encode()
+    held = backend.directory.get(key)
+    assert held is not None
+    assert backend.directory.refused(key, held.record.generation, backend.now())
+    verdict = await judge.judge(asking(identity()))
+    gone = "1 READY, but gone: the host refuses connections"
+    assert verdict.findings == (Finding("status", "READY", (gone,)),)
+    # In the end it is its heartbeat, as it is everybody's.
+    await backend.clock.advance(100)
+    assert [finding.field for finding in (await judge.judge(asking(identity()))).findings] == ["heartbeat"]
 
 
 async def test_a_source_that_took_its_leave(backend: FakeMetadataBackend, judge: Judge) -> None:

@@ -125,6 +125,8 @@ def _state(wanted: Status, ranks: Instance) -> str:
     """What an instance is that is not as wanted; what it was, if it is no longer heard of."""
     worst = next(held for held in ranks if held.shown is not wanted)
     said = _said(worst)
+    if worst.refuses and not _silent(worst):
+        return f"{said.name}, but gone: the host refuses connections"
     return worst.shown.name if worst.shown is said else f"{worst.shown.name} (last {said.name})"
 
 
