@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
+from peerload.client.delivery import WeightStream
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
@@ -15,14 +16,15 @@ from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
-from peerload.client.sync import Client, Source
+from peerload.client.sync import Client, Source, WeightIterator
+from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
+    Filled,
     Given,
     PulledFolder,
     PullProgress,
     PullReport,
-    Tensor,
     Verification,
     Weights,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "Client",
     "ClientSettings",
     "Explanation",
+    "Filled",
     "Finding",
     "Form",
     "Framework",
@@ -63,6 +66,8 @@ __all__ = [
     "Unanswered",
     "Verdict",
     "Verification",
+    "WeightIterator",
+    "WeightStream",
     "Weights",
     "replicas",
     "server_address",

@@ -65,7 +65,7 @@ class Publisher:
         whole = offer.manifest.form is Form.CHECKPOINT
         source = AsyncSource(
             self._connection(),
-            await in_thread(self._executor, lambda stop: self._engines.exporters()),
+            await in_thread(self._executor, lambda stop: self._engines.exporters(device=offer.on_device)),
             offer,
             worker_id=worker_id or uuid.uuid4().hex,
             membership=ALONE if whole else Membership.of(offer.rank, self._replica),

@@ -23,7 +23,7 @@ from peerload.client.manifest import Manifest, write_manifest
 from peerload.client.ranks import Membership
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
-from peerload.engines.base import Exporter, Publication, Region
+from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
 from peerload.errors import LimitExceeded, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
@@ -93,8 +93,13 @@ class Offer:
     identity: p2p_pb2.SourceIdentity
     rank: int
     manifest: Manifest
-    regions: Sequence[memoryview]
+    regions: Sequence[memoryview | DeviceMemory]
     owner: object = field(default=None, repr=False)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any of it is in an accelerator's memory."""
+        return any(isinstance(region, DeviceMemory) for region in self.regions)
 
 
 class AsyncSource:
@@ -291,7 +296,7 @@ class AsyncSource:
                 worker=p2p_pb2.WorkerMetadata(
                     worker_rank=offer.rank,
                     status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
-                    accelerator=facts.accelerator,
+                    accelerator="cuda" if offer.on_device else facts.accelerator,
                     topology=facts.topology,
                 ),
                 worker_id=self.worker_id,

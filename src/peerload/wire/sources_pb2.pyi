@@ -36,7 +36,7 @@ class Manifest(_message.Message):
     def __init__(self, form: _Optional[_Union[Form, str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping[str, _Any]]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping[str, _Any]]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, _Any]]]] = ..., content: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file")
+    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file", "device")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class Item(_message.Message):
     REGION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
     dtype: str
@@ -55,7 +56,8 @@ class Item(_message.Message):
     region: int
     offset: int
     file: int
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., digest: _Optional[bytes] = ..., region: _Optional[int] = ..., offset: _Optional[int] = ..., file: _Optional[int] = ...) -> None: ...
+    device: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., digest: _Optional[bytes] = ..., region: _Optional[int] = ..., offset: _Optional[int] = ..., file: _Optional[int] = ..., device: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("path", "size", "header", "digest", "blob")
