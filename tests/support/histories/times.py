@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -60,6 +61,7 @@ class Times:
             and (fault.down[1] - fault.down[0] > TOLERANCE or (fault.killed and not fault.redis))
         )
 
+    @functools.cache  # noqa: B019  asked of every worker that a list does not show, and as long-lived as a check
     def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
         """A server's answer at `at` (or, `streamed`, what its watchers have been told by then) takes in every write
         that was acknowledged by the time returned.
@@ -73,6 +75,11 @@ class Times:
         # One that is stopped answers when it goes on, and looks then how old is what it knows.
         answers = max([at, *(end for begun, end in self._down[server] if begun <= at < end)])
         return max(current, answers - self.timeout - AGREE)
+
+    def told(self, server: int, at: float) -> float:
+        """When a server's watchers have surely been told of what was in the store at `at`, as far as it runs."""
+        heard = forth(self._unwell[server], at, AGREE)
+        return min(heard, forth(self._stopped[server], at, self.timeout + AGREE))
 
     def lasting(self, server: int, at: float) -> float:
         """When a heartbeat that a server answered at `at` is surely in the store; infinite if it was killed before."""
