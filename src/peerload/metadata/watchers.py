@@ -108,6 +108,9 @@ class Watchers:
         losses = self._losses
         topic = self._enter(query)
         try:
+            # What runs out now must not come after an answer that leaves it out already; and it is a change of its own,
+            # which those that are told have to include.
+            self._directory.sweep()
             place = self._place(token) if token else None
             noted: list[_Noted] | None = None if place is None else self._since(query, place)
             while True:
@@ -115,8 +118,6 @@ class Watchers:
                     raise self._error
                 if self._losses != losses:
                     raise Unavailable("the store came back without its data; watch again")
-                # What runs out now must not come after an answer that leaves it out already.
-                self._directory.sweep()
                 place = self._number
                 if noted is None:
                     yield self._complete(query)
@@ -126,9 +127,8 @@ class Watchers:
                         yield event
                 while not self._news(topic, place) and self._losses == losses:
                     await topic.pulse.wait()
-                noted = None
-                if place >= topic.floor:
-                    noted = topic.since(place)
+                self._directory.sweep()
+                noted = topic.since(place) if place >= topic.floor else None
         finally:
             self._leave(topic)
 
