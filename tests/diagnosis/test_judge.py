@@ -13,7 +13,7 @@ from peerload.server.diagnosis.finding import FIELDS, IDENTITY_FIELDS, Finding
 from peerload.server.diagnosis.judge import Judge
 from peerload.server.diagnosis.question import Question
 from peerload.testing.fake_backend import FakeMetadataBackend
-from peerload.wire import p2p_pb2
+from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from tests.diagnosis.questions import FULL, asking, identity, worker
 
@@ -266,6 +266,19 @@ async def test_the_other_filters(
     await backend.publish_metadata(identity(), worker(), "w")
     question = Question(Query(model_name="org/Llama-3-8B", status=Status.READY, **filters))
     assert (await judge.judge(question)).text == f"no match: {text}"
+
+
+async def test_a_branch_that_a_source_knows_is_its_revision_too(backend: FakeMetadataBackend, judge: Judge) -> None:
+    manifest = sources_pb2.Manifest(
+        form=sources_pb2.FORM_CHECKPOINT,
+        refs=["v2"],
+        endpoints=[sources_pb2.Endpoint(engine="tcp", address="h:1")],
+        content="c0ffee",
+    )
+    await backend.publish_metadata(identity(), worker(0, Status.INITIALIZING), "w", manifest=manifest)
+    for known in ("main", "v2"):
+        question = Question(Query(model_name="org/Llama-3-8B", revision=known, status=Status.READY))
+        assert [finding.field for finding in (await judge.judge(question)).findings] == ["status"]
 
 
 async def test_what_would_keep_out_the_nearest_besides_is_told(backend: FakeMetadataBackend, judge: Judge) -> None:

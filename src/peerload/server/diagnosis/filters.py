@@ -50,7 +50,7 @@ def _failing(query: Query, ranks: Instance) -> tuple[str, ...]:
     fields = []
     if query.model_name is not None and query.model_name != record.model_name:
         fields.append("model_name")
-    if query.revision is not None and query.revision != record.revision:
+    if not query.takes_revision(record):
         fields.append("revision")
     if query.form is not None and query.form is not record.form:
         fields.append("form")
