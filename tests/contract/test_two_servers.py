@@ -40,6 +40,7 @@ async def status(backend: FakeMetadataBackend) -> Status:
 
 async def test_ready_after_stale_elsewhere(first: FakeMetadataBackend, late: FakeMetadataBackend) -> None:
     assert await first.update_status(SOURCE, "w", 0, Status.STALE)
+    await first.clock.advance(0.01)
     assert await late.update_status(SOURCE, "w", 0, Status.READY, 0.5)
     await first.settle()
     assert await status(first) is Status.READY
@@ -89,6 +90,7 @@ async def test_withdrawn_elsewhere_stays_withdrawn(first: FakeMetadataBackend, l
 
 async def test_what_was_meant_survives_an_outage(first: FakeMetadataBackend, late: FakeMetadataBackend) -> None:
     assert await first.update_status(SOURCE, "w", 0, Status.STALE)
+    await first.clock.advance(0.01)
     late.store.fail("put")
     assert await late.update_status(SOURCE, "w", 0, Status.READY)
     await first.settle()

@@ -20,11 +20,12 @@ from peerload.metadata.feed import follow
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
+from peerload.metadata.holding import Holding
 from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
-from peerload.metadata.patience import ANSWER_SECONDS, Patience
+from peerload.metadata.patience import Patience
 from peerload.metadata.prober import Prober
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
@@ -47,10 +48,6 @@ __all__ = ["MetadataBackend"]
 
 _TICK_SECONDS: Final = 0.5
 _MIN_TICK_SECONDS: Final = 0.01
-_SUSPENDED_SECONDS: Final = 2.0
-"""Between two ticks: this process was stopped, or something held it up."""
-_RESUMED_SECONDS: Final = 5.0
-"""For so long after that the feed is expected to speak any moment."""
 _CLOSE_SECONDS: Final = 2.0
 _MAX_RANK: Final = 2**32 - 1
 _CLAIM_PREFIX: Final = "claim/"
@@ -75,6 +72,7 @@ class MetadataBackend:
         self._health = Health(self.directory, self.settings)
         self._manifests = Manifests(store, self.settings.manifest_cache_bytes)
         self._confirm = Confirm(store, clock)
+        self._holding = Holding(self.directory, self._health, clock, self.settings)
         self._patience = Patience(clock, self.settings, self._hopeful)
         self._writes = Writes(
             store,
@@ -96,12 +94,10 @@ class MetadataBackend:
             clock,
             confirm=self._confirm,
             patience=self._patience,
-            known=self._known,
+            known=self._holding.known,
             interval=self.settings.reaper_interval,
         )
         """Who does what only one should do."""
-        self._ticked_at = clock.monotonic()
-        self._resumed_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ended: asyncio.Future[None] | None = None
 
@@ -124,6 +120,7 @@ class MetadataBackend:
         }
         if self._prober is not None:
             loops["prober"] = self._prober.run()
+        self._holding.begin()
         for name, loop in loops.items():
             task = asyncio.create_task(loop, name=f"metadata {name}")
             task.add_done_callback(self._stopped)
@@ -142,6 +139,7 @@ class MetadataBackend:
             return
         self._health.close("the server is stopping")
         self.watchers.interrupt(Unavailable("the server is stopping"))
+        self._holding.end()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -200,7 +198,7 @@ class MetadataBackend:
         store confirmed that there is none. Raises `Damaged` where the store kept it badly."""
         if not _possible(source_id, worker_id, worker_rank):
             return None
-        await self._known(deadline)
+        await self._holding.known(deadline)
         unsure = False
         for _ in range(ATTEMPTS):
             record = self._held(source_id, worker_id, worker_rank)
@@ -367,40 +365,13 @@ class MetadataBackend:
     # Within
 
     async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
-        """What the directory finds, once that is certain."""
-        hold_until: float | None = None
-        while True:
-            reason = self._health.reason
-            if not reason:
-                found = list(self.directory.find(query))
-                if found or not self.directory.doubtful(query):
-                    break
-                reason = "after an outage it is not known yet whether there are sources"
-            now = self._clock.monotonic()
-            if hold_until is None:
-                # Only what is about to be known is waited for.
-                hold_until = now + self.settings.hold if self._may_hold() else now
-                if deadline is not None:
-                    hold_until = min(hold_until, deadline - ANSWER_SECONDS)
-            if now >= hold_until:
-                raise Unavailable(reason)
-            await settled_within(self._clock, min(hold_until - now, _TICK_SECONDS), self.directory.changed.next())
+        """What the directory finds, once that is certain, in the order of `list_refs`."""
+        found = await self._holding.found(query, deadline)
         if query.limit is not None:
             found.sort(key=_oldest, reverse=True)
         if self._suspicions:
             found.sort(key=_suspect)
         return found if query.limit is None else found[: query.limit]
-
-    async def _known(self, deadline: float | None) -> None:
-        """Return once the directory can be asked; raises `Unavailable`."""
-        hold_until = self._clock.monotonic() + self.settings.hold
-        if deadline is not None:
-            hold_until = min(hold_until, deadline - ANSWER_SECONDS)
-        while reason := self._health.reason:
-            left = hold_until - self._clock.monotonic()
-            if left <= 0 or not self._may_hold():
-                raise Unavailable(reason)
-            await settled_within(self._clock, min(left, _TICK_SECONDS), self.directory.changed.next())
 
     async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
         parts = self._manifests.cached(key, generation)
@@ -411,17 +382,6 @@ class MetadataBackend:
     def _hopeful(self) -> bool:
         """Whether a fault of the store may be a short one."""
         return self._health.serving and self.directory.silent_ms <= self.settings.ride_out * 1000
-
-    def _may_hold(self) -> bool:
-        """Whether what is not known yet is about to be."""
-        return bool(self._tasks) and (self._health.serving or not self.directory.synced or self._resumed())
-
-    def _resumed(self) -> bool:
-        """Whether this process has only just gone on after it was stopped: then the silence was its own."""
-        now = self._clock.monotonic()
-        return now - self._ticked_at > _SUSPENDED_SECONDS or (
-            self._resumed_at is not None and now - self._resumed_at < _RESUMED_SECONDS
-        )
 
     def _held(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
         self.directory.sweep()
@@ -453,12 +413,8 @@ class MetadataBackend:
 
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
-        self._ticked_at = self._clock.monotonic()
         while True:
-            now = self._clock.monotonic()
-            if now - self._ticked_at > _SUSPENDED_SECONDS:
-                self._resumed_at = now
-            self._ticked_at = now
+            self._holding.tick()
             pause = _TICK_SECONDS
             due = self.directory.next_expiry_ms()
             if due is not None and not self.directory.lost:
