@@ -169,8 +169,8 @@ class Writes:
                 if entry is None:
                     return False
                 record = SourceRecord.from_entry(entry)
-                if meant is not None and (self._amends.get(key) is not meant or record.updated_at >= meant.beat.stamp):
-                    return True  # a later one has said what holds; of two in one moment, that which is written
+                if meant is not None and (self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp):
+                    return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
                 stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp
                 beat = Beat(max(stamp, record.updated_at + 1), load)
