@@ -207,8 +207,17 @@ async def test_patterns_choose_files_and_a_part_is_not_taken_for_the_whole(
         await whole.close()
         with pytest.raises(NoSource):
             await third.pull_cached(MODEL, cache_dir=tmp_path / "four")
-        part = await third.pull_cached(MODEL, cache_dir=tmp_path / "four", include=["*.json"])
-        assert list(snapshot_files(tmp_path / "four", MODEL, part.commit)) == ["config.json"]
+        with pytest.raises(NoSource):
+            await third.pull_cached(MODEL, cache_dir=tmp_path / "four", include=["*.json"])
+        # Who asks for just that part may have it, and may say so in another order.
+        (info,) = await third.find(MODEL)
+        assert info.part == "--include '*.json' --include '*.txt' --exclude '*copy*'"
+        part = await third.pull_cached(
+            MODEL, cache_dir=tmp_path / "four", include=["*.txt", "*.json"], exclude=["*copy*"], share=True
+        )
+        assert part.source is not None
+        assert part.source.manifest.part == info.part
+        assert sorted(snapshot_files(tmp_path / "four", MODEL, part.commit)) == chosen
 
 
 async def test_two_pulls_at_once_into_one_cache(source: AsyncClient, target: AsyncClient, tmp_path: Path) -> None:

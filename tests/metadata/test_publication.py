@@ -199,9 +199,9 @@ def test_a_manifest_is_summed_up() -> None:
     record = kept.record
     assert (record.form, record.content, record.item_count, record.total_size) == (Form.CHECKPOINT, "c0ffee", 1, 5)
     assert record.engines == ("tcp", "memfd")
-    assert (record.refs, record.partial) == ((), False)
-    known = publish_v1(manifest(refs=["main", "refs/pr/1"], partial=True)).record
-    assert (known.refs, known.partial) == (("main", "refs/pr/1"), True)
+    assert (record.refs, record.part) == ((), "")
+    known = publish_v1(manifest(refs=["main", "refs/pr/1"], part="--include '*'")).record
+    assert (known.refs, known.part) == (("main", "refs/pr/1"), "--include '*'")
 
 
 def test_v1_needs_a_manifest() -> None:
@@ -222,6 +222,7 @@ def test_an_empty_manifest_is_one() -> None:
     [
         ({"form": 9}, "manifest.form"),
         ({"refs": ["main"] * 65}, "manifest.refs"),
+        ({"part": "p" * 5000}, "manifest.part"),
         ({"refs": ["r" * 10_000, "s" * 10_000]}, "manifest.refs"),
         ({"refs": ["two\nlines"]}, "manifest.refs"),
         ({"items": [], "files": [sources_pb2.File(path="a", blob="b" * 2000)]}, "manifest.files.blob"),

@@ -35,7 +35,7 @@ records = st.builds(
     pod=st.builds(Pod, text, text, text),
     published_at=st.integers(0, 2**53),
     refs=st.lists(st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20), max_size=4).map(tuple),
-    partial=st.booleans(),
+    part=text,
     mark=st.none() | st.builds(Mark, st.integers(0, 2**53), st.integers(0, 2**53), st.sampled_from(Status)),
     store_revision=st.integers(1, 2**60),
     generation=st.integers(1, 2**60),

@@ -159,7 +159,7 @@ class CacheCalls:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, target.close))
         assert pull.found is not None
         identity = pull.found.identity
-        folder = target.folder(identity, pull.found.source.partial)
+        folder = target.folder(identity, pull.found.source.part)
         pulled: PulledModel[AsyncSource] = PulledModel(
             folder.path, identity, target.commit_hash, target.ref, staging.kept, staging.skipped, report
         )
@@ -226,7 +226,7 @@ class CacheCalls:
             )
 
         snapshot, skipped = await in_thread(self._executor, fetch)
-        folder = Folder(snapshot.folder, request.repo.model, snapshot.commit, snapshot, partial=bool(request.patterns))
+        folder = Folder(snapshot.folder, request.repo.model, snapshot.commit, snapshot, part=str(request.patterns))
         source = await self._share(folder, request.allow_code, _tells("checking", progress), on_event, patient=True)
         checkpoint = source.manifest.checkpoint
         assert checkpoint is not None
@@ -261,12 +261,9 @@ class CacheCalls:
 
 def claim_name(request: CacheRequest) -> str:
     """What a fleet that wants the same claims: the same name if and only if one download is good for all."""
-    words = [f"download/{request.repo.model}@{request.revision or MAIN}"]
-    words += [f"+{pattern}" for pattern in request.patterns.include]
-    words += [f"-{pattern}" for pattern in request.patterns.exclude]
-    if request.allow_code:
-        words.append("code")
-    return " ".join(words)
+    code = "--allow-code" if request.allow_code else ""
+    words = (f"download/{request.repo.model}@{request.revision or MAIN}", str(request.patterns), code)
+    return " ".join(word for word in words if word)
 
 
 def _tells(phase: str, progress: OnProgress | None) -> Progress | None:

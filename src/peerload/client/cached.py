@@ -87,7 +87,7 @@ class CacheRequest:
         return Wanted(
             Selector(model=self.repo.model, revision=self.revision, form=Form.CHECKPOINT),
             content=self.content,
-            whole=not self.patterns,
+            part=str(self.patterns),
             ref=MAIN if self.revision is None else "",
             commits=True,
         )
@@ -135,10 +135,10 @@ class CacheTarget(FolderTarget):
                 progress(0, 0)
                 time.sleep(_TURN_S)
 
-    def folder(self, identity: Identity, partial: bool) -> Folder:
-        """What was pulled, as something to publish; `partial` says that its source was so already."""
+    def folder(self, identity: Identity, part: str) -> Folder:
+        """What was pulled, as something to publish; `part` is what its source had."""
         snapshot = CachedSnapshot(self.request.repo, self.commit_hash)
         # A commit that is made up here means nothing to others.
         known = {source.revision for source in self._sources()}
         revision = self.commit_hash if self.commit_hash in known else identity.revision
-        return Folder(snapshot.folder, identity.model, revision, snapshot, partial=partial or self.left_out)
+        return Folder(snapshot.folder, identity.model, revision, snapshot, part=self.part_of(part))

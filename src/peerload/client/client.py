@@ -241,7 +241,7 @@ class AsyncClient(CacheCalls):
         """
         patterns = Patterns(tuple(include), tuple(exclude))
         target = FolderTarget(Path(local_dir), allow_code=allow_code, patterns=patterns)
-        which = replace(wanted(model, revision, Form.CHECKPOINT, content, 0), whole=not patterns)
+        which = replace(wanted(model, revision, Form.CHECKPOINT, content, 0), part=str(patterns))
         pull = self._pull(which, target, wait, timeout, progress)
         try:
             report = await pull.run()
@@ -256,7 +256,7 @@ class AsyncClient(CacheCalls):
         if not share:
             return folder
         shared = Folder(
-            target.local_dir, identity.model, identity.revision, partial=pull.found.source.partial or target.left_out
+            target.local_dir, identity.model, identity.revision, part=target.part_of(pull.found.source.part)
         )
         offer = await in_thread(self._executor, lambda stop: shared.known(staging.kept))
         source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)

@@ -17,13 +17,13 @@ __all__ = ["Folder"]
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder to share, and what it is shared as. `partial`: it has only some of the revision's files, on purpose."""
+    """A folder to share, and what it is shared as. `part`: which of the revision's files were asked for, "" for all."""
 
     path: Path
     model: str
     revision: str
     snapshot: CachedSnapshot | None = None
-    partial: bool = False
+    part: str = ""
 
     @classmethod
     def at(cls, path: Path, model: str = "", revision: str = "") -> Folder:
@@ -60,5 +60,5 @@ class Folder:
     def _offer(self, checkpoint: Checkpoint, views: list[memoryview]) -> Offer:
         refs = () if self.snapshot is None else self.snapshot.refs
         identity = Identity.checkpoint(self.model, self.revision, checkpoint.content)
-        manifest = checkpoint_manifest(checkpoint, refs=refs, partial=self.partial)
+        manifest = checkpoint_manifest(checkpoint, refs=refs, part=self.part)
         return Offer(identity.to_wire(), 0, manifest, views)

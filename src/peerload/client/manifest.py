@@ -56,8 +56,8 @@ class Manifest:
     checkpoint: Checkpoint | None = None
     refs: tuple[str, ...] = ()
     """Branches and tags that the publisher knows the revision by."""
-    partial: bool = False
-    """Whether the publisher has only some of the revision's files."""
+    part: str = ""
+    """Which of the revision's files the publisher has, as it asked for them with patterns; "" for all."""
 
     @property
     def total_size(self) -> int:
@@ -93,7 +93,7 @@ def read_manifest(message: sources_pb2.Manifest) -> Manifest:
     if sum(item.size for item in items) > _MAX_BYTES:
         raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
     if form is Form.CHECKPOINT:
-        return Manifest(form, items, endpoints, _checkpoint(message, items), tuple(message.refs), message.partial)
+        return Manifest(form, items, endpoints, _checkpoint(message, items), tuple(message.refs), message.part)
     if message.files:
         raise InvalidArgument("manifest.files", "only a checkpoint has files")
     names = {item.name for item in items}
@@ -121,7 +121,7 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
     if manifest.checkpoint is not None:
         message.content = manifest.checkpoint.content
         message.refs.extend(manifest.refs)
-        message.partial = manifest.partial
+        message.part = manifest.part
         message.files.extend(
             sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest(), blob=file.blob)
             for file in manifest.checkpoint.files
@@ -134,7 +134,7 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
 
 
 def checkpoint_manifest(
-    checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = (), *, refs: Iterable[str] = (), partial: bool = False
+    checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = (), *, refs: Iterable[str] = (), part: str = ""
 ) -> Manifest:
     """The manifest of a checkpoint whose file number i is served as region number i."""
     items = tuple(
@@ -142,7 +142,7 @@ def checkpoint_manifest(
         for index, file in enumerate(checkpoint.files)
         for part in file.parts
     )
-    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint, tuple(refs), partial)
+    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint, tuple(refs), part)
 
 
 def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ...]:

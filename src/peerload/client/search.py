@@ -37,8 +37,8 @@ class Wanted:
     """Runtime form: the rank."""
     content: str = ""
     """Checkpoint form: what the content digest begins with."""
-    whole: bool = True
-    """Not from sources that have only some of a revision's files."""
+    part: str = ""
+    """Which files are asked for, as patterns; "" for all. Sources that have a part are none for whoever asks for another."""
     ref: str = ""
     """Rather from sources that know their revision by this branch or tag, if there are any."""
     commits: bool = False
@@ -198,7 +198,7 @@ class Search:
             return False
         if source.form is Form.RUNTIME and source.worker_rank != self._wanted.rank:
             return False
-        if not source.content.startswith(self._wanted.content) or (source.partial and self._wanted.whole):
+        if not source.content.startswith(self._wanted.content) or source.part not in ("", self._wanted.part):
             return False
         if not set(source.engines) & set(self._engines):
             self._pass_over(source, f"serves by {', '.join(source.engines)} only, which is not in use here")

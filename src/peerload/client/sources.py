@@ -48,8 +48,8 @@ class SourceInfo:
     pod_namespace: str
     refs: tuple[str, ...] = ()
     """Branches and tags that the source knows its revision by."""
-    partial: bool = False
-    """Whether the source has only some of the revision's files."""
+    part: str = ""
+    """Which of the revision's files the source has, as it asked for them with patterns; "" for all."""
 
     @property
     def key(self) -> SourceKey:
@@ -92,7 +92,7 @@ class SourceInfo:
             pod_name=message.pod_name,
             pod_namespace=message.pod_namespace,
             refs=tuple(message.refs),
-            partial=message.partial,
+            part=message.part,
         )
 
 

@@ -244,11 +244,12 @@ class FolderTarget(_CheckpointSlots):
         """The staging of the folder."""
         return Staging(self.local_dir, checkpoint, allow_code=self.allow_code, chosen=chosen)
 
-    @property
-    def left_out(self) -> bool:
-        """Whether files were not asked for."""
+    def part_of(self, part: str) -> str:
+        """Which of the revision's files the folder has, "" for all; the source has `part`."""
         staging = self.staging
-        return staging is not None and len(staging.wanted) + len(staging.skipped) < len(self._complete().files)
+        if staging is None or len(staging.wanted) + len(staging.skipped) == len(self._complete().files):
+            return part
+        return str(self.patterns)
 
     def commit(self, progress: Progress | None = None) -> Staging:
         """Name the files. Every slot must be verified."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,11 @@ class Patterns:
 
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
+
+    def __str__(self) -> str:
+        """As options of a command; the same text for the same patterns, "" for none."""
+        words = [f"--include {shlex.quote(pattern)}" for pattern in sorted(set(self.include))]
+        return " ".join(words + [f"--exclude {shlex.quote(pattern)}" for pattern in sorted(set(self.exclude))])
 
     def choose(self, paths: Collection[str]) -> frozenset[str]:
         """Those of the paths that are asked for.

@@ -148,14 +148,14 @@ def _checked(
     form, content = Form.UNSPECIFIED, ""
     engines: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
-    partial = False
+    part = ""
     named = parameters.get("peerload.form", "").upper()
     if named in Form.__members__:
         form = Form[named]
     if manifest is not None:
         item_count, total_size, engines = _check_manifest(manifest)
         form, content = Form(manifest.form), manifest.content
-        refs, partial = tuple(manifest.refs), manifest.partial
+        refs, part = tuple(manifest.refs), manifest.part
     record = SourceRecord(
         key=SourceKey(sys.intern(source_id(identity)), worker.worker_rank, request.worker_id),
         model_name=identity.model_name,
@@ -175,7 +175,7 @@ def _checked(
         pod=pod,
         published_at=0,
         refs=refs,
-        partial=partial,
+        part=part,
     )
     return Publication(record, identity_bytes, worker_bytes, encoded_manifest)
 
@@ -281,6 +281,7 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
         if not ref.isprintable():
             raise InvalidArgument("manifest.refs", f"{ascii(ref)[:200]} has a control character")
     check_text("manifest.refs", "".join(manifest.refs), limits.MAX_REFS_BYTES)
+    check_text("manifest.part", manifest.part, limits.MAX_NAME_BYTES)
     for index, endpoint in enumerate(manifest.endpoints):
         if not endpoint.engine:
             raise MissingField(f"manifest.endpoints[{index}].engine")

@@ -135,8 +135,8 @@ class SourceRecord(NamedTuple):
     """The first publication under this key, milliseconds on the store's clock."""
     refs: tuple[str, ...] = ()
     """Branches and tags that the publisher knows the revision by."""
-    partial: bool = False
-    """Whether the publisher has only some of the revision's files."""
+    part: str = ""
+    """Which of the revision's files the publisher has, as it asked for them with patterns; "" for all."""
     mark: Mark | None = None
     store_revision: int = 0
     generation: int = 0
@@ -191,7 +191,7 @@ class SourceRecord(NamedTuple):
             pod=pod if any(pod) else NO_POD,
             published_at=_number(value, "published_at") or 0,
             refs=_shared(tuple(name for name in _text(value, "refs").split("\n") if name)),
-            partial=value.get("partial") is True,
+            part=sys.intern(_text(value, "part")),
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
@@ -219,7 +219,7 @@ class SourceRecord(NamedTuple):
             "published_at": self.published_at,
             # A ref has no control characters, so that they can part them.
             "refs": "\n".join(self.refs),
-            "partial": self.partial or None,
+            "part": self.part,
         }
         if self.mark:
             members |= {"stale.since": self.mark.since, "stale.judged": self.mark.judged}
@@ -254,7 +254,7 @@ class SourceRecord(NamedTuple):
             pod_namespace=self.pod.namespace,
             published_at=self.published_at,
             refs=self.refs,
-            partial=self.partial,
+            part=self.part,
         )
 
     def to_ref(self) -> p2p_pb2.SourceInstanceRef:

@@ -18,22 +18,22 @@ FORM_RUNTIME: Form
 FORM_CHECKPOINT: Form
 
 class Manifest(_message.Message):
-    __slots__ = ("form", "items", "files", "endpoints", "content", "refs", "partial")
+    __slots__ = ("form", "items", "files", "endpoints", "content", "refs", "part")
     FORM_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     REFS_FIELD_NUMBER: _ClassVar[int]
-    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     form: Form
     items: _containers.RepeatedCompositeFieldContainer[Item]
     files: _containers.RepeatedCompositeFieldContainer[File]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     content: str
     refs: _containers.RepeatedScalarFieldContainer[str]
-    partial: bool
-    def __init__(self, form: _Optional[_Union[Form, str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping[str, _Any]]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping[str, _Any]]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, _Any]]]] = ..., content: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., partial: _Optional[bool] = ...) -> None: ...
+    part: str
+    def __init__(self, form: _Optional[_Union[Form, str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping[str, _Any]]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping[str, _Any]]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, _Any]]]] = ..., content: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file")
@@ -156,7 +156,7 @@ class Selector(_message.Message):
     def __init__(self, identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., source_id: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., worker_rank: _Optional[int] = ..., form: _Optional[_Union[Form, str]] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., worker_id: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at", "refs", "partial")
+    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at", "refs", "part")
     class TopologyEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -185,7 +185,7 @@ class Source(_message.Message):
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     REFS_FIELD_NUMBER: _ClassVar[int]
-    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     source_id: str
     worker_id: str
     worker_rank: int
@@ -207,8 +207,8 @@ class Source(_message.Message):
     pod_namespace: str
     published_at: int
     refs: _containers.RepeatedScalarFieldContainer[str]
-    partial: bool
-    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ..., refs: _Optional[_Iterable[str]] = ..., partial: _Optional[bool] = ...) -> None: ...
+    part: str
+    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("selector",)
