@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peerload.checkpoint import Progress, Skipped
+from peerload.checkpoint import Progress, Skipped, digest
 from peerload.client.arguments import Seconds, seconds
 from peerload.client.cached import CacheRequest, CacheTarget, PulledModel
 from peerload.client.claim import Claim
@@ -26,6 +26,7 @@ from peerload.errors import Ambiguous, DeadlineExceeded, PullFailed, Unavailable
 from peerload.hub.cache import MAIN, CachedModel, CachedSnapshot
 from peerload.hub.download import download
 from peerload.hub.patterns import Patterns
+from peerload.metadata.limits import MAX_TEXT_BYTES
 
 if TYPE_CHECKING:
     from peerload.client.pull import Pull
@@ -263,7 +264,9 @@ def claim_name(request: CacheRequest) -> str:
     """What a fleet that wants the same claims: the same name if and only if one download is good for all."""
     code = "--allow-code" if request.allow_code else ""
     words = (f"download/{request.repo.model}@{request.revision or MAIN}", str(request.patterns), code)
-    return " ".join(word for word in words if word)
+    name = " ".join(word for word in words if word)
+    # The server has a limit, which long patterns alone can reach.
+    return name if len(name.encode()) <= MAX_TEXT_BYTES else f"download/{digest(name.encode()).hex()}"
 
 
 def _tells(phase: str, progress: OnProgress | None) -> Progress | None:
