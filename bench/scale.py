@@ -29,7 +29,14 @@ import psutil
 from peerload.wire import grpc_health_pb2, p2p_pb2, splice
 
 _P2P: Final = "/model_express.p2p.P2pService/"
-_PARTS: Final = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj", "input_layernorm")
+_PARTS: Final = {
+    "self_attn.qkv_proj": 29_360_128,
+    "self_attn.o_proj": 8_388_608,
+    "mlp.gate_up_proj": 58_720_256,
+    "mlp.down_proj": 29_360_128,
+    "input_layernorm": 4_096,
+}
+"""A layer's tensors and their bytes: as in a model, every layer has the same."""
 _RANKS: Final = 64
 _IN_FLIGHT: Final = 32
 _CONNECTIONS: Final = 4
@@ -81,11 +88,12 @@ class Fleet:
         chance = random.Random(rank)
         address = 0x7F00_0000_0000 + chance.randrange(1 << 36) * 512
         made = p2p_pb2.TensorSourceMetadata()
+        parts = list(_PARTS.items())
         for number in range(self.tensors):
-            layer, part = divmod(number, len(_PARTS))
-            size = chance.choice((4096, 8_388_608, 29_360_128, 58_720_256))
+            layer, part = divmod(number, len(parts))
+            name, size = parts[part]
             made.tensors.add(
-                name=f"model.layers.{layer}.{_PARTS[part]}.weight",
+                name=f"model.layers.{layer}.{name}.weight",
                 addr=address,
                 size=size,
                 device_id=rank % 8,
@@ -135,7 +143,7 @@ class Server:
         began = time.monotonic()
         store = f"sqlite:{self._folder / 'peerload.sqlite'}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", store],
+            [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", store, "--metrics", "off"],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -26,7 +26,9 @@ the lack of one.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 __all__ = [
     "Ambiguous",
@@ -34,6 +36,7 @@ __all__ = [
     "Conflict",
     "Damaged",
     "DeadlineExceeded",
+    "Fault",
     "InvalidArgument",
     "InvalidCheckpoint",
     "LimitExceeded",
@@ -45,14 +48,43 @@ __all__ = [
     "PeerloadError",
     "PullFailed",
     "StoreError",
+    "Touched",
     "TransferFailed",
     "Unavailable",
     "VerificationFailed",
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What memory of the caller's holds after a pull into it has failed: the names of its tensors, in their order.
+
+    True if anything may have been written to it.
+    """
+
+    verified: tuple[str, ...]
+    """Filled with what the source's manifest says, whole and checked."""
+    undefined: tuple[str, ...]
+    """May hold anything: reading into them had begun."""
+    untouched: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.verified or self.undefined)
+
+    def __str__(self) -> str:
+        if not self:
+            return "the memory that was to be filled was not touched"
+        return (
+            f"of the memory that was to be filled {len(self.verified)} tensors are filled and verified, "
+            f"{len(self.undefined)} undefined, {len(self.untouched)} untouched"
+        )
+
+
 class PeerloadError(Exception):
     """The root of the tree. Its text is one sentence that a person can act on."""
+
+    touched: Touched | None = None
+    """Of a pull into the caller's memory: what that holds now. None otherwise."""
 
 
 class InvalidArgument(PeerloadError):
@@ -119,12 +151,29 @@ class Damaged(StoreError):
     """What the store kept is missing a part, or does not decode. Never read as "nothing there"."""
 
 
+class Fault(enum.Enum):
+    """What a transfer that failed says about its source."""
+
+    OTHER = "other"
+    REFUSED = "refused"
+    """Its host refused the connection: nobody listens there."""
+    UNREACHABLE = "unreachable"
+    """There was no connection, for another reason."""
+    LOST = "lost"
+    """The connection broke in the middle."""
+    STALLED = "stalled"
+    """It sent nothing for too long."""
+    OURS = "ours"
+    """Nothing: the reader itself gave up, or could not go on."""
+
+
 class TransferFailed(PeerloadError):
     """Moving bytes failed. `retryable` tells whether the same source may yet succeed."""
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    def __init__(self, message: str, *, retryable: bool = True, fault: Fault = Fault.OTHER) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.fault = fault
 
 
 class VerificationFailed(PeerloadError):

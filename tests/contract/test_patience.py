@@ -28,6 +28,8 @@ CALLS: dict[str, tuple[Call, Any]] = {
     "withdraw": (lambda b, d: b.withdraw(SOURCE, "w1", deadline=d), True),
     "withdraw nobody": (lambda b, d: b.withdraw(SOURCE, "w9", deadline=d), False),
 }
+READS = {"manifest", "manifest of nobody"}
+WRITES = {name: call for name, call in CALLS.items() if name not in READS}
 every_call = pytest.mark.parametrize(("call", "answer"), CALLS.values(), ids=CALLS)
 
 
@@ -75,6 +77,29 @@ async def test_a_longer_one_is_told_in_time(backend: FakeMetadataBackend, call: 
     task = asyncio.ensure_future(call(backend, backend.clock.monotonic() + 30))
     assert await ended(backend, task, 1.5) < 1.5
     with pytest.raises(Unavailable):
+        task.result()
+
+
+@pytest.mark.parametrize("call", [call for call, _ in WRITES.values()], ids=WRITES)
+async def test_a_writer_is_told_within_two_seconds(backend: FakeMetadataBackend, call: Call) -> None:
+    backend.store.fail()
+    task = asyncio.ensure_future(call(backend, backend.clock.monotonic() + 30))
+    assert await ended(backend, task, 2.0) <= 2.0
+    with pytest.raises(Unavailable, match="switched off"):
+        task.result()
+
+
+@pytest.mark.parametrize("call", [call for call, _ in WRITES.values()], ids=WRITES)
+async def test_a_writer_whose_second_try_hangs_is_told_within_two_seconds(
+    backend: FakeMetadataBackend, call: Call
+) -> None:
+    backend.store.fail()
+    task = asyncio.ensure_future(call(backend, backend.clock.monotonic() + 30))
+    await backend.clock.advance(1)
+    backend.store.hang()
+    assert await ended(backend, task, 1.0) <= 1.0
+    backend.store.heal()
+    with pytest.raises(Unavailable, match="switched off"):
         task.result()
 
 
@@ -128,3 +153,20 @@ async def test_a_removal_that_the_feed_has_not_told_of(backend: FakeMetadataBack
     task = asyncio.ensure_future(backend.stored(SOURCE, "w1", deadline=backend.clock.monotonic() + 30))
     assert await ended(backend, task, 3) < 3
     assert task.result() is None
+
+
+async def test_what_was_acknowledged_here_is_not_denied_here(backend: FakeMetadataBackend) -> None:
+    """Lists go on without the feed, so a withdrawal of which the feed does not tell is not acknowledged."""
+    backend.store.hang("watch")
+    deadline = backend.clock.monotonic() + 30
+    task = asyncio.ensure_future(backend.withdraw(SOURCE, "w1", 0, deadline=deadline))
+    assert await ended(backend, task, 2.0) <= 2.0
+    with pytest.raises(Unavailable, match="tells of no changes"):
+        task.result()
+    again = asyncio.ensure_future(backend.withdraw(SOURCE, "w1", 0, deadline=deadline))
+    await backend.clock.advance(0.5)
+    assert not again.done()
+    backend.store.heal()
+    await ended(backend, again, 1.0)
+    assert again.result() is False, "the first try did it"
+    assert not await backend.select(Query())

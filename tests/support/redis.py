@@ -23,6 +23,7 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
+from peerload.store.redis.redistime import Measured
 from peerload.store.redis.store import RedisStore
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
@@ -32,8 +33,14 @@ _STOP_SECONDS = 10.0
 
 
 def needs_redis() -> str:
-    """The path of redis-server. Skips the test where there is none; in CI that is a failure."""
-    path = shutil.which("redis-server")
+    """The path of redis-server: that which REDIS_SERVER names, or the one on the PATH.
+
+    Skips the test where there is none; in CI that is a failure.
+    """
+    named = os.environ.get("REDIS_SERVER", "")
+    if named and shutil.which(named) is None:
+        pytest.fail(f"REDIS_SERVER={named} is not a program")
+    path = shutil.which(named or "redis-server")
     if path is None:
         message = "there is no redis-server on the PATH (Debian: apt-get install redis-server)"
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
@@ -98,7 +105,9 @@ class RedisProcess:
                 config.write_text(self._sentinel)
             command = [self.path, str(config), "--sentinel"]
         else:
-            command = [self.path, "--save", "", "--appendonly", "no"]
+            command = [self.path, "--appendonly", "no"]
+            # Not both: before 7.0 the first of two counts.
+            command += [] if "--save" in self.options else ["--save", ""]
         # A socket too, in a folder whose name is short enough for one.
         command += ["--unixsocket", self.socket] if self._sentinel is None else []
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), *self.options]
@@ -173,9 +182,9 @@ class HandTimedRedisStore(RedisStore):
         super().__init__(url, clock)
         self._time_ms = time_ms or clock.wall_ms
 
-    async def _measure(self, link: Link) -> float:
+    async def _measure(self, link: Link) -> Measured:
         await super()._measure(link)
-        return self._time_ms()
+        return Measured(self._time_ms())
 
 
 @contextlib.contextmanager

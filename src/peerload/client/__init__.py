@@ -7,42 +7,52 @@ from __future__ import annotations
 
 from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
+from peerload.client.delivery import WeightStream
+from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
+from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
-from peerload.client.sync import Client, Source
+from peerload.client.sync import Client, Source, WeightIterator
+from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
+    Filled,
     Given,
     PulledFolder,
     PullProgress,
     PullReport,
-    Tensor,
     Verification,
     Weights,
 )
 from peerload.metadata.records import Form, SourceKey, Status
 
 __all__ = [
+    "Asked",
     "AsyncClient",
     "AsyncSource",
     "Attempt",
     "Client",
     "ClientSettings",
+    "Explanation",
+    "Filled",
+    "Finding",
     "Form",
     "Framework",
     "Given",
     "Identity",
     "Item",
     "Manifest",
+    "Miss",
     "Opening",
     "PullProgress",
     "PullReport",
     "PulledFolder",
     "PulledModel",
+    "Replica",
     "Selector",
     "Source",
     "SourceChange",
@@ -53,7 +63,12 @@ __all__ = [
     "SourceState",
     "Status",
     "Tensor",
+    "Unanswered",
+    "Verdict",
     "Verification",
+    "WeightIterator",
+    "WeightStream",
     "Weights",
+    "replicas",
     "server_address",
 ]

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from peerload.checkpoint import Progress, Skipped, digest
 from peerload.client.arguments import Seconds, seconds
+from peerload.client.base import BaseClient
 from peerload.client.cached import CacheRequest, CacheTarget, PulledModel
 from peerload.client.claim import Claim
-from peerload.client.connection import Connection
 from peerload.client.folders import Folder
 from peerload.client.opening import Opening
-from peerload.client.publisher import Publisher
-from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, OnSourceEvent
 from peerload.client.threads import in_thread, relay
 from peerload.client.weights import OnProgress, PullProgress
@@ -28,11 +25,6 @@ from peerload.hub.download import download
 from peerload.hub.patterns import Patterns
 from peerload.metadata.limits import MAX_TEXT_BYTES
 
-if TYPE_CHECKING:
-    from peerload.client.pull import Pull
-    from peerload.client.search import Wanted
-    from peerload.client.targets import FolderTarget
-
 __all__ = ["CacheCalls"]
 
 _LOOK_S: Final = 5.0
@@ -40,26 +32,8 @@ _LOOK_S: Final = 5.0
 _SOON_S: Final = 0.2
 
 
-class CacheCalls:
-    """Part of `AsyncClient`, which has what these calls stand on."""
-
-    settings: ClientSettings
-    _executor: ThreadPoolExecutor
-    _publisher: Publisher
-
-    @property
-    def _connection(self) -> Connection:
-        raise NotImplementedError
-
-    def _pull(
-        self,
-        which: Wanted,
-        target: FolderTarget,
-        wait: Seconds | None,
-        timeout: Seconds | None,
-        progress: OnProgress | None,
-    ) -> Pull:
-        raise NotImplementedError
+class CacheCalls(BaseClient):
+    """Part of `AsyncClient`."""
 
     def share_cached(
         self,
@@ -167,8 +141,7 @@ class CacheCalls:
         if not share:
             return pulled
         offer = await in_thread(self._executor, lambda stop: folder.known(staging.kept))
-        source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
-        return pulled.served_by(source)
+        return pulled.served_by(await self._open(pull, offer, on_event, staging.skipped))
 
     async def _once_a_fleet(
         self,

@@ -14,6 +14,7 @@ from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
 from peerload.client.identity import Identity
 from peerload.client.sources import SourceInfo
+from peerload.client.strides import dense_order, normal
 from peerload.engines.base import DIGEST_BYTES, Descriptor
 from peerload.errors import InvalidArgument, InvalidCheckpoint, LimitExceeded
 from peerload.metadata.limits import MAX_ENDPOINTS, MAX_NAME_BYTES, MAX_TENSORS
@@ -33,7 +34,8 @@ class Item:
 
     `dtype` is torch's name with prefix in runtime form, the safetensors name in checkpoint form, "" for pieces. `size` is in
     bytes; they begin at `offset` of the source's region number `region`. `digest` is xxh3-128, b"" where the publisher gave
-    none. `file` is the index of the checkpoint's file.
+    none. `file` is the index of the checkpoint's file. `stride` is in elements, () for C order; whatever it is, the elements
+    fill their bytes without a hole. `device` is the index of the accelerator that they are on, None for host memory.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Item:
     region: int
     offset: int
     file: int = 0
+    stride: tuple[int, ...] = ()
+    device: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
             region=item.region,
             offset=item.offset,
             file=item.file,
+            stride=item.stride,
+            device=item.device,
         )
         for item in manifest.items
     )
@@ -174,13 +180,26 @@ def _item(index: int, message: sources_pb2.Item, form: Form) -> Item:
         raise InvalidArgument(f"{field}.size", f"{message.size} bytes from {message.offset} is beyond any memory")
     if len(message.digest) not in (0, DIGEST_BYTES):
         raise InvalidArgument(f"{field}.digest", f"{len(message.digest)} bytes; a digest has {DIGEST_BYTES}")
-    if message.stride:
-        raise InvalidArgument(f"{field}.stride", "tensors with strides are not read by this release")
-    shape = tuple(message.shape)
+    shape, stride = tuple(message.shape), tuple(message.stride)
     dtype = message.dtype
     if form is Form.RUNTIME:
         _check_shape(field, dtype, shape, message.size)
-    return Item(message.name, message.size, dtype, shape, message.digest, message.region, message.offset, message.file)
+    elif stride:
+        raise InvalidArgument(f"{field}.stride", "tensors of files are contiguous")
+    if stride and (len(stride) != len(shape) or dense_order(shape, stride) is None):
+        raise InvalidArgument(f"{field}.stride", f"{stride} is not how the elements of {shape} lie without holes")
+    return Item(
+        message.name,
+        message.size,
+        dtype,
+        shape,
+        message.digest,
+        message.region,
+        message.offset,
+        message.file,
+        normal(shape, stride) if stride else (),
+        message.device if message.HasField("device") else None,
+    )
 
 
 def _check_shape(field: str, dtype: str, shape: tuple[int, ...], size: int) -> None:

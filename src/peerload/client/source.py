@@ -8,7 +8,6 @@ import enum
 import logging
 import os
 import random
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,10 @@ from peerload.client.connection import Connection
 from peerload.client.host import available_memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Manifest, write_manifest
+from peerload.client.ranks import Membership
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
-from peerload.engines.base import Exporter, Publication, Region
+from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
 from peerload.errors import LimitExceeded, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
@@ -93,8 +93,13 @@ class Offer:
     identity: p2p_pb2.SourceIdentity
     rank: int
     manifest: Manifest
-    regions: Sequence[memoryview]
+    regions: Sequence[memoryview | DeviceMemory]
     owner: object = field(default=None, repr=False)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any of it is in an accelerator's memory."""
+        return any(isinstance(region, DeviceMemory) for region in self.regions)
 
 
 class AsyncSource:
@@ -111,6 +116,8 @@ class AsyncSource:
         exporters: Mapping[str, Exporter],
         offer: Offer,
         *,
+        worker_id: str,
+        membership: Membership,
         registering: Collection[str] = (),
         facts: WorkerFacts,
         settings: ClientSettings,
@@ -124,6 +131,7 @@ class AsyncSource:
         self._connection = connection
         self._exporters = exporters
         self._offer: Offer | None = offer
+        self._membership = membership
         self._registering = registering
         self._facts = facts
         self._settings = settings
@@ -138,7 +146,7 @@ class AsyncSource:
         self._closing: asyncio.Task[None] | None = None
         self._state = SourceState.STARTING
         self._announced = False
-        self.key = SourceKey(source_id(offer.identity), offer.rank, uuid.uuid4().hex)
+        self.key = SourceKey(source_id(offer.identity), offer.rank, worker_id)
         self.identity = Identity.from_wire(offer.identity)
         self.manifest = offer.manifest
         self.skipped = skipped
@@ -288,7 +296,7 @@ class AsyncSource:
                 worker=p2p_pb2.WorkerMetadata(
                     worker_rank=offer.rank,
                     status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
-                    accelerator=facts.accelerator,
+                    accelerator="cuda" if offer.on_device else facts.accelerator,
                     topology=facts.topology,
                 ),
                 worker_id=self.worker_id,
@@ -297,6 +305,8 @@ class AsyncSource:
                 pod_namespace=facts.pod_namespace,
             ),
             manifest=write_manifest(self.manifest),
+            replica=self._membership.replica,
+            world_size=self._membership.world_size,
         )
 
     async def _beat_forever(self) -> None:

@@ -7,30 +7,42 @@ kept from before is only what agrees with it in name, dtype, shape, size and dig
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from peerload.checkpoint import Checkpoint, Progress, Staging
 from peerload.checkpoint.dtypes import torch_name
-from peerload.client.buffers import Memory
 from peerload.client.host import available_memory
+from peerload.client.layout import Offered, places, tensor_names, tensors_of, tied
 from peerload.client.manifest import Item, Manifest
+from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
-from peerload.client.weights import Tensor
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
 from peerload.hub.patterns import EVERYTHING, Patterns
 
-__all__ = ["Allocate", "CheckpointMemory", "FolderTarget", "RuntimeMemory", "SourceUnusable", "Target"]
+__all__ = [
+    "Allocate",
+    "AtOnce",
+    "CheckpointMemory",
+    "FolderTarget",
+    "RuntimeMemory",
+    "SourceUnusable",
+    "Target",
+    "check_digests",
+    "check_memory",
+    "offered",
+    "one_digest",
+]
 
 Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
 
 _ALIGNMENT: Final = 64
 """Tensors begin at multiples of this: what vector instructions and accelerators' copies like."""
-_NO_TENSOR: Final = ""
 
 
 class SourceUnusable(PeerloadError):
@@ -50,88 +62,63 @@ class Target(Protocol):
         """
         ...
 
+    def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
+        """What the last plan has to read, as `transfer` asks for it."""
+        ...
 
-class RuntimeMemory:
-    """Memory for runtime form: the tensors, packed; tied ones once. With `into`, the caller's own memory, each by name."""
 
-    def __init__(self, into: Mapping[str, Memory] | None = None, *, need_digests: bool = False) -> None:
+class AtOnce:
+    """A target that has room for everything: what is missing is read in one batch."""
+
+    slots: list[Slot]
+
+    def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
+        """All that is missing."""
+        missing = [slot for slot in self.slots if not slot.verified]
+        return [missing] if missing else []
+
+
+class RuntimeMemory(AtOnce):
+    """Memory for runtime form: the tensors, packed; tied ones once."""
+
+    def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
-        self._into = into
         self._need_digests = need_digests
-        self._items: dict[str, Item] = {}
+        self._tensors: dict[str, Offered] = {}
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
-        if self._need_digests and (bare := next((item for item in manifest.items if _bare(item)), None)):
-            raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
+        tensors = tensors_of(manifest)
+        if self._need_digests:
+            check_digests(tensors)
         before = {name: slot for slot in self.slots for name in slot.names}
         fresh: list[Slot] = []
-        slots = [self._slot(items, before, fresh) for items in self._groups(manifest)]
+        slots = [self._slot(same, before, fresh) for same in tied(tensors)]
         self._allocate(fresh, allocate)
         self.slots = slots
-        self._items = {item.name: item for item in manifest.items}
+        self._tensors = {tensor.name: tensor for tensor in tensors}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the last plan, by name, in the manifest's order."""
         memory = {name: slot.destination for slot in self.slots for name in slot.names}
-        return {name: Tensor(name, item.dtype, item.shape, memory[name]) for name, item in self._items.items()}
+        return {
+            name: Tensor(name, each.dtype, each.shape, memory[name], each.stride)
+            for name, each in self._tensors.items()
+        }
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
-        region = {name: index for index, slot in enumerate(self.slots) for name in slot.names}
-        items = tuple(
-            Item(item.name, item.size, item.dtype, item.shape, item.digest, region[item.name], 0)
-            for item in self._items.values()
-        )
-        return items, [slot.destination for slot in self.slots]
+        return offered(self._tensors.values(), self.slots)
 
-    def _groups(self, manifest: Manifest) -> list[list[Item]]:
-        """The items by the bytes that they are; each alone where the caller brought memory."""
-        if self._into is not None:
-            self._check_into(manifest, self._into)
-            return [[item] for item in manifest.items]
-        groups: dict[tuple[int, int, int], list[Item]] = {}
-        for item in manifest.items:
-            groups.setdefault((item.region, item.offset, item.size), []).append(item)
-        for items in groups.values():
-            if len({item.digest for item in items if item.digest}) > 1:
-                raise SourceUnusable(f"gives two digests for the same bytes of {items[0].name[:200]!r}")
-        return list(groups.values())
-
-    def _check_into(self, manifest: Manifest, into: Mapping[str, Memory]) -> None:
-        names = {item.name for item in manifest.items}
-        for name in into:
-            if name not in names:
-                raise SourceUnusable(f"has no tensor {name[:200]!r}, which is to be filled")
-        for item in manifest.items:
-            memory = into.get(item.name)
-            if memory is None:
-                raise SourceUnusable(f"has a tensor {item.name[:200]!r}, for which no memory was given")
-            have, want = (memory.dtype, memory.shape, memory.view.nbytes), (item.dtype, item.shape, item.size)
-            if have != want:
-                raise SourceUnusable(
-                    f"has {item.name[:200]!r} as {item.dtype} {item.shape} of {item.size} bytes, the memory given is "
-                    f"{memory.dtype} {memory.shape} of {memory.view.nbytes}"
-                )
-
-    def _slot(self, items: list[Item], before: Mapping[str, Slot], fresh: list[Slot]) -> Slot:
-        first = items[0]
-        slot = Slot(
-            tuple(item.name for item in items),
-            Range(first.region, first.offset, first.size),
-            next((item.digest for item in items if item.digest), b""),
-            memoryview(bytearray()),
-        )
-        for item in items:
-            old = before.get(item.name)
-            if old is not None and old.checked and old.digest == slot.digest and _agree(self._items[item.name], item):
+    def _slot(self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot]) -> Slot:
+        slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), memoryview(bytearray()))
+        for each in same:
+            old = before.get(each.name)
+            if old is not None and old.checked and self._tensors[each.name].agrees(each):
                 slot.destination, slot.origin, slot.verified = old.destination, old.origin, True
                 return slot
         if not slot.size:
             return slot
-        if self._into is not None:
-            slot.destination = self._into[first.name].view
-            return slot
-        old = before.get(first.name)
+        old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
             # The same names: no other slot of this plan can have kept that memory.
             slot.destination = old.destination
@@ -141,7 +128,7 @@ class RuntimeMemory:
 
     def _allocate(self, fresh: list[Slot], allocate: Allocate) -> None:
         total = sum(_aligned(slot.size) for slot in fresh)
-        _check_memory(total)
+        check_memory(total)
         if not total:
             return
         arena, at = allocate(total), 0
@@ -150,7 +137,7 @@ class RuntimeMemory:
             at += _aligned(slot.size)
 
 
-class _CheckpointSlots(ABC):
+class _CheckpointSlots(AtOnce, ABC):
     """Slots of a checkpoint's parts. Every source of a pull has the same content, so the plan is made once, and then only
     told where the next source has the bytes."""
 
@@ -163,7 +150,7 @@ class _CheckpointSlots(ABC):
         checkpoint = manifest.checkpoint
         if checkpoint is None:
             raise SourceUnusable("is not in checkpoint form")
-        places = _places(manifest)
+        where = places(manifest)
         if self.checkpoint is None:
             self._parts = self._make(checkpoint, allocate, progress)
             self.slots = list(self._parts.values())
@@ -171,7 +158,7 @@ class _CheckpointSlots(ABC):
         elif checkpoint != self.checkpoint:
             raise SourceUnusable("has another content than the source that the pull began with")
         for key, slot in self._parts.items():
-            slot.range = places[key]
+            slot.range = where[key]
 
     def _complete(self) -> Checkpoint:
         if self.checkpoint is None:
@@ -191,7 +178,7 @@ class CheckpointMemory(_CheckpointSlots):
         self._files: list[memoryview] = []
 
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        _check_memory(checkpoint.total_size)
+        check_memory(checkpoint.total_size)
         self._files = []
         for file in checkpoint.files:
             view = allocate(file.size) if file.size else memoryview(bytearray())
@@ -205,18 +192,12 @@ class CheckpointMemory(_CheckpointSlots):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name; by `PATH:NAME` where files disagree on what the name is."""
-        found: dict[str, list[tuple[str, bytes, Tensor]]] = {}
-        for file, view in zip(self._complete().files, self._files, strict=True):
-            for part in file.parts:
-                if part.dtype != _NO_TENSOR:
-                    tensor = Tensor(part.name, torch_name(part.dtype), part.shape, view[part.offset : part.end])
-                    found.setdefault(part.name, []).append((file.path, part.digest, tensor))
         tensors: dict[str, Tensor] = {}
-        for name, same in found.items():
-            if len({(digest, tensor.dtype, tensor.shape) for _, digest, tensor in same}) == 1:
-                tensors[name] = same[0][2]
-            else:
-                tensors.update((f"{path}:{name}", tensor) for path, _, tensor in same)
+        checkpoint = self._complete()
+        for (file, number), name in tensor_names(checkpoint).items():
+            part = checkpoint.files[file].parts[number]
+            memory = self._files[file][part.offset : part.end]
+            tensors[name] = Tensor(name, torch_name(part.dtype), part.shape, memory)
         return tensors
 
 
@@ -281,30 +262,37 @@ def _part_slots(
     }
 
 
-def _places(manifest: Manifest) -> dict[tuple[int, int], Range]:
-    """Where the source has each part, by file and number; items of one file come in file order."""
-    counts: dict[int, int] = {}
-    places: dict[tuple[int, int], Range] = {}
-    for item in manifest.items:
-        number = counts.get(item.file, 0)
-        counts[item.file] = number + 1
-        places[item.file, number] = Range(item.region, item.offset, item.size)
-    return places
-
-
-def _agree(old: Item, new: Item) -> bool:
-    return (old.dtype, old.shape, old.size, old.digest) == (new.dtype, new.shape, new.size, new.digest)
-
-
-def _bare(item: Item) -> bool:
-    return item.size > 0 and not item.digest
-
-
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _check_memory(needed: int) -> None:
+def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
+    """The items and regions to publish on what was pulled: each slot a region."""
+    region = {name: index for index, slot in enumerate(slots) for name in slot.names}
+    items = tuple(
+        Item(each.name, each.size, each.dtype, each.shape, each.digest, region[each.name], 0, stride=each.stride)
+        for each in tensors
+    )
+    return items, [slot.destination for slot in slots]
+
+
+def check_digests(tensors: Iterable[Offered]) -> None:
+    """Raise `SourceUnusable` unless everything has a digest, as what is published on must have."""
+    bare = next((each for each in tensors if each.size and not each.digest), None)
+    if bare is not None:
+        raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
+
+
+def one_digest(same: Sequence[Offered]) -> bytes:
+    """The digest of tensors that are the same bytes; b"" where none is given. Raises `SourceUnusable` if there are two."""
+    digests = {each.digest for each in same if each.digest}
+    if len(digests) > 1:
+        raise SourceUnusable(f"gives two digests for the same bytes of {same[0].name[:200]!r}")
+    return next(iter(digests), b"")
+
+
+def check_memory(needed: int) -> None:
+    """Raise `SourceUnusable` for what this machine has no memory for."""
     available = available_memory()
     if needed > available:
         raise SourceUnusable(f"would take {needed:,} bytes of memory, and {available:,} are available")

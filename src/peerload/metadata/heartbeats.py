@@ -24,6 +24,7 @@ _log = structlog.stdlib.get_logger(__name__)
 _BATCH: Final = 5_000
 """Touches in one write: what a store does at once must not hold others up for long."""
 _STAMPS_KEPT_MS: Final = 5_000
+_RETRY_SECONDS: Final = 0.25
 _TRUSTED_SECONDS: Final = 2.0
 """A write that takes longer has most likely failed already."""
 
@@ -114,15 +115,21 @@ class Heartbeats:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        retry = self._settings.alive_interval
+        failing = False
         while True:
             await self._next_batch()
             try:
                 await self.flush()
             except Unavailable as error:
-                _log.warning("heartbeats could not be stored", pending=len(self._pending), error=str(error))
+                if not failing:
+                    failing = True
+                    _log.warning("heartbeats cannot be stored", pending=len(self._pending), error=str(error))
                 # Those who wait for an answer have had one; the others' heartbeats are tried again.
-                await self._clock.sleep(retry)
+                await self._clock.sleep(_RETRY_SECONDS)
+            else:
+                if failing:
+                    failing = False
+                    _log.info("heartbeats are stored again")
 
     async def flush(self) -> None:
         """Write what is pending, and the sign of life. Raises `Unavailable`, and keeps what was not written."""
@@ -145,7 +152,9 @@ class Heartbeats:
                 for one in pending[written:]:
                     self._pending.setdefault(one.touch.key, one)
                 failure = error if isinstance(error, Unavailable) else Unavailable("the server is stopping")
-                for waiting in answers.values():
+                # Those who joined meanwhile are told too: the next batch is a while away.
+                joined, self._answers = self._answers, {}
+                for waiting in (*answers.values(), *joined.values()):
                     for answer in waiting:
                         if not answer.done():
                             answer.set_exception(failure)

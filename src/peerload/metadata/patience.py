@@ -39,14 +39,22 @@ class Patience:
 
         While it raises `Unavailable` it is asked again, for `MetadataSettings.ride_out` and only for a caller who has
         said how long it waits. What hangs is cancelled before the deadline, or after `MetadataSettings.answer_within`,
-        and raises `Unavailable`.
+        and raises `Unavailable`; what was asked again, when the time to ride out is over.
         """
+        return await self._ask(ask, deadline, self._settings.ride_out)
+
+    async def write(self, write: Callable[[], Coroutine[Any, Any, _T]], deadline: float | None) -> _T:
+        """The same for a write, which is ridden out for `MetadataSettings.ride_out_writes` only: a writer comes again by
+        itself, while a reader that is refused loads from disk."""
+        return await self._ask(write, deadline, self._settings.ride_out_writes)
+
+    async def _ask(self, ask: Callable[[], Coroutine[Any, Any, _T]], deadline: float | None, ride_out: float) -> _T:
         start = self._clock.monotonic()
         end = start + self._settings.answer_within
         again = start
         if deadline is not None:
             end = min(end, deadline - min(ANSWER_SECONDS, (deadline - start) / 2))
-            again = min(end, start + self._settings.ride_out)
+            again = min(end, start + ride_out)
         pause = _FIRST_PAUSE
         reason: Unavailable | None = None
         while True:
@@ -62,6 +70,8 @@ class Patience:
                 if self._clock.monotonic() + pause > again or not self._hopeful():
                     raise
             await self._clock.sleep(pause)
+            # The first try may take long where there is much to do; after a fault there is no reason to think so.
+            end = again
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _until(self, end: float, asking: Coroutine[Any, Any, _T]) -> _T:

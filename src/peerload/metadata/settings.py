@@ -24,22 +24,36 @@ class MetadataSettings:
     """How long a list is held that would be empty only because of an outage."""
     ride_out: float = 5.0
     """How long a fault of the store is ridden out for a caller whose deadline allows it."""
+    ride_out_writes: float = 1.9
+    """The same where something is to be written: it is told of within 2 seconds."""
     answer_within: float = 90.0
     """After this a call that the store leaves hanging is given up, whatever its caller's deadline."""
-    visible_within: float = 1.0
-    """How long a write waits to be seen in this server's own directory before it is answered all the same."""
+    visible_within: float = 1.5
+    """How long a write waits to be seen in this server's own directory; then it is answered all the same, unless the
+    feed, which speaks at least once a second, has said nothing meanwhile."""
     flush_delay: float = 0.05
     """How long heartbeats gather before they are stored together."""
     alive_interval: float = 1.0
     """How often a server stores that it is alive."""
     alive_tolerance: float = 5.0
     """A longer silence of all servers, or of the feed, is an outage."""
+    probe: bool = True
+    """Whether sources whose heartbeat is overdue, and those that were reported as failing, are asked by connecting to them."""
+    probe_after: float = 35.0
+    """After how long a heartbeat is overdue: the interval at which workers send them, and a margin."""
     manifest_cache_bytes: int = 64 * 1024 * 1024
     """What may be kept of publications that were read lately."""
 
     @property
     def heartbeat_timeout_ms(self) -> int:
         return round(self.heartbeat_timeout * 1000)
+
+    @property
+    def quiet_ms(self) -> int:
+        """After how long a heartbeat is overdue; the timeout where nobody is asked then."""
+        return (
+            min(self.heartbeat_timeout_ms, round(self.probe_after * 1000)) if self.probe else self.heartbeat_timeout_ms
+        )
 
     @property
     def settle_ms(self) -> int:

@@ -66,7 +66,7 @@ class Writes:
 
     async def publish(self, publication: Publication, blob: bytes, *, deadline: float | None) -> None:
         """Keep a publication, packed as `blob`, durably, in place of what was published under its key before."""
-        await self._patience.ask(lambda: self._put(publication, blob), deadline)
+        await self._patience.write(lambda: self._put(publication, blob), deadline)
 
     async def update(self, source: SourceKey, status: Status, load: float | None, *, deadline: float | None) -> bool:
         """A heartbeat and a status. False only if the store confirmed that there is no such source."""
@@ -76,7 +76,7 @@ class Writes:
         held = self._fresh(key, status)
         update = partial(self._update, key, status, load)
         if held is None:
-            return await self._patience.ask(update, deadline)
+            return await self._patience.write(update, deadline)
         stamp = self.heartbeats.stamp(key, held.stamp)
         touch = Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
         if stamp - held.stamp < self._settings.heartbeat_timeout_ms // 2:
@@ -84,9 +84,9 @@ class Writes:
                 raise Unavailable("heartbeats cannot be stored at the moment")
             self.heartbeats.add(touch, status)
             return True
-        if await self._patience.ask(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
+        if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
             return True
-        return await self._patience.ask(update, deadline)
+        return await self._patience.write(update, deadline)
 
     async def remove(self, key: str) -> bool:
         """Remove a record, durably; whether there was one."""
@@ -94,6 +94,10 @@ class Writes:
             try:
                 revision = await self._store.delete(key)
             except Conflict:
+                if key in self._unseen:
+                    await self._written(
+                        key, self._unseen[key]
+                    )  # it may have been removed by an earlier try of the same
                 return False
             await self._written(key, revision)
             return True
@@ -165,7 +169,7 @@ class Writes:
                 if entry is None:
                     return False
                 record = SourceRecord.from_entry(entry)
-                if meant is not None and (self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp):
+                if meant is not None and (self._amends.get(key) is not meant or record.updated_at >= meant.beat.stamp):
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
                 stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp
@@ -186,10 +190,17 @@ class Writes:
         raise Unavailable("the source is changed by others over and over; try again")
 
     async def _written(self, key: str, revision: int) -> None:
-        """Wait, but not for long, until the directory knows of a write."""
+        """Wait, but not for long, until the directory knows of a write.
+
+        Raises `Unavailable` if the feed says nothing at all for so long: lists go on from what the directory knows, and must
+        not deny what was acknowledged here. Of a feed that is merely slow the answer need not wait.
+        """
         self._unseen[key] = revision
-        if await self._directory.seen(key, revision) and self._unseen.get(key) == revision:
-            del self._unseen[key]
+        if await self._directory.seen(key, revision):
+            if self._unseen.get(key) == revision:
+                del self._unseen[key]
+        elif self._directory.silent_ms >= self._settings.visible_within * 1000:
+            raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
 
 
 _NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)
