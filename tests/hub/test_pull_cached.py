@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import scan_cache_dir
 
 from peerload.client import AsyncClient, Client, Selector
+from peerload.client.cache_calls import claim_name
+from peerload.client.cached import CacheRequest
 from peerload.demo.weights import model_folder
-from peerload.errors import Ambiguous, InvalidArgument, InvalidCheckpoint, NoSource, NotFound
+from peerload.errors import Ambiguous, InvalidArgument, InvalidCheckpoint, MissingExtra, NoSource, NotFound
+from peerload.hub.cache import CachedModel
+from peerload.hub.patterns import Patterns
 from peerload.server.app import Server
 from tests.hub.models import links, model_files, offline, repo_of, snapshot_files, without_code
 from tests.support.checkpoints import write_model
@@ -229,6 +234,31 @@ async def test_two_pulls_at_once_into_one_cache(source: AsyncClient, target: Asy
     assert total == max(report.bytes_moved for report in reports if report)
     assert snapshot_files(tmp_path / "two", MODEL, commit) == without_code(model_files(size=3_000_000))
     assert not scan_cache_dir(tmp_path / "two").warnings
+
+
+async def test_without_the_library_the_extra_is_named(
+    target: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (
+        target.pull_cached(MODEL, cache_dir=tmp_path),
+        target.share_cached(MODEL, cache_dir=tmp_path),
+    ):
+        with pytest.raises(MissingExtra, match=r"peerload\[hub\]"):
+            await call
+
+
+def test_what_a_fleet_claims() -> None:
+    def name(**wanted: Any) -> str:
+        return claim_name(CacheRequest(CachedModel(MODEL, Path("unused")), **wanted))
+
+    assert name() == name(revision="main") == "download/org/name@main"
+    patterns = Patterns(("*.json", "*.txt"))
+    assert name(patterns=patterns) == name(patterns=Patterns(("*.txt", "*.json"))) != name()
+    assert name(allow_code=True) != name()
+    long = Patterns(tuple(f"{number}-{'x' * 50}" for number in range(50)))
+    assert len(name(patterns=long)) < 100
+    assert name(patterns=long) != name(patterns=Patterns(long.include[1:]))
 
 
 def test_without_an_event_loop(tmp_path: Path) -> None:

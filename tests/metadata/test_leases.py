@@ -195,7 +195,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_nobody_takes_what_another_holds(steps: list[tuple[str, Any]]) -> None:
     """Against a model: who holds it, and how much living time has passed since the last renewal."""
 

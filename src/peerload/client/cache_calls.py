@@ -7,9 +7,9 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from peerload.checkpoint import Progress, Skipped
+from peerload.checkpoint import Progress, Skipped, digest
 from peerload.client.arguments import Seconds, seconds
 from peerload.client.base import BaseClient
 from peerload.client.cached import CacheRequest, CacheTarget, PulledModel
@@ -23,9 +23,7 @@ from peerload.errors import Ambiguous, DeadlineExceeded, PullFailed, Unavailable
 from peerload.hub.cache import MAIN, CachedModel, CachedSnapshot
 from peerload.hub.download import download
 from peerload.hub.patterns import Patterns
-
-if TYPE_CHECKING:
-    pass
+from peerload.metadata.limits import MAX_TEXT_BYTES
 
 __all__ = ["CacheCalls"]
 
@@ -239,7 +237,9 @@ def claim_name(request: CacheRequest) -> str:
     """What a fleet that wants the same claims: the same name if and only if one download is good for all."""
     code = "--allow-code" if request.allow_code else ""
     words = (f"download/{request.repo.model}@{request.revision or MAIN}", str(request.patterns), code)
-    return " ".join(word for word in words if word)
+    name = " ".join(word for word in words if word)
+    # The server has a limit, which long patterns alone can reach.
+    return name if len(name.encode()) <= MAX_TEXT_BYTES else f"download/{digest(name.encode()).hex()}"
 
 
 def _tells(phase: str, progress: OnProgress | None) -> Progress | None:
