@@ -102,8 +102,8 @@ def test_errors_arrive_as_they_are(server: LiveServer) -> None:
 
 
 def test_nothing_is_missing_and_nothing_is_written_twice() -> None:
-    for name, method in vars(AsyncClient).items():
-        if name.startswith("_") or not callable(method):
+    for name, method in inspect.getmembers(AsyncClient, callable):
+        if name.startswith("_"):
             continue
         derived = getattr(Client, name)
         assert derived.__doc__ == method.__doc__ or name == "close"

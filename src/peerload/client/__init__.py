@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from peerload.client.client import AsyncClient
+from peerload.client.delivery import WeightStream
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
-from peerload.client.sync import Client, Source
+from peerload.client.sync import Client, Source, WeightIterator
+from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
     Given,
     PulledFolder,
     PullProgress,
     PullReport,
-    Tensor,
     Verification,
     Weights,
 )
@@ -52,6 +53,8 @@ __all__ = [
     "Status",
     "Tensor",
     "Verification",
+    "WeightIterator",
+    "WeightStream",
     "Weights",
     "server_address",
 ]

@@ -4,24 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from peerload.client.buffers import Memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Item
 from peerload.client.search import Wanted
+from peerload.client.source import OnSourceEvent
 from peerload.client.sources import Selector
+from peerload.client.weights import OnProgress
 from peerload.errors import InvalidArgument
 from peerload.metadata.records import Form
 
-__all__ = ["Seconds", "destination", "seconds", "selection", "wanted"]
+__all__ = ["IterOptions", "PullOptions", "Seconds", "destination", "seconds", "selection", "wanted"]
 
 Seconds: TypeAlias = float | timedelta
 """A duration."""
 
 
-def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int) -> Wanted:
-    """Which weights a pull is about. Raises `InvalidArgument`."""
+class _Options(TypedDict, total=False):
+    rank: int | None
+    revision: str | None
+    form: Form | None
+    content: str
+    wait: Seconds | None
+    timeout: Seconds | None
+    publish: bool
+    progress: OnProgress | None
+    on_event: OnSourceEvent | None
+
+
+class PullOptions(_Options, total=False):
+    """What `pull` takes, whatever it gives."""
+
+    into: Mapping[str, Any] | None
+
+
+class IterOptions(_Options, total=False):
+    """What `iter_weights` takes, whatever it gives."""
+
+    window: int
+
+
+def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int | None) -> Wanted:
+    """Which weights a pull is about; no rank is rank 0. Raises `InvalidArgument`."""
+    rank = 0 if rank is None else rank
     if isinstance(model, Identity):
         if revision is not None or form is not None or content:
             raise InvalidArgument("model", "an identity says everything; revision, form and content go with a name")

@@ -8,22 +8,26 @@ from typing import Any
 from peerload.checkpoint import Progress
 from peerload.client.buffers import Memory, memories
 from peerload.client.digests import digest_all
+from peerload.client.frameworks import As
 from peerload.client.identity import Identity
+from peerload.client.layout import tensors_of
 from peerload.client.manifest import Item, Manifest, SourceManifest, checkpoint_manifest
 from peerload.client.source import AsyncSource, Offer
-from peerload.client.targets import Allocate, CheckpointMemory, RuntimeMemory
+from peerload.client.targets import Allocate, AtOnce, CheckpointMemory, RuntimeMemory
+from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
-from peerload.client.weights import PullReport, Tensor, Weights
+from peerload.client.weights import PullReport, Weights
 from peerload.errors import InvalidArgument
 from peerload.metadata.records import Form
 
 __all__ = ["MemoryTarget", "offer_tensors"]
 
 
-class MemoryTarget:
+class MemoryTarget(AtOnce):
     """The target of a pull into memory; the first manifest decides its form."""
 
-    def __init__(self, into: Mapping[str, Memory] | None, *, need_digests: bool) -> None:
+    def __init__(self, framework: As, into: Mapping[str, Memory] | None = None, *, need_digests: bool) -> None:
+        self._framework = framework
         self._into = into
         self._need_digests = need_digests
         self._runtime: RuntimeMemory | None = None
@@ -32,6 +36,7 @@ class MemoryTarget:
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
         target: RuntimeMemory | CheckpointMemory
+        self._framework.check(tensors_of(manifest))
         if manifest.form is Form.CHECKPOINT:
             if self._into is not None:
                 raise InvalidArgument("into", "a checkpoint is read into memory of its own")
@@ -41,8 +46,8 @@ class MemoryTarget:
         target.plan(manifest, allocate, progress)
         self.slots = target.slots
 
-    def weights(self, found: SourceManifest, report: PullReport) -> Weights[AsyncSource]:
-        """What was pulled."""
+    def weights(self, found: SourceManifest, report: PullReport) -> Weights[Any, AsyncSource]:
+        """What was pulled, as the framework's arrays."""
         tensors: Mapping[str, Tensor]
         files: Mapping[str, memoryview] = {}
         if self._checkpoint is not None:
@@ -51,7 +56,7 @@ class MemoryTarget:
             assert self._runtime is not None
             tensors = self._runtime.tensors()
         return Weights(
-            tensors,
+            {name: self._framework(tensor) for name, tensor in tensors.items()},
             form=found.manifest.form,
             identity=found.identity,
             rank=found.source.worker_rank,

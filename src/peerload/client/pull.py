@@ -255,25 +255,23 @@ class Pull:
             return importer
 
         importer = await in_thread(context.executor, plan)
-        missing = [slot for slot in target.slots if not slot.verified]
         total = sum(slot.size for slot in target.slots)
-        base = total - sum(slot.size for slot in missing)
+        base = self._verified()
         reused = sum(slot.size for slot in target.slots if slot.verified and slot.origin is None)
 
         def report(done: int) -> None:
             self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
 
         report(0)
-        if missing:
-            await transfer(
-                importer,
-                endpoint,
-                missing,
-                origin=Served(source, endpoint.address),
-                deadline=max(0.001, deadline - loop.time()),
-                executor=context.executor,
-                report=report,
-            )
+        await transfer(
+            importer,
+            endpoint,
+            target.batches,
+            origin=Served(source, endpoint.address),
+            left=lambda: deadline - loop.time(),
+            executor=context.executor,
+            report=report,
+        )
         report(total - base)
         self.found = found
 

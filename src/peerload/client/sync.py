@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from peerload.client.client import AsyncClient
+from peerload.client.delivery import WeightStream
 from peerload.client.loop import LoopThread
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource
-from peerload.client.weights import PulledFolder, Weights
+from peerload.client.weights import PulledFolder, PullReport, Weights
 
-__all__ = ["Client", "Source"]
+__all__ = ["Client", "Source", "WeightIterator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,6 +72,51 @@ class Source:
         return repr(self._source).replace("AsyncSource", "Source", 1)
 
 
+class WeightIterator(Iterator[tuple[str, R]]):
+    """`WeightStream` for callers without an event loop: for one thread at a time, and a context manager that closes it."""
+
+    def __init__(self, stream: WeightStream[R], loop: LoopThread) -> None:
+        self._stream = stream
+        self._loop = loop
+
+    @property
+    def report(self) -> PullReport | None:
+        """How the pull went, once the last tensor was given."""
+        return self._stream.report
+
+    @property
+    def source(self) -> Source | None:
+        """This process as a source of the weights, if that was asked for, once the last tensor was given."""
+        source = self._stream.source
+        return None if source is None else Source(source, self._loop)
+
+    def __next__(self) -> tuple[str, R]:
+        # What is here already needs no visit to the loop, which costs more than a small tensor does.
+        if (found := self._stream.take()) is not None:
+            return found
+
+        async def step() -> tuple[str, R]:
+            return await anext(self._stream)
+
+        try:
+            return self._loop.run(step())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Stop: nothing is read any more when this returns. Closing twice is allowed, and after the end does nothing."""
+        if not self._loop.closed:
+            self._loop.run(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def _made(make: Callable[P, AsyncClient]) -> Callable[Concatenate[Client, P], None]:
     @functools.wraps(make)
     def init(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -104,10 +150,10 @@ def _opens(
 
 
 def _pulls(
-    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Weights[AsyncSource]]],
-) -> Callable[Concatenate[Client, P], Weights[Source]]:
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Weights[R, AsyncSource]]],
+) -> Callable[Concatenate[Client, P], Weights[R, Source]]:
     @functools.wraps(method)
-    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Weights[Source]:
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Weights[R, Source]:
         weights = self._loop.run(method(self._client, *args, **kwargs))
         return weights.served_by(self._own(weights.source))
 
@@ -148,6 +194,16 @@ def _iterates(
     return call
 
 
+def _streams(
+    method: Callable[Concatenate[AsyncClient, P], WeightStream[R]],
+) -> Callable[Concatenate[Client, P], WeightIterator[R]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> WeightIterator[R]:
+        return WeightIterator(method(self._client, *args, **kwargs), self._loop)
+
+    return call
+
+
 class Client:
     """`AsyncClient` for callers without an event loop; may be called from any number of threads.
 
@@ -162,6 +218,7 @@ class Client:
     publish = _opens(AsyncClient.publish)
     share = _opens(AsyncClient.share)
     pull = _pulls(AsyncClient.pull)
+    iter_weights = _streams(AsyncClient.iter_weights)
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)

@@ -7,8 +7,9 @@ kept from before is only what agrees with it in name, dtype, shape, size and dig
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -16,20 +17,30 @@ from peerload.checkpoint import Checkpoint, Progress, Staging
 from peerload.checkpoint.dtypes import torch_name
 from peerload.client.buffers import Memory
 from peerload.client.host import available_memory
+from peerload.client.layout import Offered, places, tensor_names
 from peerload.client.manifest import Item, Manifest
+from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
-from peerload.client.weights import Tensor
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
 
-__all__ = ["Allocate", "CheckpointMemory", "FolderTarget", "RuntimeMemory", "SourceUnusable", "Target"]
+__all__ = [
+    "Allocate",
+    "AtOnce",
+    "CheckpointMemory",
+    "FolderTarget",
+    "RuntimeMemory",
+    "SourceUnusable",
+    "Target",
+    "check_memory",
+    "one_digest",
+]
 
 Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
 
 _ALIGNMENT: Final = 64
 """Tensors begin at multiples of this: what vector instructions and accelerators' copies like."""
-_NO_TENSOR: Final = ""
 
 
 class SourceUnusable(PeerloadError):
@@ -49,8 +60,23 @@ class Target(Protocol):
         """
         ...
 
+    def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
+        """What the last plan has to read, as `transfer` asks for it."""
+        ...
 
-class RuntimeMemory:
+
+class AtOnce:
+    """A target that has room for everything: what is missing is read in one batch."""
+
+    slots: list[Slot]
+
+    def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
+        """All that is missing."""
+        missing = [slot for slot in self.slots if not slot.verified]
+        return [missing] if missing else []
+
+
+class RuntimeMemory(AtOnce):
     """Memory for runtime form: the tensors, packed; tied ones once. With `into`, the caller's own memory, each by name."""
 
     def __init__(self, into: Mapping[str, Memory] | None = None, *, need_digests: bool = False) -> None:
@@ -92,8 +118,7 @@ class RuntimeMemory:
         for item in manifest.items:
             groups.setdefault((item.region, item.offset, item.size), []).append(item)
         for items in groups.values():
-            if len({item.digest for item in items if item.digest}) > 1:
-                raise SourceUnusable(f"gives two digests for the same bytes of {items[0].name[:200]!r}")
+            one_digest(items)
         return list(groups.values())
 
     def _check_into(self, manifest: Manifest, into: Mapping[str, Memory]) -> None:
@@ -117,7 +142,7 @@ class RuntimeMemory:
         slot = Slot(
             tuple(item.name for item in items),
             Range(first.region, first.offset, first.size),
-            next((item.digest for item in items if item.digest), b""),
+            one_digest(items),
             memoryview(bytearray()),
         )
         for item in items:
@@ -140,7 +165,7 @@ class RuntimeMemory:
 
     def _allocate(self, fresh: list[Slot], allocate: Allocate) -> None:
         total = sum(_aligned(slot.size) for slot in fresh)
-        _check_memory(total)
+        check_memory(total)
         if not total:
             return
         arena, at = allocate(total), 0
@@ -149,7 +174,7 @@ class RuntimeMemory:
             at += _aligned(slot.size)
 
 
-class _CheckpointSlots(ABC):
+class _CheckpointSlots(AtOnce, ABC):
     """Slots of a checkpoint's parts. Every source of a pull has the same content, so the plan is made once, and then only
     told where the next source has the bytes."""
 
@@ -162,7 +187,7 @@ class _CheckpointSlots(ABC):
         checkpoint = manifest.checkpoint
         if checkpoint is None:
             raise SourceUnusable("is not in checkpoint form")
-        places = _places(manifest)
+        where = places(manifest)
         if self.checkpoint is None:
             self._parts = self._make(checkpoint, allocate, progress)
             self.slots = list(self._parts.values())
@@ -170,7 +195,7 @@ class _CheckpointSlots(ABC):
         elif checkpoint != self.checkpoint:
             raise SourceUnusable("has another content than the source that the pull began with")
         for key, slot in self._parts.items():
-            slot.range = places[key]
+            slot.range = where[key]
 
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
@@ -185,7 +210,7 @@ class CheckpointMemory(_CheckpointSlots):
         self._files: list[memoryview] = []
 
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        _check_memory(checkpoint.total_size)
+        check_memory(checkpoint.total_size)
         self._files = []
         for file in checkpoint.files:
             view = allocate(file.size) if file.size else memoryview(bytearray())
@@ -199,18 +224,12 @@ class CheckpointMemory(_CheckpointSlots):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name; by `PATH:NAME` where files disagree on what the name is."""
-        found: dict[str, list[tuple[str, bytes, Tensor]]] = {}
-        for file, view in zip(self._complete().files, self._files, strict=True):
-            for part in file.parts:
-                if part.dtype != _NO_TENSOR:
-                    tensor = Tensor(part.name, torch_name(part.dtype), part.shape, view[part.offset : part.end])
-                    found.setdefault(part.name, []).append((file.path, part.digest, tensor))
         tensors: dict[str, Tensor] = {}
-        for name, same in found.items():
-            if len({(digest, tensor.dtype, tensor.shape) for _, digest, tensor in same}) == 1:
-                tensors[name] = same[0][2]
-            else:
-                tensors.update((f"{path}:{name}", tensor) for path, _, tensor in same)
+        checkpoint = self._complete()
+        for (file, number), name in tensor_names(checkpoint).items():
+            part = checkpoint.files[file].parts[number]
+            memory = self._files[file][part.offset : part.end]
+            tensors[name] = Tensor(name, torch_name(part.dtype), part.shape, memory)
         return tensors
 
     def _complete(self) -> Checkpoint:
@@ -267,17 +286,6 @@ def _part_slots(
     }
 
 
-def _places(manifest: Manifest) -> dict[tuple[int, int], Range]:
-    """Where the source has each part, by file and number; items of one file come in file order."""
-    counts: dict[int, int] = {}
-    places: dict[tuple[int, int], Range] = {}
-    for item in manifest.items:
-        number = counts.get(item.file, 0)
-        counts[item.file] = number + 1
-        places[item.file, number] = Range(item.region, item.offset, item.size)
-    return places
-
-
 def _agree(old: Item, new: Item) -> bool:
     return (old.dtype, old.shape, old.size, old.digest) == (new.dtype, new.shape, new.size, new.digest)
 
@@ -290,7 +298,16 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _check_memory(needed: int) -> None:
+def one_digest(same: Sequence[Item | Offered]) -> bytes:
+    """The digest of tensors that are the same bytes; b"" where none is given. Raises `SourceUnusable` if there are two."""
+    digests = {each.digest for each in same if each.digest}
+    if len(digests) > 1:
+        raise SourceUnusable(f"gives two digests for the same bytes of {same[0].name[:200]!r}")
+    return next(iter(digests), b"")
+
+
+def check_memory(needed: int) -> None:
+    """Raise `SourceUnusable` for what this machine has no memory for."""
     available = available_memory()
     if needed > available:
         raise SourceUnusable(f"would take {needed:,} bytes of memory, and {available:,} are available")

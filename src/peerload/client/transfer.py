@@ -1,21 +1,21 @@
-"""Moving what is missing from one source, and verifying each piece as it arrives."""
+"""Moving what is missing from one source, in one step or several, and verifying each piece as it arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from peerload.client.digests import digest
 from peerload.client.sources import SourceInfo
 from peerload.client.threads import in_thread
-from peerload.engines.base import Descriptor, Importer, Job, JobState, Range
+from peerload.engines.base import Descriptor, Importer, Job, JobState, Range, Reader
 from peerload.errors import TransferFailed, VerificationFailed
 
-__all__ = ["FOREVER_S", "Served", "Slot", "SourceBusy", "transfer"]
+__all__ = ["FOREVER_S", "Batches", "Served", "Slot", "SourceBusy", "transfer"]
 
 FOREVER_S: Final = 7 * 24 * 3600.0
 """The deadline of a read whose caller set none. An engine fails a read that makes no progress long before."""
@@ -49,6 +49,8 @@ class Slot:
     verified: bool = False
     origin: Served | None = None
     """Who gave the verified bytes; None for bytes that were in place before."""
+    land: Callable[[memoryview], None] | None = None
+    """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
 
     @property
     def size(self) -> int:
@@ -61,21 +63,27 @@ class Slot:
         return self.verified and (bool(self.digest) or not self.size)
 
 
+Batches: TypeAlias = Callable[[threading.Event], Iterable[Sequence[Slot]]]
+"""What to read, one batch after the other; the next is asked for when the last is verified. May block until there is
+room for more, but not once the event is set. On the transfer's thread."""
+
+
 async def transfer(
     importer: Importer,
     descriptor: Descriptor,
-    slots: Sequence[Slot],
+    batches: Batches,
     *,
     origin: Served,
-    deadline: float,
+    left: Callable[[], float],
     executor: Executor,
     report: Callable[[int], None],
 ) -> None:
     """Fill slots from one publication, and mark those that arrived whole and right as verified.
 
-    Raises `TransferFailed`, or `VerificationFailed` at the first slot whose bytes are not the manifest's; slots verified
-    until then stay so. `report` is told, on the event loop, the bytes in place so far. When this returns, raises or is
-    cancelled, nothing writes into the destinations any more.
+    `left` says, on any thread, how many seconds remain. Raises `TransferFailed`, or `VerificationFailed` at the first slot
+    whose bytes are not the manifest's; slots verified until then stay so. `report` is told, on the event loop, the bytes
+    in place so far, and again whenever more are verified. When this returns, raises or is cancelled, nothing writes into
+    the destinations any more.
     """
     loop = asyncio.get_running_loop()
 
@@ -83,7 +91,7 @@ async def transfer(
         def tell(done: int) -> None:
             loop.call_soon_threadsafe(lambda: None if stop.is_set() else report(done))
 
-        _Work(importer, slots, origin, stop, tell).run(descriptor, deadline)
+        _Work(importer, origin, stop, tell).run(descriptor, batches, left)
 
     await in_thread(executor, move)
 
@@ -92,52 +100,61 @@ class _Work:
     """The blocking side, on a thread of its own."""
 
     def __init__(
-        self,
-        importer: Importer,
-        slots: Sequence[Slot],
-        origin: Served,
-        stop: threading.Event,
-        tell: Callable[[int], object],
+        self, importer: Importer, origin: Served, stop: threading.Event, tell: Callable[[int], object]
     ) -> None:
         self._importer = importer
-        self._slots = slots
         self._origin = origin
         self._stop = stop
         self._tell = tell
-        self._bounce: list[memoryview] | None = None
+        self._done = 0
+        """Bytes of the batches that are whole."""
 
-    def run(self, descriptor: Descriptor, deadline: float) -> None:
-        targets = [slot.destination for slot in self._slots]
-        if not self._importer.any_memory:
-            # This engine writes only into memory of its own; what has arrived right is copied from there.
-            targets = self._bounce = self._allocate()
-        reader = self._importer.open(descriptor)
+    def run(self, descriptor: Descriptor, batches: Batches, left: Callable[[], float]) -> None:
+        reader: Reader | None = None
         try:
-            job = reader.read([slot.range for slot in self._slots], targets, deadline=deadline)
-            try:
-                self._follow(job)
-            finally:
-                job.abandon()
+            for slots in batches(self._stop):
+                if self._stop.is_set():
+                    break
+                # One reader for all of them: it keeps its connections from batch to batch.
+                reader = reader or self._importer.open(descriptor)
+                self._read(reader, slots, max(0.001, left()))
         finally:
-            reader.close()
+            if reader is not None:
+                reader.close()
+        if self._stop.is_set():
+            raise TransferFailed("abandoned")
 
-    def _allocate(self) -> list[memoryview]:
-        arena = self._importer.allocate(sum(slot.size for slot in self._slots))
-        targets, at = [], 0
-        for slot in self._slots:
-            targets.append(arena[at : at + slot.size])
+    def _read(self, reader: Reader, slots: Sequence[Slot], deadline: float) -> None:
+        arrivals = [slot.destination for slot in slots]
+        bounced = not self._importer.any_memory
+        if bounced:
+            # This engine writes only into memory of its own; what has arrived right is copied from there.
+            arrivals = self._allocate(slots)
+        job = reader.read([slot.range for slot in slots], arrivals, deadline=deadline)
+        try:
+            self._follow(job, slots, arrivals, bounced)
+        finally:
+            job.abandon()
+        self._done += sum(slot.size for slot in slots)
+
+    def _allocate(self, slots: Sequence[Slot]) -> list[memoryview]:
+        arena = self._importer.allocate(sum(slot.size for slot in slots))
+        arrivals, at = [], 0
+        for slot in slots:
+            arrivals.append(arena[at : at + slot.size])
             at += slot.size
-        return targets
+        return arrivals
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, job: Job, slots: Sequence[Slot], arrivals: Sequence[memoryview], bounced: bool) -> None:
         told = -1
         while True:
             progress = job.wait(_TICK_S)
-            for index, found in job.completed():
-                self._verify(index, found)
-            if progress.bytes_done != told:
+            completed = job.completed()
+            for index, found in completed:
+                self._verify(slots[index], arrivals[index], found, bounced)
+            if completed or progress.bytes_done != told:
                 told = progress.bytes_done
-                self._tell(told)
+                self._tell(self._done + told)
             if progress.state is JobState.DONE:
                 break
             if progress.state is JobState.FAILED:
@@ -146,19 +163,19 @@ class _Work:
                 raise TransferFailed(progress.reason or "the engine gave no reason", retryable=progress.retryable)
             if self._stop.is_set():
                 raise TransferFailed("abandoned")
-        missing = [slot for slot in self._slots if not slot.verified]
+        missing = [slot for slot in slots if not slot.verified]
         if missing:
             raise TransferFailed(f"the engine called it done with {len(missing)} ranges missing")
 
-    def _verify(self, index: int, found: bytes | None) -> None:
-        slot = self._slots[index]
-        arrived = slot.destination if self._bounce is None else self._bounce[index]
+    def _verify(self, slot: Slot, arrived: memoryview, found: bytes | None, bounced: bool) -> None:
         if slot.digest and (digest(arrived) if found is None else found) != slot.digest:
             shown = ", ".join(name[:100] for name in slot.names[:3])
             raise VerificationFailed(
                 f"{shown}: the bytes that arrived are not what the manifest says", items=slot.names
             )
-        if self._bounce is not None:
+        if slot.land is not None:
+            slot.land(arrived)
+        elif bounced:
             slot.destination[:] = arrived
         slot.origin = self._origin
         slot.verified = True

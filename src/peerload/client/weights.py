@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from peerload.checkpoint import Checkpoint, Skipped
-from peerload.checkpoint.dtypes import from_torch, numpy_dtype
 from peerload.client.identity import Identity
 from peerload.client.sources import SourceInfo
 from peerload.client.transfer import Slot
-from peerload.errors import MissingExtra
 from peerload.metadata.records import Form, SourceKey
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = [
     "Attempt",
@@ -25,12 +20,12 @@ __all__ = [
     "PullProgress",
     "PullReport",
     "PulledFolder",
-    "Tensor",
     "Verification",
     "Weights",
     "summarize",
 ]
 
+T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -144,37 +139,8 @@ def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: fl
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor: `dtype` is torch's name with prefix ("torch.bfloat16"), `memory` its bytes, contiguous in C order.
-
-    Tensors that share memory at the source share it here.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    memory: memoryview
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes."""
-        return self.memory.nbytes
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The tensor as a numpy array over the same memory; bfloat16 and eight-bit floats need the ml_dtypes package.
-
-        Raises `MissingExtra` without numpy, `InvalidArgument` for a dtype that numpy does not have.
-        """
-        try:
-            import numpy as np
-        except ImportError:
-            raise MissingExtra("reading tensors as arrays", "demo") from None
-        return np.frombuffer(self.memory, dtype=numpy_dtype(from_torch(self.dtype))).reshape(self.shape)
-
-
-class Weights(Mapping[str, Tensor], Generic[S]):
-    """Verified weights in memory, by name.
+class Weights(Mapping[str, T], Generic[T, S]):
+    """Verified weights in memory, by name: a `Tensor` each, or what the pull's `framework` says.
 
     Of a checkpoint these are its tensors, and `files` has every file's bytes. Where a name occurs in several files with
     different contents, each is found as `PATH:NAME`.
@@ -185,7 +151,7 @@ class Weights(Mapping[str, Tensor], Generic[S]):
 
     def __init__(
         self,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, T],
         *,
         form: Form,
         identity: Identity,
@@ -202,7 +168,7 @@ class Weights(Mapping[str, Tensor], Generic[S]):
         self.files: Mapping[str, memoryview] = dict(files or {})
         self.source = source
 
-    def served_by(self, source: R | None) -> Weights[R]:
+    def served_by(self, source: R | None) -> Weights[T, R]:
         """The same weights, with another object for the source."""
         return Weights(
             self._tensors,
@@ -214,7 +180,7 @@ class Weights(Mapping[str, Tensor], Generic[S]):
             source=source,
         )
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> T:
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:

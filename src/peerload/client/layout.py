@@ -1,0 +1,100 @@
+"""What a manifest offers as tensors, whichever form it is in: one list for all that reads tensors rather than files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from peerload.checkpoint import Checkpoint
+from peerload.checkpoint.dtypes import torch_name
+from peerload.client.manifest import Manifest
+from peerload.engines.base import Range
+
+__all__ = ["Offered", "places", "tensor_names", "tensors_of", "tied"]
+
+_NO_TENSOR: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One tensor at a source: `dtype` is torch's name with prefix, `digest` b"" where the publisher gave none, and `range`
+    where the bytes are."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: bytes
+    range: Range
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.range.length
+
+    def agrees(self, other: Offered) -> bool:
+        """Whether both are known to be the same tensor: all but where it is, and a digest that says so."""
+        mine, theirs = (
+            (each.name, each.dtype, each.shape, each.size, each.digest if each.size else b"") for each in (self, other)
+        )
+        return mine == theirs and (bool(self.digest) or not self.size)
+
+
+def tensors_of(manifest: Manifest) -> list[Offered]:
+    """The tensors in the order in which they are read.
+
+    Of a checkpoint file by file, in the order of their bytes, under the names of `tensor_names`; else in the manifest's
+    order.
+    """
+    checkpoint = manifest.checkpoint
+    if checkpoint is None:
+        return [
+            Offered(item.name, item.dtype, item.shape, item.digest, Range(item.region, item.offset, item.size))
+            for item in manifest.items
+        ]
+    where = places(manifest)
+    found = []
+    for (file, number), name in tensor_names(checkpoint).items():
+        part = checkpoint.files[file].parts[number]
+        found.append(Offered(name, torch_name(part.dtype), part.shape, part.digest, where[file, number]))
+    return found
+
+
+def tied(tensors: Iterable[Offered]) -> list[list[Offered]]:
+    """The tensors by the bytes that they are, in the order of each one's first."""
+    groups: dict[Range, list[Offered]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.range, []).append(tensor)
+    return list(groups.values())
+
+
+def tensor_names(checkpoint: Checkpoint) -> dict[tuple[int, int], str]:
+    """The parts that are tensors, by file and number, and what each is called.
+
+    A name that several files have stands for the first of them where all are the same tensor, else for none: each is
+    `PATH:NAME` then.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for file, each in enumerate(checkpoint.files):
+        for number, part in enumerate(each.parts):
+            if part.dtype != _NO_TENSOR:
+                found.setdefault(part.name, []).append((file, number))
+    names: dict[tuple[int, int], str] = {}
+    for name, same in found.items():
+        parts = [checkpoint.files[file].parts[number] for file, number in same]
+        if len({(part.digest, part.dtype, part.shape) for part in parts}) == 1:
+            names[same[0]] = name
+        else:
+            names.update((key, f"{checkpoint.files[key[0]].path}:{name}") for key in same)
+    return dict(sorted(names.items()))
+
+
+def places(manifest: Manifest) -> dict[tuple[int, int], Range]:
+    """Where the source has each part of a checkpoint, by file and number; items of one file come in file order."""
+    counts: dict[int, int] = {}
+    found: dict[tuple[int, int], Range] = {}
+    for item in manifest.items:
+        number = counts.get(item.file, 0)
+        counts[item.file] = number + 1
+        found[item.file, number] = Range(item.region, item.offset, item.size)
+    return found
