@@ -1,6 +1,7 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench).
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench),
+# SECONDS and SEED (of histories), REDIS_SERVER (in the environment: the redis-server that tests start).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -15,8 +16,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 ARGS ?=
+SECONDS ?= 600
+SEED ?=
 
-.PHONY: help install demo test redis scale check format bench wire lock build clean
+.PHONY: help install demo test redis scale histories check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -57,7 +60,7 @@ test: install redis ## Run every test but the scale ones (some minutes)
 
 # Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
 redis: ## Install redis-server for the tests, where that can be done
-	@if ! command -v redis-server >/dev/null; then \
+	@if ! command -v "$${REDIS_SERVER:-redis-server}" >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "==> Installing redis-server, for the tests of the Redis store" && \
 			{ apt-get install -y -qq --no-install-recommends redis-server >/dev/null 2>&1 || \
@@ -69,6 +72,11 @@ redis: ## Install redis-server for the tests, where that can be done
 scale: install redis ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
+
+histories: install redis ## Kill servers and Redis under load for SECONDS=600, and check all that clients are told
+	@echo "==> Histories, $(SECONDS) s"
+	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
 
 check: install ## Formatting, lint, strict types, and generated code up to date
 	@echo "==> Format"

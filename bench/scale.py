@@ -143,7 +143,7 @@ class Server:
         began = time.monotonic()
         store = f"sqlite:{self._folder / 'peerload.sqlite'}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", store],
+            [sys.executable, "-m", "peerload", "serve", "--listen", self.address, "--store", store, "--metrics", "off"],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -30,12 +30,22 @@ def puller_without_asyncio() -> None:
         print(f"pulled {weights.report.bytes_moved:,} bytes again, without an event loop")
 
 
+def loader_without_asyncio() -> None:
+    with Client() as client:
+        model = {"embed": np.empty((1000, 64), "float32"), "head": np.empty(64, "float16")}
+        for name, array in client.iter_weights("org/name", framework="np"):  # "pt": torch tensors
+            model[name][:] = array  # or model.load_weights(client.iter_weights(...))
+        filled = client.pull_into(model, "org/name")  # names, dtypes and shapes must fit; checked before anything moves
+        print(f"filled {filled.report.bytes_total:,} bytes in place")
+
+
 async def main() -> None:
     ready, done = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(publisher(ready, done))
     await puller()
     await ready.wait()
     await asyncio.to_thread(puller_without_asyncio)
+    await asyncio.to_thread(loader_without_asyncio)
     done.set()
     await serving
 

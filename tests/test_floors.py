@@ -12,8 +12,10 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 FLOORS = {
     "peerload.errors": 0,
     "peerload.clock": 0,
+    "peerload.finding": 0,
     "peerload.wire": 1,
     "peerload.store.base": 1,
+    "peerload.store.examinable": 1,
     "peerload.engines.base": 1,
     "peerload.metadata.records": 2,
     "peerload.metadata": 3,
@@ -21,8 +23,10 @@ FLOORS = {
     "peerload.engines": 3,
     "peerload.checkpoint": 3,
     "peerload.plugins": 4,
+    "peerload.hub": 4,
     "peerload.server": 5,
     "peerload.client": 5,
+    "peerload.doctor": 5,
     "peerload.testing": 5,
     "peerload.integrations": 6,
     "peerload.demo": 6,
@@ -40,7 +44,7 @@ STRANGERS = [
     ("peerload.client", "peerload.store"),
 ]
 CONCRETE = ("peerload.store.", "peerload.engines.")
-CONTRACTS = ("peerload.store.base", "peerload.engines.base")
+CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base")
 
 
 def modules() -> dict[str, Path]:

@@ -27,6 +27,7 @@ the lack of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 __all__ = [
     "Ambiguous",
@@ -45,14 +46,43 @@ __all__ = [
     "PeerloadError",
     "PullFailed",
     "StoreError",
+    "Touched",
     "TransferFailed",
     "Unavailable",
     "VerificationFailed",
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What memory of the caller's holds after a pull into it has failed: the names of its tensors, in their order.
+
+    True if anything may have been written to it.
+    """
+
+    verified: tuple[str, ...]
+    """Filled with what the source's manifest says, whole and checked."""
+    undefined: tuple[str, ...]
+    """May hold anything: reading into them had begun."""
+    untouched: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.verified or self.undefined)
+
+    def __str__(self) -> str:
+        if not self:
+            return "the memory that was to be filled was not touched"
+        return (
+            f"of the memory that was to be filled {len(self.verified)} tensors are filled and verified, "
+            f"{len(self.undefined)} undefined, {len(self.untouched)} untouched"
+        )
+
+
 class PeerloadError(Exception):
     """The root of the tree. Its text is one sentence that a person can act on."""
+
+    touched: Touched | None = None
+    """Of a pull into the caller's memory: what that holds now. None otherwise."""
 
 
 class InvalidArgument(PeerloadError):

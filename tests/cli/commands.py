@@ -65,6 +65,10 @@ class Running:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def __enter__(self) -> Self:
         return self
 

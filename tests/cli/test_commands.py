@@ -237,11 +237,12 @@ def test_a_server_that_does_not_answer_is_named(command: tuple[str, ...], tmp_pa
 
 def test_wrong_usage_and_wrong_folders_are_told_in_a_line(server: LiveServer, tmp_path: Path) -> None:
     at = ("--server", server.address)
-    assert peerload("pull", "org/x").returncode == 2
-    assert peerload("share", tmp_path).returncode == 2
+    assert peerload("pull", "org/x", "--local-dir", tmp_path, "--or-download").returncode == 2
+    assert peerload("share").returncode == 2
     assert peerload("no-such-command").returncode == 2
     for command, word in (
         (("share", tmp_path / "nowhere", "-m", "org/x", *at), "nowhere"),
+        (("share", tmp_path, *at), "model: is to be said"),
         (("share", tmp_path, "-m", "org/x", "--limit-rate", "fast", *at), "--limit-rate"),
         (("sources", "--server", "host:99999"), "host:99999"),
     ):

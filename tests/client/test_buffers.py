@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from peerload.client.buffers import memories, memory_of
+from peerload.engines.base import DeviceMemory
 from peerload.errors import InvalidArgument
 
 
@@ -21,7 +22,7 @@ class Torch:
 
     def __init__(self, data: np.ndarray[Any, Any], dtype: str, device: str = "cpu", contiguous: bool = True) -> None:
         self.data, self.dtype, self.shape = data, dtype, data.shape
-        self.device, self.whole = SimpleNamespace(type=device), contiguous
+        self.device, self.whole = SimpleNamespace(type=device, index=1), contiguous
 
     def data_ptr(self) -> int:
         return int(self.data.ctypes.data)
@@ -32,8 +33,9 @@ class Torch:
     def numel(self) -> int:
         return int(self.data.size)
 
-    def is_contiguous(self) -> bool:
-        return self.whole
+    def stride(self) -> tuple[int, ...]:
+        steps = tuple(step // self.data.itemsize for step in self.data.strides)
+        return steps if self.whole else tuple(2 * step for step in steps)
 
     def contiguous(self) -> Torch:
         return Torch(self.data.copy(), self.dtype)
@@ -88,7 +90,7 @@ def test_what_is_not_contiguous_is_refused_or_copied() -> None:
     view = memoryview(bytes(range(8)))[::2]
     torch = Torch(np.arange(4.0), "torch.float64", contiguous=False)
     for each in (data, view, torch):
-        with pytest.raises(InvalidArgument, match=r"^tensors\['w'\]: is not contiguous; .*copy=True"):
+        with pytest.raises(InvalidArgument, match=r"^tensors\['w'\]: is not contiguous.*copy=True"):
             memory_of("w", each)
     assert bytes(memory_of("w", data, copy=True).view) == data.tobytes()
     assert bytes(memory_of("w", view, copy=True).view) == view.tobytes()
@@ -125,8 +127,57 @@ def test_torch_tensors_by_their_address() -> None:
     found = memory_of("w", Torch(data, "torch.bfloat16"))
     assert (found.dtype, found.shape, bytes(found.view)) == ("torch.bfloat16", (2, 3), data.tobytes())
     assert memory_of("w", Torch(np.zeros((0, 2)), "torch.float64")).view.nbytes == 0
-    with pytest.raises(InvalidArgument, match="memory of a cuda device"):
-        memory_of("w", Torch(data, "torch.bfloat16", device="cuda"))
+    there = memory_of("w", Torch(data, "torch.bfloat16", device="cuda"))
+    assert (there.view, there.device) == (None, DeviceMemory(data.ctypes.data, 12, 1, there.owner))
+    for kind, message in (("xpu", "memory of a xpu device"), ("meta", "nothing has memory")):
+        with pytest.raises(InvalidArgument, match=message):
+            memory_of("w", Torch(data, "torch.bfloat16", device=kind))
+
+
+def test_dense_memory_keeps_its_strides_and_holes_are_holes() -> None:
+    data = np.arange(24, dtype="i2").reshape(2, 3, 4)
+    for dense in (data, data.T, data.transpose(1, 0, 2), data[:, :, None].transpose(0, 3, 2, 1), data[1:].T):
+        found = memory_of("w", dense)
+        again = np.ndarray(dense.shape, "i2", found.view, strides=[2 * step for step in found.stride] or None)
+        assert np.array_equal(again, dense)
+        assert np.shares_memory(again, data)
+    assert memory_of("w", data.T).stride == (1, 4, 12)
+    assert memory_of("w", data[:1]).stride == memory_of("w", data[:, :1].transpose(0, 2, 1)[1:]).stride == ()
+    for holes in (data[::-1], data[:, ::2], np.broadcast_to(data[:1], (5, 3, 4)), data[:, :1]):
+        with pytest.raises(InvalidArgument, match="holes"):
+            memory_of("w", holes)
+        assert bytes(memory_of("w", holes, copy=True).view or b"") == holes.tobytes()
+
+
+class OnDevice(SimpleNamespace):
+    """Offers the interface with a made-up pointer, which nothing may follow."""
+
+
+def told(**changes: Any) -> OnDevice:
+    said = {"shape": (2, 3), "typestr": "<f2", "data": (0x7F00DEAD0000, False), "version": 3, "strides": None}
+    return OnDevice(__cuda_array_interface__=said | changes, device=SimpleNamespace(id=3))
+
+
+def test_the_cuda_array_interface() -> None:
+    found = memory_of("w", told())
+    assert (found.view, found.dtype, found.shape, found.nbytes) == (None, "torch.float16", (2, 3), 12)
+    assert found.device == DeviceMemory(0x7F00DEAD0000, 12, 3, found.owner)
+    assert memory_of("w", told(strides=(6, 2))).device is not None
+    assert memory_of("w", told()).key == found.key
+    assert memory_of("w", told(shape=(0, 3), data=(0, False))).nbytes == 0
+    for changes in (
+        {"typestr": ">f2"},
+        {"typestr": "|V2"},
+        {"typestr": "<c16"},
+        {"shape": (-1,)},
+        {"shape": (2**62, 2**62)},
+        {"data": (0, False)},
+        {"data": ("x", False)},
+        {"mask": told()},
+        {"strides": (2, 4)},
+    ):
+        with pytest.raises(InvalidArgument, match=r"^tensors\['w'\]: "):
+            memory_of("w", told(**changes))
 
 
 def test_what_has_no_memory_is_refused() -> None:

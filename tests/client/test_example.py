@@ -27,3 +27,4 @@ def test_examples_run(example: Path) -> None:
     assert re.search(r"pulled \['embed', 'head'\] from 127\.0\.0\.1:\d+, checked xxh3-128 of 2 items", ran.stdout)
     assert "2 workers have it now" in ran.stdout
     assert "pulled 256,128 bytes again" in ran.stdout
+    assert "filled 256,128 bytes in place" in ran.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def runtime() -> Manifest:
         Item("empty", 0, "torch.bfloat16", (0, 3), b"", 1, 0),
         Item("scalar", 2, "torch.bfloat16", (), b"", 2, 4),
         Item("ours", 5, "engine.own", (3,), b"", 3, 0),
+        Item("transposed", 24, "torch.float32", (3, 2), bytes(16), 4, 0, stride=(1, 3)),
+        Item("on a device", 4, "torch.float32", (1,), b"", 5, 0, device=1),
     )
     return Manifest(Form.RUNTIME, items, (ENDPOINT,))
 
@@ -44,9 +47,14 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 def test_round_trips(checkpoint: Checkpoint) -> None:
-    for manifest in (runtime(), checkpoint_manifest(checkpoint, [ENDPOINT])):
+    for manifest in (runtime(), checkpoint_manifest(checkpoint, [ENDPOINT], refs=["main"], part="--include x")):
         assert read_manifest(write_manifest(manifest)) == manifest
-    assert runtime().total_size == 8 + 0 + 2 + 5
+    # What the cache calls a file is told, and is no part of what the file is.
+    named = Checkpoint(tuple(dataclasses.replace(file, blob="a" * 40) for file in checkpoint.files))
+    read = read_manifest(write_manifest(checkpoint_manifest(named, [ENDPOINT]))).checkpoint
+    assert read == named == checkpoint
+    assert {file.blob for file in read.files} == {"a" * 40}
+    assert runtime().total_size == 8 + 0 + 2 + 5 + 24 + 4
     assert "secret" not in repr(runtime())
 
 
@@ -76,7 +84,10 @@ def changed(change: Callable[[sources_pb2.Manifest], object], manifest: Manifest
         (r"items\[0\].shape", lambda m: m.items[0].shape.extend([1] * 64)),
         (r"items\[4\].shape", lambda m: m.items[4].shape.append(1000)),
         (r"items\[0\].digest", lambda m: setattr(m.items[0], "digest", b"short")),
-        (r"items\[0\].stride", lambda m: m.items[0].stride.append(1)),
+        (r"items\[0\].stride", lambda m: m.items[0].stride.append(2)),
+        (r"items\[0\].stride", lambda m: m.items[0].stride.extend([1, 1])),
+        (r"items\[0\].stride", lambda m: m.items[0].stride.append(-1)),
+        (r"items\[5\].stride", lambda m: m.items[5].stride.__setitem__(0, 3)),
         ("files", lambda m: m.files.add(path="a")),
     ],
 )
@@ -91,6 +102,7 @@ def test_sizes_that_overflow_together() -> None:
         for item in message.items:
             item.dtype, item.size = "engine.own", 2**63 - 1
             item.ClearField("shape")
+            item.ClearField("stride")
             item.offset = 0
 
     with pytest.raises(InvalidArgument, match="63 bits"):
@@ -117,6 +129,7 @@ def test_limits_are_told() -> None:
         ("files", lambda m: setattr(m.items[1], "offset", 3)),
         ("files", lambda m: m.items.append(m.items[0])),
         (r"items\[0\].file", lambda m: setattr(m.items[0], "file", 3)),
+        (r"items\[0\].stride", lambda m: m.items[0].stride.append(1)),
         ("files", lambda m: m.items.pop()),
     ],
 )
@@ -133,7 +146,7 @@ ITEMS = st.builds(
     size=st.integers(0, 2**64 - 1) | st.integers(0, 64),
     dtype=st.sampled_from(["", "torch.float32", "F32", "torch.float4_e2m1fn_x2", "x"]),
     shape=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 4), max_size=4),
-    stride=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=1),
+    stride=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 4), max_size=4),
     digest=st.sampled_from([b"", bytes(16), b"x"]),
     region=st.integers(0, 2**32 - 1),
     offset=st.integers(0, 2**64 - 1) | st.just(0),

@@ -121,19 +121,6 @@ async def test_an_identity_means_exactly_that(source: AsyncClient, target: Async
         assert one.rank == 1
 
 
-async def test_into_the_callers_arrays(source: AsyncClient, target: AsyncClient) -> None:
-    mine = weights()
-    del mine["bytes"]
-    into = {name: np.empty_like(data) for name, data in mine.items()}
-    async with source.publish(mine, model="org/model"):
-        pulled = await target.pull("org/model", into=into)
-        for name, data in mine.items():
-            assert into[name].tobytes() == data.tobytes()
-        assert np.shares_memory(pulled["big"].numpy(), into["big"])
-        with pytest.raises(PullFailed, match="for which no memory was given"):
-            await target.pull("org/model", into={"big": into["big"]})
-
-
 async def test_a_target_becomes_a_source(server: Server, source: AsyncClient, target: AsyncClient) -> None:
     mine = weights()
     async with AsyncClient(server.address, settings=QUICK) as third:
@@ -263,7 +250,7 @@ async def test_a_cancelled_pull_writes_no_more(server: Server, target: AsyncClie
 
     async with AsyncClient(server.address, settings=QUICK, engine_settings=slow) as source:
         async with source.publish({"w": b"\x01" * len(into)}, model="org/model"):
-            pull = asyncio.create_task(target.pull("org/model", into={"w": into}, progress=progress))
+            pull = asyncio.create_task(target.pull_into({"w": into}, "org/model", progress=progress))
             await moving.wait()
             pull.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -348,8 +335,6 @@ async def test_a_checkpoint_in_memory(server: Server, source: AsyncClient, targe
     folder = model_folder(tmp_path / "model")
     async with source.share(folder, model="org/model"):
         pulled = await target.pull("org/model", publish=True)
-        with pytest.raises(InvalidArgument, match=r"^into"):
-            await target.pull("org/model", into={"w": bytearray(1)})
     assert pulled.form is Form.CHECKPOINT
     assert {path: bytes(data) for path, data in pulled.files.items()} == {
         str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()

@@ -71,5 +71,14 @@ def test_topology() -> None:
         topology_from({"PEERLOAD_TOPOLOGY": "zone"})
 
 
+def test_settings_from_the_environment_name_the_variable() -> None:
+    found = ClientSettings.from_env({"MX_HEARTBEAT_INTERVAL_SECS": "7", "PEERLOAD_CLAIM_LEASE": "30"})
+    assert (found.heartbeat_interval, found.claim_lease) == (7.0, 30.0)
+    with pytest.raises(InvalidArgument, match=r"^PEERLOAD_CLAIM_LEASE: 'soon'"):
+        ClientSettings.from_env({"PEERLOAD_CLAIM_LEASE": "soon"})
+    with pytest.raises(InvalidArgument, match=r"^claim_lease: "):
+        ClientSettings(claim_lease=0.5)
+
+
 def test_memory_is_some() -> None:
     assert 1 << 20 < available_memory() < 1 << 60

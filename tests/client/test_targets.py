@@ -7,7 +7,6 @@ import random
 import pytest
 import xxhash
 
-from peerload.client.buffers import memories
 from peerload.client.manifest import Item, Manifest
 from peerload.client.targets import RuntimeMemory, SourceUnusable
 from peerload.client.transfer import Slot
@@ -134,21 +133,6 @@ def test_any_chain_of_sources_ends_as_the_last(seed: int) -> None:
         peer.fill(missing, None if step == 3 else rng.randint(0, len(missing)))
         if step == 3:
             assert contents(target) == peer.contents
-
-
-def test_into_the_callers_memory() -> None:
-    peer = Peer({"a": b"aaaa", "none": b""}, ties={"b": "a"})
-    mine = {"a": bytearray(4), "b": bytearray(4), "none": bytearray()}
-    target = RuntimeMemory(memories(mine, writable=True))
-    peer.fill(plan(target, peer))
-    assert mine == {"a": b"aaaa", "b": b"aaaa", "none": b""}
-    for given, message in [
-        ({"a": bytearray(4), "b": bytearray(4)}, "has a tensor 'none'"),
-        ({**mine, "c": bytearray(1)}, "has no tensor 'c'"),
-        ({**mine, "b": bytearray(5)}, "has 'b' as torch.uint8"),
-    ]:
-        with pytest.raises(SourceUnusable, match=message):
-            plan(RuntimeMemory(memories(given)), peer)
 
 
 def test_what_cannot_be_verified_is_not_for_publishing_on() -> None:

@@ -11,7 +11,9 @@ import pytest
 from google.protobuf.message import Message
 
 from peerload.errors import Unavailable
+from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import StreamMethod, UnaryMethod
+from peerload.server.metrics import Metrics
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.sources import SourceService
@@ -62,7 +64,11 @@ async def hung() -> AsyncIterator[FakeMetadataBackend]:
 
 
 def handlers(backend: FakeMetadataBackend, parser: Parser) -> dict[str, Any]:
-    services = (P2pService(backend, backend.clock, parser), SourceService(backend, backend.clock, parser))
+    misses = Misses(backend, backend.clock, Metrics())
+    services = (
+        P2pService(backend, backend.clock, parser, misses),
+        SourceService(backend, backend.clock, parser, misses),
+    )
     return {path: method for service in services for path, method in service.methods().items()}
 
 

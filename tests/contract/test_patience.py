@@ -153,3 +153,20 @@ async def test_a_removal_that_the_feed_has_not_told_of(backend: FakeMetadataBack
     task = asyncio.ensure_future(backend.stored(SOURCE, "w1", deadline=backend.clock.monotonic() + 30))
     assert await ended(backend, task, 3) < 3
     assert task.result() is None
+
+
+async def test_what_was_acknowledged_here_is_not_denied_here(backend: FakeMetadataBackend) -> None:
+    """Lists go on without the feed, so a withdrawal of which the feed does not tell is not acknowledged."""
+    backend.store.hang("watch")
+    deadline = backend.clock.monotonic() + 30
+    task = asyncio.ensure_future(backend.withdraw(SOURCE, "w1", 0, deadline=deadline))
+    assert await ended(backend, task, 2.0) <= 2.0
+    with pytest.raises(Unavailable, match="tells of no changes"):
+        task.result()
+    again = asyncio.ensure_future(backend.withdraw(SOURCE, "w1", 0, deadline=deadline))
+    await backend.clock.advance(0.5)
+    assert not again.done()
+    backend.store.heal()
+    await ended(backend, again, 1.0)
+    assert again.result() is False, "the first try did it"
+    assert not await backend.select(Query())

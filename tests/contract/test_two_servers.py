@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from peerload.errors import Unavailable
 from peerload.metadata.records import Status
 from peerload.testing.fake_backend import FakeMetadataBackend
 from peerload.testing.faulty_store import FaultyStore
@@ -68,10 +69,11 @@ async def test_a_later_word_elsewhere_counts(first: FakeMetadataBackend, late: F
 async def test_a_later_word_here_counts(first: FakeMetadataBackend, late: FakeMetadataBackend) -> None:
     assert await first.update_status(SOURCE, "w", 0, Status.INITIALIZING)
     assert await late.update_status(SOURCE, "w", 0, Status.READY)
-    # Answered once the feed tells of the write, which it does not here: after a second, then.
+    # Answered once the feed tells of the write, which it does not here.
     update = asyncio.create_task(late.update_status(SOURCE, "w", 0, Status.STALE))
-    await first.clock.advance(1.5)
-    assert await update
+    await first.clock.advance(2)
+    with pytest.raises(Unavailable, match="tells of no changes"):
+        await update
     assert await status(first) is Status.STALE
 
 

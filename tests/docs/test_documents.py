@@ -18,6 +18,7 @@ from peerload.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -103,6 +104,15 @@ def test_python_in_the_readme_is_that_of_the_examples() -> None:
         assert any(block.strip() in example for example in examples), block
 
 
+def test_names_that_the_python_page_has_exist() -> None:
+    from peerload import client, errors
+
+    for name in re.findall(r"`client\.([a-z_]+)\(", PYTHON):
+        assert hasattr(client.Client, name), name
+    for name in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)*)`", PYTHON):
+        assert hasattr(client, name) or hasattr(errors, name), name
+
+
 def test_modules_that_the_architecture_names_exist() -> None:
     for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", ARCHITECTURE):
         places = [ROOT / "src" / "peerload" / name, ROOT / name]
@@ -110,7 +120,7 @@ def test_modules_that_the_architecture_names_exist() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs" / "architecture.md"):
+    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
 

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from peerload.errors import Unavailable
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.settings import MetadataSettings
@@ -74,15 +75,26 @@ class World:
             await self.clock.advance(0.1)
         raise AssertionError("a call does not end")
 
+    async def insisted(self, server: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, bool]:
+        """The answer, and whether it was the second try: the first may have been written although its feed was silent."""
+        try:
+            return await self.finished(call()), False
+        except Unavailable:
+            self.servers[server].store.heal()
+            return await self.finished(call()), True
+
     async def publish(self, server: int, key: tuple[str, int, str], status: Status) -> None:
         model, rank, worker = key
-        place = await self.finished(self.servers[server].publish(publication(worker, rank, status, model=model)))
+        published = publication(worker, rank, status, model=model)
+        place, _ = await self.insisted(server, lambda: self.servers[server].publish(published))
         self.model[place] = Known(model, status, self.clock.wall_ms(), None)
 
     async def update(self, server: int, key: tuple[str, int, str], status: Status, load: float | None) -> None:
         model, rank, worker = key
         place = publication(worker, rank, model=model).key
-        done = await self.finished(self.servers[server].update_status(place.source_id, worker, rank, status, load))
+        done, _ = await self.insisted(
+            server, lambda: self.servers[server].update_status(place.source_id, worker, rank, status, load)
+        )
         assert done == (place in self.model)
         if done:
             known = self.model[place]
@@ -93,8 +105,9 @@ class World:
     async def withdraw(self, server: int, key: tuple[str, int, str]) -> None:
         model, rank, worker = key
         place = publication(worker, rank, model=model).key
-        done = await self.finished(self.servers[server].withdraw(place.source_id, worker, rank))
-        assert done == (self.model.pop(place, None) is not None)
+        done, again = await self.insisted(server, lambda: self.servers[server].withdraw(place.source_id, worker, rank))
+        known = self.model.pop(place, None) is not None
+        assert done == known or (again and known)
 
     async def advance(self, seconds: float) -> None:
         await self.clock.advance(seconds)

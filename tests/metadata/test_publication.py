@@ -199,6 +199,9 @@ def test_a_manifest_is_summed_up() -> None:
     record = kept.record
     assert (record.form, record.content, record.item_count, record.total_size) == (Form.CHECKPOINT, "c0ffee", 1, 5)
     assert record.engines == ("tcp", "memfd")
+    assert (record.refs, record.part) == ((), "")
+    known = publish_v1(manifest(refs=["main", "refs/pr/1"], part="--include '*'")).record
+    assert (known.refs, known.part) == (("main", "refs/pr/1"), "--include '*'")
 
 
 def test_v1_needs_a_manifest() -> None:
@@ -218,6 +221,11 @@ def test_an_empty_manifest_is_one() -> None:
     ("changes", "field"),
     [
         ({"form": 9}, "manifest.form"),
+        ({"refs": ["main"] * 65}, "manifest.refs"),
+        ({"part": "p" * 5000}, "manifest.part"),
+        ({"refs": ["r" * 10_000, "s" * 10_000]}, "manifest.refs"),
+        ({"refs": ["two\nlines"]}, "manifest.refs"),
+        ({"items": [], "files": [sources_pb2.File(path="a", blob="b" * 2000)]}, "manifest.files.blob"),
         ({"items": [sources_pb2.Item(name="a", digest=b"x")]}, "manifest.items.digest"),
         ({"items": [sources_pb2.Item(name="a", file=1)]}, "manifest.items.file"),
         ({"items": [sources_pb2.Item(name="a", shape=[1] * 65)]}, "manifest.items.shape"),

@@ -34,6 +34,8 @@ records = st.builds(
     engines=st.lists(st.sampled_from(["tcp", "memfd", "nixl"]), unique=True).map(tuple),
     pod=st.builds(Pod, text, text, text),
     published_at=st.integers(0, 2**53),
+    refs=st.lists(st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20), max_size=4).map(tuple),
+    part=text,
     mark=st.none() | st.builds(Mark, st.integers(0, 2**53), st.integers(0, 2**53), st.sampled_from(Status)),
     store_revision=st.integers(1, 2**60),
     generation=st.integers(1, 2**60),

@@ -109,13 +109,11 @@ async def test_the_last_of_many_updates_wins(backend: FakeMetadataBackend) -> No
 async def test_a_change_and_a_refresh_while_the_feed_is_late(backend: FakeMetadataBackend) -> None:
     await backend.publish(publication())
     backend.store.hang("watch")
-    update = asyncio.ensure_future(backend.update_status(SOURCE, "w1", 0, Status.STALE))
-    await backend.clock.advance(1.1)
-    assert await update
-    # The directory still says READY; taking this for a mere refresh would leave the record STALE.
-    update = asyncio.ensure_future(backend.update_status(SOURCE, "w1", 0, Status.READY))
-    await backend.clock.advance(1.1)
-    assert await update
+    for change in (Status.STALE, Status.READY):  # taken for a mere refresh, the second would leave the record STALE
+        update = asyncio.ensure_future(backend.update_status(SOURCE, "w1", 0, change))
+        await backend.clock.advance(2)
+        with pytest.raises(Unavailable, match="tells of no changes"):
+            await update
     backend.store.heal()
     await backend.settle()
     assert await status(backend) is Status.READY
@@ -125,8 +123,9 @@ async def test_an_update_of_what_another_server_published(backend: FakeMetadataB
     async with FakeMetadataBackend(store=backend.store, clock=backend.clock) as other:
         backend.store.hang("watch")
         publish = asyncio.ensure_future(other.publish(publication()))
-        await backend.clock.advance(1.1)
-        await publish
+        await backend.clock.advance(2)
+        with pytest.raises(Unavailable, match="tells of no changes"):
+            await publish
         assert backend.directory.get(KEY) is None
         update = asyncio.ensure_future(backend.update_status(SOURCE, "w1", 0, Status.READY))
         get = asyncio.ensure_future(backend.stored(SOURCE, "w1"))

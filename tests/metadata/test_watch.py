@@ -10,6 +10,7 @@ import pytest
 
 from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata import watchers as watchers_module
+from peerload.metadata.directory import Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.watch_event import WatchEvent
@@ -42,6 +43,10 @@ class Viewer:
         self.token = event.resume_token
         self.told += 1
         return event
+
+    async def wait(self) -> WatchEvent:
+        """The next event; time stands still meanwhile."""
+        return self.take(await anext(self._events))
 
     async def next(self) -> WatchEvent:
         task = asyncio.ensure_future(anext(self._events))
@@ -98,6 +103,30 @@ async def test_first_what_is_there_then_what_changes(backend: FakeMetadataBacken
 async def test_an_empty_first_answer(backend: FakeMetadataBackend, viewer: Viewer) -> None:
     first = await viewer.next()
     assert (first.complete, first.present, first.gone) == (True, (), ())
+
+
+async def test_what_runs_out_just_before_a_watcher_is_told_of_something_else(backend: FakeMetadataBackend) -> None:
+    viewer = Viewer(backend, READY)
+    await backend.publish(publication("w1"))
+    await viewer.next()
+    await backend.clock.advance(89)
+    waiting = asyncio.ensure_future(viewer.wait())
+    await backend.clock.settle()
+    note = backend.directory.on_change
+    assert note is not None
+
+    def then_time_passes(seen: Seen) -> None:
+        note(seen)
+        if seen.key.worker_id == "w2":
+            asyncio.get_running_loop().call_soon(backend.clock.jump, 2)
+
+    backend.directory.on_change = then_time_passes
+    await backend.publish(publication("w2"))
+    await waiting
+    while "w1" in viewer.workers:
+        await viewer.next()
+    assert viewer.workers == {"w2"}
+    await viewer.close()
 
 
 async def test_a_heartbeat_is_no_change(backend: FakeMetadataBackend, viewer: Viewer) -> None:

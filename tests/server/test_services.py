@@ -400,6 +400,8 @@ async def test_reflection_tells_what_is_served(server: Server) -> None:
                 "model_express.api.ApiService",
                 "model_express.health.HealthService",
                 "model_express.p2p.P2pService",
+                "peerload.v1.ClaimService",
+                "peerload.v1.DiagnosisService",
                 "peerload.v1.SourceService",
             ]
             file = database.FindFileContainingSymbol("model_express.p2p.P2pService")

@@ -13,9 +13,11 @@ import pytest
 
 from peerload.clock import SystemClock
 from peerload.errors import Compacted, Unavailable
+from peerload.finding import Level
 from peerload.store.base import Beat, Position, Store, Touch, Touched
 from peerload.store.redis.slot import SLOTS, slot
 from peerload.store.redis.store import RedisStore
+from tests.doctor.examined import about, examined, problems
 from tests.support.redis import RedisProcess, free_port
 
 PATIENCE = 60.0
@@ -160,6 +162,43 @@ async def test_a_service_that_the_sentinels_do_not_know(trio: Trio) -> None:
         await store.open()
 
 
+async def test_the_doctor_asks_every_sentinel(trio: Trio) -> None:
+    report = await examined(f"{trio.url}?min_replicas=1")
+    assert problems(report) == []
+    assert about(report, "sentinel").what == (
+        f"3 sentinels agree on 127.0.0.1:{trio.primary.port} as the primary, and can appoint another"
+    )
+    assert about(report, "2 replicas are in step").level is Level.OK
+    assert trio.primary.ask("KEYS", "*") == []
+
+    (problem,) = problems(await examined(trio.url.replace("mymaster", "other")))
+    assert "no sentinel knows a service 'other'" in problem.what
+
+    elsewhere = trio.sentinels[1]
+    elsewhere.ask("SENTINEL", "REMOVE", "mymaster")
+    elsewhere.ask("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", free_port(), 2)
+    (problem,) = problems(await examined(trio.url))
+    assert "the sentinels do not agree on the primary" in problem.what
+
+    elsewhere.kill()
+    trio.sentinels[2].kill()
+    until(lambda: _alone(trio.sentinels[0]), "the sentinel to miss the others")
+    report = await examined(trio.url)
+    assert [finding.what for finding in report.findings if "has to do without this sentinel" in finding.what]
+    (problem,) = problems(report)
+    assert "could not appoint another primary when this one fails (NOQUORUM" in problem.what
+    trio.sentinels[0].kill()
+    assert not (await examined(trio.url)).reached
+
+
+def _alone(sentinel: RedisProcess) -> bool:
+    try:
+        sentinel.ask("SENTINEL", "CKQUORUM", "mymaster")
+    except hiredis.ReplyError:
+        return True
+    return False
+
+
 class Cluster:
     """Three primaries that share the slots, and a replica of the one that owns ours."""
 
@@ -198,6 +237,18 @@ class Cluster:
 async def test_a_cluster_serves_and_fails_over(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         cluster = Cluster(stack, tmp_path)
+        report = await examined(f"{cluster.url}?min_replicas=1")
+        assert problems(report) == []
+        assert report.rehearsed
+        ours = f"slot {slot('peerload')}, which holds all keys, is served by 127.0.0.1:{cluster.owner.port}"
+        assert about(report, ours).what.startswith("the cluster's state is ok")
+        assert cluster.owner.ask("KEYS", "*") == []
+        rules = "-@all +@read +@write +@scripting +@connection +info +time +wait +cluster|slots"
+        for node in cluster.nodes:
+            node.ask("ACL", "SETUSER", "least", "on", ">pw", "~{peerload}*", *rules.split())
+        report = await examined(cluster.url.replace("://", "://least:pw@"))
+        assert problems(report) == []
+        assert about(report, ours).what == ours
         store = RedisStore(f"{cluster.url}?min_replicas=1", SystemClock())
         await store.open()
         try:

@@ -19,10 +19,11 @@ import structlog
 from peerload.clock import SystemClock
 from peerload.errors import Compacted, Conflict, InvalidArgument, Unavailable
 from peerload.store.base import ABSENT, Beat, Feed, Store, Touch, Touched
-from peerload.store.redis.link import Command, Link
+from peerload.store.redis.link import Command, Link, connect
+from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
 from peerload.testing.store_suite import Mirror
-from tests.support.redis import RedisProcess, free_port, redis_process
+from tests.support.redis import RedisProcess, free_port, needs_redis, redis_process
 
 PATIENCE = 20.0
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
@@ -288,6 +289,23 @@ async def test_connections_that_are_cut_while_idle_are_replaced(redis: RedisProc
     await asyncio.gather(*(store.put(f"k{n}", {}) for n in range(20)))
 
 
+async def test_a_write_that_was_given_up_before_all_of_it_was_sent_is_never_done(redis: RedisProcess) -> None:
+    """Nor is what was left of it held in memory for as long as Redis hangs."""
+    link = await connect(Address("127.0.0.1", redis.port), Credentials())
+    redis.pause()
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await link.ask(("SET", "given-up", b"x" * 30_000_000))  # more than both hosts' buffers take
+    finally:
+        link.close()
+        redis.resume()
+    async with asyncio.timeout(PATIENCE):
+        while len(redis.ask("CLIENT", "LIST", "TYPE", "normal").splitlines()) > 1:
+            await asyncio.sleep(0.01)
+    assert redis.ask("EXISTS", "given-up") == 0
+
+
 async def test_a_replica_that_missed_writes_and_was_promoted(tmp_path: Path) -> None:
     """Five writes are lost and five others take their place: every reader ends with what is there."""
     link = tmp_path / "primary.sock"
@@ -345,7 +363,7 @@ async def test_a_newer_layout_is_refused(redis: RedisProcess, store: RedisStore)
     [
         (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "set maxmemory-policy noeviction"),
         ((), "Redis keeps nothing on disk"),
-        (("--save", "60 1"), "since the last snapshot"),
+        (("--save", "60", "1"), "since the last snapshot"),
         (("--appendonly", "yes"), None),
     ],
 )
@@ -390,6 +408,8 @@ async def test_tls_looks_at_the_certificate(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl to make a certificate with")
+    if b"SSL_CTX_new" not in Path(needs_redis()).read_bytes():
+        pytest.skip("this redis-server was built without TLS")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
     subprocess.run(

@@ -109,7 +109,9 @@ class House:
     def __init__(self, clock: ManualClock, make_store: Callable[[], base.Store], **settings: Any) -> None:
         self.clock = clock
         self._make_store = make_store
-        self._settings = Settings(listen="127.0.0.1:0", store="memory:", grace=5.0, drain_delay=0.0, **settings)
+        self._settings = Settings(
+            listen="127.0.0.1:0", store="memory:", grace=5.0, drain_delay=0.0, metrics="off", **settings
+        )
         self._server: Server | None = None
         self._store: CountedStore | None = None
         self._channel: grpc.aio.Channel | None = None

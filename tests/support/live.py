@@ -212,7 +212,8 @@ class LiveServer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env=inherited | self._environment,
+            # One port for all would be taken by the first server on this machine.
+            env=inherited | {"PEERLOAD_METRICS": "off"} | self._environment,
             start_new_session=True,
         )
 

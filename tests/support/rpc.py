@@ -87,7 +87,7 @@ class AsyncRpc:
 
 
 def identity(model: str = "org/model", **more: Any) -> p2p_pb2.SourceIdentity:
-    return p2p_pb2.SourceIdentity(mx_version="0.7.0", model_name=model, **more)
+    return p2p_pb2.SourceIdentity(**{"mx_version": "0.7.0", "model_name": model, **more})
 
 
 def publication(

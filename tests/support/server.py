@@ -47,7 +47,7 @@ async def serving(
     url: str = "memory:", *, clock: Clock | None = None, store: Store | None = None, **settings: Any
 ) -> AsyncIterator[Server]:
     """A server in this event loop, on a free port, serving once this is entered."""
-    chosen = {"listen": "127.0.0.1:0", "store": url, "grace": 1.0, "drain_delay": 0.0, **settings}
+    chosen = {"listen": "127.0.0.1:0", "store": url, "grace": 1.0, "drain_delay": 0.0, "metrics": "off", **settings}
     async with Server(Settings(**chosen), clock=clock, store=store) as server:
         async for ready in server.readiness.states():
             if ready:

@@ -63,21 +63,23 @@ class Scan:
     stamps: tuple[Stamp, ...]
 
 
-def scan(root: Path, *, allow_code: bool = False, progress: Progress | None = None) -> Scan:
+def scan(root: Path, *, allow_code: bool = False, homes: Sequence[Path] = (), progress: Progress | None = None) -> Scan:
     """Read every byte of a folder once, and give it as a checkpoint.
 
     Files that may run code where they are loaded (Python, libraries, scripts, pickles) are left out unless
-    `allow_code`; folders of version control and caches always are; `Scan.skipped` names all of them. `progress` is
-    called with bytes done and in all, on this thread.
+    `allow_code`; folders of version control and caches always are; `Scan.skipped` names all of them. With `homes`,
+    links may only lead to files below these folders. `progress` is called with bytes done and in all, on this thread.
 
-    Raises `InvalidCheckpoint` naming the path for links to folders or to nothing, special files, names that are
-    unsafe elsewhere, bad safetensors headers, and files that changed while they were read; `OSError` for what the
+    Raises `InvalidCheckpoint` naming the path for links to folders, to nothing or out of their homes, special files,
+    names that are unsafe elsewhere, bad safetensors headers, and files that changed while they were read; `OSError` for what the
     operating system refuses.
     """
     if not root.is_dir():
         raise InvalidCheckpoint(str(root), "this is not a folder")
     found, skipped = _walk(root, allow_code)
     check_paths(found)
+    if homes:
+        _check_homes(root, found, homes)
     sizes = [_status(root, path).st_size for path in found]
     files: list[CheckpointFile] = []
     stamps: list[Stamp] = []
@@ -168,6 +170,14 @@ def _is_folder(root: Path, path: str, entry: os.DirEntry[str]) -> bool:
     if stat.S_ISDIR(mode):
         raise InvalidCheckpoint(path, "this is a link to a folder; only links to files are followed")
     raise InvalidCheckpoint(path, "this is neither a file nor a folder (a pipe, socket or device)")
+
+
+def _check_homes(root: Path, paths: Sequence[str], homes: Sequence[Path]) -> None:
+    real = [home.resolve() for home in (root, *homes)]
+    for path in paths:
+        target = (root / path).resolve()
+        if not any(target.is_relative_to(home) for home in real):
+            raise InvalidCheckpoint(path, f"this is a link that leads out of {homes[0]}")
 
 
 def _status(root: Path, path: str) -> os.stat_result:

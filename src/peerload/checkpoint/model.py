@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import xxhash
 
-from peerload.checkpoint.names import check_path, check_paths, is_safetensors
+from peerload.checkpoint.names import check_path, check_paths, is_blob_name, is_safetensors
 from peerload.checkpoint.safetensors import parse_header
 from peerload.errors import InvalidCheckpoint
 
@@ -72,12 +72,14 @@ class CheckpointFile:
     """One file: `header` is the raw safetensors header with its length prefix, b"" for other files.
 
     The parts are in file order and tile the bytes from the end of the header to the end of the file exactly.
+    `blob` is the name that the Hugging Face cache has for these bytes, where a source knows it: no part of what the file is.
     """
 
     path: str
     size: int
     header: bytes
     parts: tuple[Part, ...]
+    blob: str = field(default="", compare=False)
 
     def digest(self) -> bytes:
         """The file's digest: xxh3-128 over the digest of the header and the digests of the parts in order.
@@ -94,6 +96,8 @@ class CheckpointFile:
         check_path(self.path)
         if not 0 <= self.size <= _MAX_SIZE:
             raise InvalidCheckpoint(self.path, f"size: {self.size} bytes")
+        if self.blob and not is_blob_name(self.blob):
+            raise InvalidCheckpoint(self.path, f"blob: {self.blob[:200]!r} is neither 40 nor 64 hexadecimal digits")
         if is_safetensors(self.path):
             header = parse_header(self.header, self.size, self.path)
             if header.size != len(self.header):

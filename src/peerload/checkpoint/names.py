@@ -23,6 +23,7 @@ __all__ = [
     "check_path",
     "check_paths",
     "code_reason",
+    "is_blob_name",
     "is_safetensors",
     "reserved",
 ]
@@ -39,6 +40,7 @@ MAX_DEPTH: Final = 32
 
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _CODE: Final = re.compile(r"\.(py|pyc|pyo|pyd|pyw|pyz|dll|dylib|sh|bash|bat|cmd|ps1|exe|so(\.[0-9]+)*)$")
+_BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PICKLE: Final = re.compile(r"\.(bin|pt|pt2|pth|pth\.tar|ckpt|pkl|pickle|dill|joblib)$")
 
 
@@ -55,6 +57,11 @@ def reserved(name: str) -> bool:
 def is_safetensors(path: str) -> bool:
     """Whether the path says that the file is in the safetensors format."""
     return path.lower().endswith(".safetensors")
+
+
+def is_blob_name(name: str) -> bool:
+    """Whether the Hugging Face cache would name a blob so: git's sha1 of a small file, or the sha256 of a large one."""
+    return _BLOB.fullmatch(name) is not None
 
 
 def code_reason(path: str) -> str:

@@ -1,6 +1,7 @@
 """The target's side: files are filled out of sight, and take their names only when every byte was verified.
 
 Unfinished files lie in `.peerload/<content>` inside the folder that is filled, so that taking their names is a rename.
+Where they are put then, `Places` says: under their paths, or as the Hugging Face cache keeps them.
 A process that is killed at any moment leaves whole files under final names and unfinished ones in there; the next
 pull of the same content digests what it finds, and reads only the rest.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,37 +19,49 @@ from peerload.checkpoint.folder import Skipped, map_file
 from peerload.checkpoint.hashing import Progress
 from peerload.checkpoint.leftovers import Leftovers, write_all
 from peerload.checkpoint.lock import StagingFolder
-from peerload.checkpoint.model import Checkpoint
+from peerload.checkpoint.model import Checkpoint, CheckpointFile
 from peerload.checkpoint.names import STAGING_FOLDER, code_reason, is_safetensors
-from peerload.checkpoint.tree import check_way, open_file, open_folder, open_parent
+from peerload.checkpoint.places import FolderPlaces, Places
+from peerload.checkpoint.tree import open_folder
 from peerload.errors import LimitExceeded
 
 __all__ = ["Staging"]
 
+_SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Staging:
     """One pull into one folder: `reusable`, then fill each `view`, verify, then `commit`; `close` in any case.
 
-    `wanted` are the indices of the checkpoint's files to fill: all, less those in `skipped`, which may run code and
-    were not allowed. `kept` is the checkpoint that the folder will hold (its content differs where files were
-    skipped). File indices are always those of the checkpoint given.
+    `wanted` are the indices of the checkpoint's files to fill: all that `chosen` lets through (by path), less those in
+    `skipped`, which may run code and were not allowed. `kept` is the checkpoint that the folder will hold (its content
+    differs where files are left out). File indices are always those of the checkpoint given.
 
     The constructor raises `InvalidCheckpoint` naming the path for whatever the checkpoint or the folder has that is
     unsafe (nothing is ever written through a link), `NotAllowed` while another pull fills the folder, and `OSError`
     for what the operating system refuses. For one thread at a time.
     """
 
-    def __init__(self, local_dir: Path, checkpoint: Checkpoint, *, allow_code: bool = False) -> None:
+    def __init__(
+        self,
+        local_dir: Path,
+        checkpoint: Checkpoint,
+        *,
+        allow_code: bool = False,
+        chosen: Callable[[str], bool] | None = None,
+        places: Places | None = None,
+    ) -> None:
         checkpoint.validate()
-        reasons = ["" if allow_code else code_reason(file.path) for file in checkpoint.files]
+        asked = [index for index, file in enumerate(checkpoint.files) if chosen is None or chosen(file.path)]
+        reasons = {index: "" if allow_code else code_reason(checkpoint.files[index].path) for index in asked}
         self.local_dir = local_dir
-        self.wanted: tuple[int, ...] = tuple(index for index, reason in enumerate(reasons) if not reason)
+        self.wanted: tuple[int, ...] = tuple(index for index, reason in reasons.items() if not reason)
         self.skipped: tuple[Skipped, ...] = tuple(
-            Skipped(file.path, reason) for file, reason in zip(checkpoint.files, reasons, strict=True) if reason
+            Skipped(checkpoint.files[index].path, reason) for index, reason in reasons.items() if reason
         )
         self.kept = Checkpoint(tuple(checkpoint.files[index] for index in self.wanted))
+        self._places: Places = FolderPlaces() if places is None else places
         self._files = checkpoint.files
         self._views: dict[int, memoryview] = {}
         self._complete: set[int] = set()
@@ -57,9 +71,7 @@ class Staging:
         local_dir.mkdir(parents=True, exist_ok=True)
         try:
             self._root = os.open(local_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            known: set[str] = set()
-            for file in self.kept.files:
-                check_way(self._root, file.path, known)
+            self._places.check(self._root, self.kept.files)
             content = self.kept.content
             self._outer = StagingFolder(self._root, local_dir)
             # What pulls of other contents left goes: its room may be needed.
@@ -123,30 +135,34 @@ class Staging:
                 os.close(fd)
         return self._views[file_index]
 
-    def commit(self) -> None:
+    def commit(self, progress: Progress | None = None) -> None:
         """Give every file its name. The caller has verified every part of every wanted file.
 
         Bytes are on the disk before the first name changes; weights come before the files that describe them, so that
-        a folder with an index or a config has what they speak of. Then nothing of the staging remains.
+        a folder with an index or a config has what they speak of. Then nothing of the staging remains. Where names have to
+        be computed from the bytes, `progress` is told of it.
         """
         if self._outer is None:
             raise ValueError("commit of a staging that was closed")
         self._allocate()
-        pending = sorted((index for index in self.wanted if index not in self._complete), key=self._order)
+        ordered = sorted(self.wanted, key=self._order)
+        pending = [index for index in ordered if index not in self._complete]
+        index_of = {file.path: index for index, file in enumerate(self._files)}
+
+        def opener(file: CheckpointFile) -> int:
+            return os.open(_partial(index_of[file.path]), os.O_RDONLY | _SAFE, dir_fd=self._folder)
+
+        self._places.prepare([self._files[index] for index in pending], opener, progress)
         for index in pending:
-            fd = os.open(_partial(index), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            fd = os.open(_partial(index), os.O_RDWR | _SAFE, dir_fd=self._folder)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
         for index in pending:
-            parent, name = open_parent(self._root, self._files[index].path, create=True)
-            try:
-                os.rename(_partial(index), name, src_dir_fd=self._folder, dst_dir_fd=parent)
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+            self._places.place(self._root, self._files[index], _partial(index), self._folder)
             self._complete.add(index)
+        self._places.finish(self._root, [self._files[index] for index in ordered], self._folder)
         self._outer.remove()
         os.fsync(self._root)
 
@@ -162,11 +178,11 @@ class Staging:
         self._outer = None
 
     def _open_final(self, index: int) -> int | None:
-        return open_file(self._root, self._files[index].path)
+        return self._places.find(self._root, self._files[index])
 
     def _open_partial(self, index: int) -> int | None:
         try:
-            return os.open(_partial(index), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            return os.open(_partial(index), os.O_RDWR | _SAFE, dir_fd=self._folder)
         except FileNotFoundError:
             return None
 
@@ -199,8 +215,7 @@ class Staging:
             raise self._no_room(needed, free)
         for index in pending:
             file = self._files[index]
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(_partial(index), flags, 0o666, dir_fd=self._folder)
+            fd = os.open(_partial(index), os.O_RDWR | os.O_CREAT | _SAFE, 0o666, dir_fd=self._folder)
             try:
                 os.ftruncate(fd, file.size)
                 if file.size:

@@ -40,10 +40,12 @@ _TRY: Final = "Try it"
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
+    "doctor": Command("peerload.cli.doctor", "Examine the store before servers use it.", _SERVER),
     "share": Command("peerload.cli.share", "Offer a model's folder to peers.", _WEIGHTS),
     "pull": Command("peerload.cli.pull", "Fetch a model from a peer that has it.", _WEIGHTS),
     "sources": Command("peerload.cli.sources", "List who holds what.", _SOURCES),
     "show": Command("peerload.cli.show", "Show one source: workers, files, tensors.", _SOURCES),
+    "explain": Command("peerload.cli.explain", "Say why a worker found no source.", _SOURCES),
     "watch": Command("peerload.cli.watch", "Show every change as it happens.", _SOURCES),
     "rm": Command("peerload.cli.rm", "Take source records back.", _SOURCES),
     "demo": Command("peerload.cli.demo", "Show it on this machine, with real weights.", _TRY),

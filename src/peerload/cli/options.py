@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["AllowCode", "Host", "Json", "LimitRate", "Server"]
+__all__ = ["AllowCode", "CacheDir", "Host", "Json", "LimitRate", "Server"]
 
 Server: TypeAlias = Annotated[
     str | None,
@@ -38,6 +39,16 @@ LimitRate: TypeAlias = Annotated[
         "--limit-rate",
         metavar="SIZE",
         help="Send at most this much a second to all readers together, as in 500MB.",
+        show_default=False,
+    ),
+]
+
+CacheDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="The Hugging Face cache. Else HF_HUB_CACHE, else the folder hub in HF_HOME.",
         show_default=False,
     ),
 ]

@@ -2,36 +2,81 @@
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import contextlib
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from peerload.cli.connect import connect
-from peerload.cli.console import err, print_json, remark, say
-from peerload.cli.options import AllowCode, Host, Json, LimitRate, Server
-from peerload.cli.outcome import run
+from peerload.cli.console import err, print_json, remark
+from peerload.cli.options import AllowCode, CacheDir, Host, Json, LimitRate, Server
+from peerload.cli.outcome import run, usage_error
 from peerload.cli.progress import Bar
+from peerload.cli.pulled import JsonProgress, PersonProgress, tell_attempts, tell_pulled
 from peerload.cli.serving import StopSignal, announce, serve, state_changed
 from peerload.cli.share import tell_skipped
-from peerload.cli.text import clean, duration, rate, size
 
 if TYPE_CHECKING:
-    from peerload.client import Attempt, PulledFolder, PullProgress
+    from peerload.client import AsyncClient, PulledFolder, PulledModel
     from peerload.client.source import AsyncSource
 
 __all__ = ["command"]
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be pulled, and where to."""
+
+    model: str
+    revision: str | None
+    content: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    allow_code: bool
+    local_dir: Path | None
+    cache_dir: Path | None
+    wait: float | None
+    or_download: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Afterwards:
+    """What becomes of it: whether it is shared until told to stop, and else how long a download waits for readers."""
+
+    share: bool
+    linger: float
+
+
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's exact name.", show_default=False)],
     local_dir: Annotated[
-        Path, typer.Option("--local-dir", "-o", metavar="DIR", help="The folder to fill.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(
+            "--local-dir",
+            "-o",
+            metavar="DIR",
+            help="The folder to fill, instead of the Hugging Face cache.",
+            show_default=False,
+        ),
+    ] = None,
+    cache_dir: CacheDir = None,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Only this revision of the model.", show_default=False)
+        str | None,
+        typer.Option(
+            "--revision", help="Only this commit, or what sources know as this branch or tag.", show_default=False
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="PATTERN", help="Only files that fit; may be repeated.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="No files that fit; may be repeated.", show_default=False),
     ] = None,
     content: Annotated[
         str,
@@ -48,6 +93,21 @@ def command(
             "--wait", metavar="SECONDS", min=0, help="Wait this long for somebody to have it.", show_default=False
         ),
     ] = None,
+    or_download: Annotated[
+        bool,
+        typer.Option(
+            "--or-download", help="If nobody has it, download it from the hub: one of the fleet does, the others wait."
+        ),
+    ] = False,
+    linger: Annotated[
+        float,
+        typer.Option(
+            "--linger",
+            metavar="SECONDS",
+            min=0,
+            help="After a download, serve those who wait until nobody has read for so long.",
+        ),
+    ] = 10.0,
     share: Annotated[bool, typer.Option("--share", help="Become a source of it afterwards, until Ctrl-C.")] = False,
     allow_code: AllowCode = False,
     limit_rate: LimitRate = None,
@@ -57,6 +117,7 @@ def command(
 ) -> None:
     """Fetch a model from a peer that has it, verified, byte for byte.
 
+    Into the Hugging Face cache, where from_pretrained and vLLM find it under its name, or with --local-dir into a folder.
     Tries the nearest and least busy source first and goes on with another when one fails. Files appear under their
     names only when everything is there and verified; a pull that was killed is finished by the same command, which
     takes over what was verified before.
@@ -64,140 +125,95 @@ def command(
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 nobody has it, 4 the server could not be asked, 130 interrupted.
 
     \b
-      peerload pull org/name --local-dir ./copy
+      peerload pull org/name
+      peerload pull org/name --or-download --share
       peerload pull org/name --local-dir ./copy --wait 600 --share
     """
-    run(lambda: _pull(model, local_dir, revision, content, wait, share, allow_code, limit_rate, host, as_json, server))
+    if local_dir is not None and (cache_dir is not None or or_download):
+        usage_error("--local-dir does not go with --cache-dir and --or-download: these fill the Hugging Face cache")
+    request = Request(
+        model,
+        revision,
+        content,
+        tuple(include or ()),
+        tuple(exclude or ()),
+        allow_code,
+        local_dir,
+        cache_dir,
+        wait,
+        or_download,
+    )
+
+    async def work() -> None:
+        async with connect(server, host=host, limit_rate=limit_rate) as client:
+            await _pull(client, request, Afterwards(share, linger), as_json)
+
+    run(work)
 
 
-async def _pull(
-    model: str,
-    local_dir: Path,
-    revision: str | None,
-    content: str,
-    wait: float | None,
-    share: bool,
-    allow_code: bool,
-    limit_rate: str | None,
-    host: str | None,
-    as_json: bool,
-    server: str | None,
-) -> None:
-    async with connect(server, host=host, limit_rate=limit_rate) as client:
-        with ExitStack() as stack:
-            show = _Json() if as_json else _Person(model, stack.enter_context(Bar(err())))
-            folder = await client.pull_folder(
-                model,
-                local_dir,
-                revision=revision,
-                content=content,
-                wait=wait,
-                share=share,
-                allow_code=allow_code,
-                progress=show.progress,
-                on_event=lambda event: state_changed(event, as_json),
-            )
-        stop = StopSignal() if folder.source is not None else None
-        for attempt in folder.report.attempts:
-            if attempt.error:
-                _tell_attempt(attempt, as_json)
-        tell_skipped(folder.skipped, as_json)
-        _tell_pulled(model, folder, as_json)
-        if folder.source is not None and stop is not None:
-            announce(folder.source, as_json)
-            await serve(folder.source, stop, as_json)
-
-
-class _Person:
-    """Progress for people."""
-
-    def __init__(self, model: str, bar: Bar) -> None:
-        self._model = clean(model)
-        self._bar = bar
-        self._waiting: str | None = None
-
-    def progress(self, step: PullProgress) -> None:
-        if step.phase == "waiting":
-            if step.reason:
-                self._bar.say(f"Waiting: {clean(step.reason)}; trying again.", "yellow")
-            elif self._waiting != "":
-                self._bar.say(f"Waiting for a source of {self._model}.")
-            self._waiting = step.reason
-        elif step.phase == "checking":
-            self._bar.update("Checking what is here already", step.bytes_done, step.bytes_total)
-        else:
-            who = f" from {clean(str(step.source))}" if step.source else ""
-            self._bar.update(f"{self._model}{who}", step.bytes_done, step.bytes_total)
-
-
-class _Json:
-    """Progress for programs."""
-
-    def progress(self, step: PullProgress) -> None:
-        if step.phase == "waiting":
-            print_json({"event": "waiting", "reason": step.reason})
-            return
-        print_json(
-            {
-                "event": "progress" if step.phase == "reading" else step.phase,
-                "bytes_done": step.bytes_done,
-                "bytes_total": step.bytes_total,
-                "bytes_reused": step.bytes_reused,
-                "worker_id": step.source.worker_id if step.source else "",
-                "address": step.address,
-            }
-        )
-
-
-def _tell_attempt(attempt: Attempt, as_json: bool) -> None:
-    """A source that did not give everything."""
-    if as_json:
-        print_json(
-            {
-                "event": "attempt",
-                "worker_id": attempt.source.worker_id,
-                "address": attempt.address,
-                "bytes": attempt.bytes_verified,
-                "error": attempt.error,
-            }
-        )
-    else:
-        remark(f"Moved on from {clean(str(attempt), limit=400)}", "yellow")
-
-
-def _tell_pulled(model: str, folder: PulledFolder[AsyncSource], as_json: bool) -> None:
-    """The sum of it."""
-    report = folder.report
-    if as_json:
-        print_json(
-            {
-                "event": "pulled",
-                "model": model,
-                "revision": folder.identity.revision,
-                "content": folder.checkpoint.content,
-                "local_dir": str(folder.local_dir),
-                "files": len(folder.checkpoint.files),
-                "bytes_total": report.bytes_total,
-                "bytes_moved": report.bytes_moved,
-                "bytes_reused": report.bytes_reused,
-                "seconds": report.seconds,
-                "waited": report.waited,
-                "sources": [
-                    {"worker_id": served.source.worker_id, "address": served.address, "bytes": served.bytes_verified}
-                    for served in report.sources
-                ],
-                "verified": dataclasses.asdict(report.verified),
-            }
-        )
+async def _pull(client: AsyncClient, request: Request, afterwards: Afterwards, as_json: bool) -> None:
+    with ExitStack() as stack:
+        show = JsonProgress() if as_json else PersonProgress(request.model, stack.enter_context(Bar(err())))
+        pulled = await _fetch(client, request, afterwards.share, show, as_json)
+    stop = StopSignal() if pulled.source is not None else None
+    tell_attempts(pulled.report, as_json)
+    tell_skipped(pulled.skipped, as_json)
+    tell_pulled(request.model, pulled, as_json)
+    if pulled.source is None or stop is None:
         return
-    sources = " and ".join(
-        f"{size(served.bytes_verified)} from {clean(str(served.source))}" for served in report.sources
+    if afterwards.share:
+        announce(pulled.source, as_json)
+        await serve(pulled.source, stop, as_json)
+    else:
+        await _linger(pulled.source, afterwards.linger, stop, as_json)
+
+
+async def _fetch(
+    client: AsyncClient, request: Request, share: bool, show: JsonProgress | PersonProgress, as_json: bool
+) -> PulledFolder[AsyncSource] | PulledModel[AsyncSource]:
+    if request.local_dir is not None:
+        return await client.pull_folder(
+            request.model,
+            request.local_dir,
+            revision=request.revision,
+            include=request.include,
+            exclude=request.exclude,
+            content=request.content,
+            wait=request.wait,
+            share=share,
+            allow_code=request.allow_code,
+            progress=show.progress,
+            on_event=lambda event: state_changed(event, as_json),
+        )
+    return await client.pull_cached(
+        request.model,
+        revision=request.revision,
+        cache_dir=request.cache_dir,
+        include=request.include,
+        exclude=request.exclude,
+        content=request.content,
+        wait=request.wait,
+        share=share,
+        or_download=request.or_download,
+        allow_code=request.allow_code,
+        progress=show.progress,
+        on_event=lambda event: state_changed(event, as_json),
     )
-    moved = (
-        f"moved {size(report.bytes_moved)} in {duration(report.seconds)} ({rate(report.bytes_moved, report.seconds)})"
-    )
-    say(
-        f"Pulled {clean(model)} to {clean(str(folder.local_dir))}: {moved}, reused {size(report.bytes_reused)}"
-        f"{f'; {sources}' if sources else ''}; verified {report.verified}.",
-        "green",
-    )
+
+
+async def _linger(source: AsyncSource, seconds: float, stop: StopSignal, as_json: bool) -> None:
+    """Serve what was downloaded to those who waited for it."""
+    if as_json:
+        print_json({"event": "lingering", "seconds": seconds, "worker_id": source.worker_id})
+    elif seconds:
+        remark(f"Serving it to those who waited, until nobody has read for {seconds:g} s.", "dim")
+    quiet = asyncio.ensure_future(source.quiet(seconds))
+    asked = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((quiet, asked), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (quiet, asked):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await source.close()

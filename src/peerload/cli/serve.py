@@ -40,6 +40,13 @@ def command(
     gc_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="A stale source is forgotten after so long (default: 3600).")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PORT|HOST:PORT|off",
+            help="Where Prometheus reads metrics; a port alone is on the host of --listen (default: 9401 if it is free).",
+        ),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -80,6 +87,7 @@ def command(
                 "heartbeat_timeout": heartbeat_timeout,
                 "reaper_interval": reaper_interval,
                 "gc_timeout": gc_timeout,
+                "metrics": metrics,
                 "grace": grace,
                 "drain_delay": drain_delay,
                 "log_level": log_level,

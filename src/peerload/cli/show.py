@@ -97,6 +97,8 @@ def _describe(records: Sequence[SourceInfo], found: SourceManifest | None) -> No
     lines = [
         ("model", first.model),
         ("revision", first.revision),
+        ("known as", ", ".join(sorted({ref for record in records for ref in record.refs}))),
+        ("files", first.part and f"only {first.part}"),
         ("source", first.source_id),
         ("form", "" if first.form.name == "UNSPECIFIED" else first.form.name.lower()),
         ("content", first.content),

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
+from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
@@ -17,6 +19,7 @@ from peerload.client.sync import Client, Source, WeightIterator
 from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
+    Filled,
     Given,
     PulledFolder,
     PullProgress,
@@ -27,21 +30,27 @@ from peerload.client.weights import (
 from peerload.metadata.records import Form, SourceKey, Status
 
 __all__ = [
+    "Asked",
     "AsyncClient",
     "AsyncSource",
     "Attempt",
     "Client",
     "ClientSettings",
+    "Explanation",
+    "Filled",
+    "Finding",
     "Form",
     "Framework",
     "Given",
     "Identity",
     "Item",
     "Manifest",
+    "Miss",
     "Opening",
     "PullProgress",
     "PullReport",
     "PulledFolder",
+    "PulledModel",
     "Selector",
     "Source",
     "SourceChange",
@@ -52,6 +61,8 @@ __all__ = [
     "SourceState",
     "Status",
     "Tensor",
+    "Unanswered",
+    "Verdict",
     "Verification",
     "WeightIterator",
     "WeightStream",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 from peerload.client.buffers import Memory
 from peerload.client.identity import Identity
@@ -36,8 +36,6 @@ class _Options(TypedDict, total=False):
 
 class PullOptions(_Options, total=False):
     """What `pull` takes, whatever it gives."""
-
-    into: Mapping[str, Any] | None
 
 
 class IterOptions(_Options, total=False):
@@ -76,10 +74,12 @@ def destination(item: Item, given: Mapping[str, Memory] | None, allocate: Callab
         return allocate(item.size)
     if item.name not in given:
         raise InvalidArgument("into", f"has no memory for {item.name[:200]!r}")
-    view = given[item.name].view
-    if view.nbytes != item.size:
-        raise InvalidArgument("into", f"{item.name[:200]!r} has {item.size} bytes, the memory given {view.nbytes}")
-    return view
+    memory = given[item.name]
+    if memory.nbytes != item.size:
+        raise InvalidArgument("into", f"{item.name[:200]!r} has {item.size} bytes, the memory given {memory.nbytes}")
+    if memory.view is None or memory.stride != item.stride:
+        raise InvalidArgument("into", f"{item.name[:200]!r} does not lie in the memory given as the source has it")
+    return memory.view
 
 
 def seconds(value: Seconds | None, default: float) -> float:

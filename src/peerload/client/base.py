@@ -17,6 +17,7 @@ from peerload.client.buffers import memories
 from peerload.client.connection import Connection
 from peerload.client.delivery import WeightStream
 from peerload.client.engines import Engines
+from peerload.client.explanation import Explanation, explain
 from peerload.client.host import advertised_host, topology_from
 from peerload.client.identity import Identity
 from peerload.client.manifest import Item, SourceManifest
@@ -126,6 +127,16 @@ class BaseClient:
                     away = True
                     if on_outage is not None:
                         on_outage(step)
+
+    async def explain(
+        self, model: str | Identity | None = None, *, source_id: str = "", limit: int = 20
+    ) -> Explanation:
+        """Why lists for a model, an identity or a source id matched nothing of late, and what they would match now.
+
+        A model's name counts without case. Without any of them: every list of late. Told by the one server that answers,
+        of what it was asked itself; at most `limit` reasons, 1,000 of them at most. Raises `InvalidArgument`.
+        """
+        return await explain(self._connection, model, source_id, limit)
 
     async def manifest(self, source: SourceInfo | SourceKey) -> SourceManifest:
         """What a source offers and how to read it.

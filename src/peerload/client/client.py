@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from peerload.checkpoint import Progress, Skipped, map_files, scan
+from peerload.checkpoint import Progress
 from peerload.client.arguments import IterOptions, PullOptions, Seconds, wanted
-from peerload.client.base import BaseClient
 from peerload.client.buffers import memories
+from peerload.client.cache_calls import CacheCalls
 from peerload.client.delivery import Delivered, WeightStream
+from peerload.client.folders import Folder
 from peerload.client.frameworks import As, TensorFramework
 from peerload.client.identity import Identity
-from peerload.client.manifest import checkpoint_manifest
-from peerload.client.memory import MemoryTarget, offer_tensors
+from peerload.client.into import IntoTarget
+from peerload.client.memory import MemoryTarget
+from peerload.client.offering import offer_tensors
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent
 from peerload.client.stream import WINDOW_BYTES, KeptStream, WindowStream
 from peerload.client.targets import FolderTarget
 from peerload.client.tensor import Tensor
 from peerload.client.threads import in_thread, relay
-from peerload.client.weights import OnProgress, PulledFolder, PullProgress, Weights
-from peerload.errors import InvalidArgument
+from peerload.client.weights import Filled, OnProgress, PulledFolder, PullProgress, Weights
+from peerload.errors import InvalidArgument, PeerloadError
+from peerload.hub.patterns import Patterns
 from peerload.metadata.records import Form
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(CacheCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
@@ -54,16 +58,17 @@ class AsyncClient(BaseClient):
         model: str | Identity,
         rank: int = 0,
         copy: bool = False,
-        digests: bool = True,
+        digests: bool | None = None,
         progress: Progress | None = None,
         on_event: OnSourceEvent | None = None,
     ) -> Opening[AsyncSource]:
         """Serve tensors from this process's memory, and publish them for peers to pull.
 
-        `tensors` maps names to numpy arrays, torch tensors in host memory, or anything with the buffer protocol. They are
-        served where they are, and must not change until the source is closed. Those that are not contiguous are
-        refused, or copied with `copy`. Their digests are computed first (`progress` is told bytes done and in all); without
-        `digests` those who pull cannot check what arrives. `model` is a name, or an identity where more than the name
+        `tensors` maps names to numpy arrays, torch tensors, or anything with the buffer protocol. They are served where they
+        are, and must not change until the source is closed. A transposed one arrives with the same strides; those with holes
+        in their memory (slices) are refused, or copied with `copy`. Their digests are computed first (`progress` is told
+        bytes done and in all); with `digests` False those who pull cannot check what arrives. Memory of an accelerator needs
+        an engine that reads it, and has digests only with `digests` True, for which it is copied through host memory. `model` is a name, or an identity where more than the name
         makes the weights what they are; `rank` the worker's global rank.
 
             async with client.publish({"w": array}, model="org/name") as source:
@@ -79,7 +84,15 @@ class AsyncClient(BaseClient):
             told = relay(progress)
 
             def read(stop: threading.Event) -> Offer:
-                return offer_tensors(tensors, identity, rank, copy, digests, partial(told, stop))
+                return offer_tensors(
+                    tensors,
+                    identity,
+                    rank,
+                    copy=copy,
+                    digests=digests,
+                    check=self._engines.check,
+                    progress=partial(told, stop),
+                )
 
             offer = await in_thread(self._executor, read)
             return await self._publisher.open(offer, on_event=on_event)
@@ -90,7 +103,7 @@ class AsyncClient(BaseClient):
         self,
         folder: Path | str,
         *,
-        model: str,
+        model: str = "",
         revision: str = "",
         allow_code: bool = False,
         progress: Progress | None = None,
@@ -100,25 +113,15 @@ class AsyncClient(BaseClient):
 
         Every file is read once for its digests (`progress` is told bytes done and in all), then served from memory maps,
         without a second copy; the files must not change meanwhile. Files that may run code are left out unless
-        `allow_code`; `source.skipped` names what was left out.
+        `allow_code`; `source.skipped` names what was left out. Of a snapshot in a Hugging Face cache, the path tells model
+        and commit, where they are not given; its links may not lead out of the cache.
 
         Raises `InvalidCheckpoint` naming the file, and `OSError`.
         """
 
         async def start() -> AsyncSource:
-            root = Path(folder)
-
-            told = relay(progress)
-
-            def read(stop: threading.Event) -> tuple[Offer, tuple[Skipped, ...]]:
-                found = scan(root, allow_code=allow_code, progress=partial(told, stop))
-                identity = Identity.checkpoint(model, revision, found.checkpoint.content)
-                views = map_files(root, found.checkpoint, stamps=found.stamps)
-                return Offer(identity.to_wire(), 0, checkpoint_manifest(found.checkpoint), views), found.skipped
-
-            Identity(model=model, revision=revision)  # refused before gigabytes are read for it
-            offer, skipped = await in_thread(self._executor, read)
-            return await self._publisher.open(offer, skipped=skipped, on_event=on_event)
+            shared = await in_thread(self._executor, lambda stop: Folder.at(Path(folder), model, revision))
+            return await self._share(shared, allow_code, progress, on_event)
 
         return Opening(start)
 
@@ -144,7 +147,6 @@ class AsyncClient(BaseClient):
         content: str = "",
         wait: Seconds | None = None,
         timeout: Seconds | None = None,
-        into: Mapping[str, Any] | None = None,
         framework: TensorFramework | None = None,
         publish: bool = False,
         progress: OnProgress | None = None,
@@ -155,8 +157,7 @@ class AsyncClient(BaseClient):
         By an identity: exactly those of that identity and `rank`. By name: whatever sources of that name have, in
         either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
         differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
-        it may take in all. `into` are writable arrays or buffers by name, to be filled in place (runtime form); what they hold
-        after a failure is undefined. `framework` "np" gives numpy arrays, "pt" torch tensors, over the memory that was read
+        it may take in all. `framework` "np" gives numpy arrays, "pt" torch tensors, over the memory that was read
         into, without a copy; without it each is a `Tensor`. With `publish` this process becomes a source of them in turn, `weights.source`, which
         publishes later if no server can be reached by then.
 
@@ -164,8 +165,7 @@ class AsyncClient(BaseClient):
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`; `InvalidArgument` naming the tensor that
         `framework` cannot hold, before anything was moved.
         """
-        filled = None if into is None else memories(into, writable=True)
-        target = MemoryTarget(As(framework), filled, need_digests=publish)
+        target = MemoryTarget(As(framework), need_digests=publish)
         pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
         report = await pull.run()
         assert pull.found is not None
@@ -173,6 +173,47 @@ class AsyncClient(BaseClient):
         if publish:
             weights.source = await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True)
         return weights
+
+    async def pull_into(
+        self,
+        tensors: Mapping[str, Any],
+        model: str | Identity,
+        *,
+        rank: int | None = None,
+        revision: str | None = None,
+        form: Form | None = None,
+        content: str = "",
+        wait: Seconds | None = None,
+        timeout: Seconds | None = None,
+        strict: bool = True,
+        publish: bool = False,
+        progress: OnProgress | None = None,
+        on_event: OnSourceEvent | None = None,
+    ) -> Filled[AsyncSource]:
+        """Fetch weights into memory that the caller owns, by name: a `state_dict()`, a dictionary of arrays.
+
+        The names must be those of the weights, in either form, and dtypes and shapes the same; with `strict` false names
+        that only one side has are left alone and listed in what is given back. Tensors may be transposed, sliced or on an
+        accelerator; those that share all of their memory are filled once. With `publish` this process becomes a source of
+        them (runtime form, nothing left over). For the rest see `pull`.
+
+        Raises what `pull` raises. Names, dtypes, shapes and shared memory that do not fit are `PullFailed` or
+        `InvalidArgument` and listed, before anything moves. Of every error `touched` and the text say what the memory holds
+        now; after a cancellation tensors may be half filled.
+        """
+        target = IntoTarget(memories(tensors, filling=True), strict=strict, publish=publish)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        try:
+            report = await pull.run()
+        except PeerloadError as error:
+            error.touched = target.touched()
+            error.args = (f"{error}\n{error.touched}",)
+            raise
+        filled: Filled[AsyncSource] = Filled(report, target.missing, target.unexpected)
+        if not publish:
+            return filled
+        assert pull.found is not None
+        return filled.served_by(await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True))
 
     @overload
     def iter_weights(
@@ -249,6 +290,8 @@ class AsyncClient(BaseClient):
         *,
         revision: str | None = None,
         content: str = "",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         wait: Seconds | None = None,
         timeout: Seconds | None = None,
         share: bool = False,
@@ -259,14 +302,17 @@ class AsyncClient(BaseClient):
         """Fetch the files of a model into a folder, verified, byte for byte.
 
         Files take their names only when everything is verified. What an earlier pull left, or the folder already has, is
-        checked and not moved again. Files that may run code are left out unless `allow_code`. With `share` this process
-        serves the folder in turn, as `PulledFolder.source`. For the rest see `pull`.
+        checked and not moved again. `include` and `exclude` are patterns as `hf download` has them (extra `hub`). Files that
+        may run code are left out unless `allow_code`. With `share` this process serves the folder in turn, as
+        `PulledFolder.source`. For the rest see `pull`.
 
         Raises what `pull` raises, `InvalidCheckpoint` for names that are unsafe here, `NotAllowed` while another pull fills
         the folder, `LimitExceeded` where the disk is too small, and `OSError`.
         """
-        target = FolderTarget(Path(local_dir), allow_code=allow_code)
-        pull = self._pull(wanted(model, revision, Form.CHECKPOINT, content, 0), target, wait, timeout, progress)
+        patterns = Patterns(tuple(include), tuple(exclude))
+        target = FolderTarget(Path(local_dir), allow_code=allow_code, patterns=patterns)
+        which = replace(wanted(model, revision, Form.CHECKPOINT, content, 0), part=str(patterns))
+        pull = self._pull(which, target, wait, timeout, progress)
         try:
             report = await pull.run()
             staging = await in_thread(self._executor, lambda stop: target.commit())
@@ -279,9 +325,9 @@ class AsyncClient(BaseClient):
         )
         if not share:
             return folder
-        if staging.skipped:
-            identity = Identity.checkpoint(identity.model, identity.revision, staging.kept.content)
-        views = await in_thread(self._executor, lambda stop: map_files(target.local_dir, staging.kept))
-        offer = Offer(identity.to_wire(), 0, checkpoint_manifest(staging.kept), views)
+        shared = Folder(
+            target.local_dir, identity.model, identity.revision, part=target.part_of(pull.found.source.part)
+        )
+        offer = await in_thread(self._executor, lambda stop: shared.known(staging.kept))
         source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
         return folder.served_by(source)

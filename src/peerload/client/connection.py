@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from peerload.client.settings import ClientSettings
 from peerload.client.status import to_error
 from peerload.errors import DeadlineExceeded, Unavailable
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2
 
 __all__ = ["MAX_MESSAGE_BYTES", "Connection"]
 
@@ -23,7 +23,9 @@ MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 """The largest message either way."""
 
 _SOURCES: Final = "/peerload.v1.SourceService/"
+_CLAIMS: Final = "/peerload.v1.ClaimService/"
 _P2P: Final = "/model_express.p2p.P2pService/"
+_DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
@@ -52,7 +54,7 @@ class Connection:
     """A lazy channel to the server at `address`. Belongs to one event loop.
 
     Every call may raise `Unavailable` (after repeating it for `settings.patience`), `DeadlineExceeded`,
-    `InvalidArgument`, `NotAllowed`. Repeating is safe: every call of the two services is idempotent.
+    `InvalidArgument`, `NotAllowed`. Repeating is safe: every call of the services is idempotent.
     """
 
     def __init__(self, address: str, settings: ClientSettings, *, rng: random.Random) -> None:
@@ -82,9 +84,25 @@ class Connection:
         """The sources that a selector lets through."""
         return await self._call(f"{_SOURCES}List", request, sources_pb2.ListResponse)
 
+    async def explain(self, request: diagnosis_pb2.ExplainRequest) -> diagnosis_pb2.ExplainResponse:
+        """Why lists gave nothing."""
+        return await self._call(f"{_DIAGNOSIS}Explain", request, diagnosis_pb2.ExplainResponse)
+
     async def update_status(self, request: p2p_pb2.UpdateStatusRequest) -> p2p_pb2.UpdateStatusResponse:
         """A heartbeat. `success` is False where the server knows no such worker."""
         return await self._call(f"{_P2P}UpdateStatus", request, p2p_pb2.UpdateStatusResponse)
+
+    async def acquire(self, request: claims_pb2.AcquireClaimRequest) -> claims_pb2.AcquireClaimResponse:
+        """Take a claim that is free; who holds it, if it is not."""
+        return await self._call(f"{_CLAIMS}Acquire", request, claims_pb2.AcquireClaimResponse)
+
+    async def renew(self, request: claims_pb2.RenewClaimRequest) -> claims_pb2.RenewClaimResponse:
+        """Begin a claim's lease anew. `held` is False where it was lost."""
+        return await self._call(f"{_CLAIMS}Renew", request, claims_pb2.RenewClaimResponse)
+
+    async def release(self, request: claims_pb2.ReleaseClaimRequest) -> claims_pb2.ReleaseClaimResponse:
+        """Let a claim go."""
+        return await self._call(f"{_CLAIMS}Release", request, claims_pb2.ReleaseClaimResponse)
 
     async def watch(self, request: sources_pb2.WatchRequest) -> AsyncGenerator[sources_pb2.WatchResponse, None]:
         """The stream of changes, until the server ends it (then it raises `Unavailable`) or the caller does."""

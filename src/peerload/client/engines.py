@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from peerload.client.buffers import Memory
 from peerload.engines.base import Engine, Exporter, Importer
+from peerload.errors import InvalidArgument
 from peerload.plugins import open_engine
 
 __all__ = ["Engines"]
@@ -36,14 +38,29 @@ class Engines:
         """The engines that pin or copy the memory they serve."""
         return frozenset(name for name, engine in self._engines.items() if engine.registers_memory)
 
-    def exporters(self) -> dict[str, Exporter]:
-        """Every engine's source side. Blocks."""
+    def check(self, memory: Mapping[str, Memory]) -> None:
+        """Raise `InvalidArgument` naming the first tensor that no engine in use here can serve from where it is."""
+        if not any(engine.reads_device_memory for engine in self._engines.values()):
+            for name, each in memory.items():
+                if each.device is not None:
+                    raise InvalidArgument(
+                        f"tensors[{name!r}]",
+                        f"is in the memory of CUDA device {each.device.device}, which {', '.join(self._engines)} cannot "
+                        f"read: pass a copy in host memory, tensor.cpu()",
+                    )
+
+    def exporters(self, *, device: bool = False) -> dict[str, Exporter]:
+        """Every engine's source side; only of those that read it, if there is memory on a `device`. Blocks."""
         with self._lock:
             self._check()
             for name, engine in self._engines.items():
                 if name not in self._exporters:
                     self._exporters[name] = engine.exporter(self._host())
-            return dict(self._exporters)
+            return {
+                name: exporter
+                for name, exporter in self._exporters.items()
+                if not device or self._engines[name].reads_device_memory
+            }
 
     def close(self) -> None:
         """Stop serving and reading. Blocks; closing twice is allowed."""

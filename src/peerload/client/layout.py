@@ -18,14 +18,15 @@ _NO_TENSOR: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """One tensor at a source: `dtype` is torch's name with prefix, `digest` b"" where the publisher gave none, and `range`
-    where the bytes are."""
+    """One tensor at a source: `dtype` is torch's name with prefix, `digest` b"" where the publisher gave none, `range`
+    where the bytes are, and `stride` how the elements lie in them, () for C order."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     digest: bytes
     range: Range
+    stride: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -35,7 +36,8 @@ class Offered:
     def agrees(self, other: Offered) -> bool:
         """Whether both are known to be the same tensor: all but where it is, and a digest that says so."""
         mine, theirs = (
-            (each.name, each.dtype, each.shape, each.size, each.digest if each.size else b"") for each in (self, other)
+            (each.name, each.dtype, each.shape, each.stride, each.size, each.digest if each.size else b"")
+            for each in (self, other)
         )
         return mine == theirs and (bool(self.digest) or not self.size)
 
@@ -49,7 +51,9 @@ def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -
     checkpoint = manifest.checkpoint
     if checkpoint is None:
         return [
-            Offered(item.name, item.dtype, item.shape, item.digest, Range(item.region, item.offset, item.size))
+            Offered(
+                item.name, item.dtype, item.shape, item.digest, Range(item.region, item.offset, item.size), item.stride
+            )
             for item in manifest.items
         ]
     where = places(manifest)

@@ -14,6 +14,7 @@ from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
 from peerload.client.identity import Identity
 from peerload.client.sources import SourceInfo
+from peerload.client.strides import dense_order, normal
 from peerload.engines.base import DIGEST_BYTES, Descriptor
 from peerload.errors import InvalidArgument, InvalidCheckpoint, LimitExceeded
 from peerload.metadata.limits import MAX_ENDPOINTS, MAX_NAME_BYTES, MAX_TENSORS
@@ -33,7 +34,8 @@ class Item:
 
     `dtype` is torch's name with prefix in runtime form, the safetensors name in checkpoint form, "" for pieces. `size` is in
     bytes; they begin at `offset` of the source's region number `region`. `digest` is xxh3-128, b"" where the publisher gave
-    none. `file` is the index of the checkpoint's file.
+    none. `file` is the index of the checkpoint's file. `stride` is in elements, () for C order; whatever it is, the elements
+    fill their bytes without a hole. `device` is the index of the accelerator that they are on, None for host memory.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Item:
     region: int
     offset: int
     file: int = 0
+    stride: tuple[int, ...] = ()
+    device: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Manifest:
     items: tuple[Item, ...]
     endpoints: tuple[Descriptor, ...]
     checkpoint: Checkpoint | None = None
+    refs: tuple[str, ...] = ()
+    """Branches and tags that the publisher knows the revision by."""
+    part: str = ""
+    """Which of the revision's files the publisher has, as it asked for them with patterns; "" for all."""
 
     @property
     def total_size(self) -> int:
@@ -89,7 +97,7 @@ def read_manifest(message: sources_pb2.Manifest) -> Manifest:
     if sum(item.size for item in items) > _MAX_BYTES:
         raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
     if form is Form.CHECKPOINT:
-        return Manifest(form, items, endpoints, _checkpoint(message, items))
+        return Manifest(form, items, endpoints, _checkpoint(message, items), tuple(message.refs), message.part)
     if message.files:
         raise InvalidArgument("manifest.files", "only a checkpoint has files")
     names = {item.name for item in items}
@@ -111,13 +119,17 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
             region=item.region,
             offset=item.offset,
             file=item.file,
+            stride=item.stride,
+            device=item.device,
         )
         for item in manifest.items
     )
     if manifest.checkpoint is not None:
         message.content = manifest.checkpoint.content
+        message.refs.extend(manifest.refs)
+        message.part = manifest.part
         message.files.extend(
-            sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest())
+            sources_pb2.File(path=file.path, size=file.size, header=file.header, digest=file.digest(), blob=file.blob)
             for file in manifest.checkpoint.files
         )
     message.endpoints.extend(
@@ -127,14 +139,16 @@ def write_manifest(manifest: Manifest) -> sources_pb2.Manifest:
     return message
 
 
-def checkpoint_manifest(checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = ()) -> Manifest:
+def checkpoint_manifest(
+    checkpoint: Checkpoint, endpoints: Iterable[Descriptor] = (), *, refs: Iterable[str] = (), part: str = ""
+) -> Manifest:
     """The manifest of a checkpoint whose file number i is served as region number i."""
     items = tuple(
         Item(part.name, part.size, part.dtype, part.shape, part.digest, index, part.offset, index)
         for index, file in enumerate(checkpoint.files)
         for part in file.parts
     )
-    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint)
+    return Manifest(Form.CHECKPOINT, items, tuple(endpoints), checkpoint, tuple(refs), part)
 
 
 def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ...]:
@@ -166,13 +180,26 @@ def _item(index: int, message: sources_pb2.Item, form: Form) -> Item:
         raise InvalidArgument(f"{field}.size", f"{message.size} bytes from {message.offset} is beyond any memory")
     if len(message.digest) not in (0, DIGEST_BYTES):
         raise InvalidArgument(f"{field}.digest", f"{len(message.digest)} bytes; a digest has {DIGEST_BYTES}")
-    if message.stride:
-        raise InvalidArgument(f"{field}.stride", "tensors with strides are not read by this release")
-    shape = tuple(message.shape)
+    shape, stride = tuple(message.shape), tuple(message.stride)
     dtype = message.dtype
     if form is Form.RUNTIME:
         _check_shape(field, dtype, shape, message.size)
-    return Item(message.name, message.size, dtype, shape, message.digest, message.region, message.offset, message.file)
+    elif stride:
+        raise InvalidArgument(f"{field}.stride", "tensors of files are contiguous")
+    if stride and (len(stride) != len(shape) or dense_order(shape, stride) is None):
+        raise InvalidArgument(f"{field}.stride", f"{stride} is not how the elements of {shape} lie without holes")
+    return Item(
+        message.name,
+        message.size,
+        dtype,
+        shape,
+        message.digest,
+        message.region,
+        message.offset,
+        message.file,
+        normal(shape, stride) if stride else (),
+        message.device if message.HasField("device") else None,
+    )
 
 
 def _check_shape(field: str, dtype: str, shape: tuple[int, ...], size: int) -> None:
@@ -202,7 +229,7 @@ def _checkpoint(message: sources_pb2.Manifest, items: Sequence[Item]) -> Checkpo
         parts[item.file].append(Part(item.name, item.offset, item.size, item.digest, item.dtype, item.shape))
     checkpoint = Checkpoint(
         tuple(
-            CheckpointFile(file.path, file.size, file.header, tuple(found))
+            CheckpointFile(file.path, file.size, file.header, tuple(found), file.blob)
             for file, found in zip(message.files, parts, strict=True)
         )
     )

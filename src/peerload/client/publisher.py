@@ -56,7 +56,7 @@ class Publisher:
         """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`."""
         source = AsyncSource(
             self._connection(),
-            await in_thread(self._executor, lambda stop: self._engines.exporters()),
+            await in_thread(self._executor, lambda stop: self._engines.exporters(device=offer.on_device)),
             offer,
             registering=self._engines.registering,
             facts=self._facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +94,11 @@ class Pull:
         self._manifests: dict[SourceKey, SourceManifest] = {}
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
+
+    @property
+    def sources(self) -> Sequence[SourceInfo]:
+        """Those that have what is pulled, as the server last named them."""
+        return self._search.found
 
     async def run(self) -> PullReport:
         """Pull; wait up to `wait` seconds for a source to appear, and take `timeout` seconds at most in all.

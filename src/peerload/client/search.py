@@ -18,6 +18,7 @@ from peerload.client.settings import ClientSettings
 from peerload.client.sources import Selector, SourceChange, SourceInfo
 from peerload.client.targets import SourceUnusable
 from peerload.errors import Ambiguous, InvalidArgument, NotFound, PeerloadError, Unavailable
+from peerload.hub.cache import is_commit
 from peerload.metadata.records import Form, SourceKey, Status
 from peerload.wire import sources_pb2
 from peerload.wire.identity import source_id
@@ -36,6 +37,12 @@ class Wanted:
     """Runtime form: the rank."""
     content: str = ""
     """Checkpoint form: what the content digest begins with."""
+    part: str = ""
+    """Which files are asked for, as patterns; "" for all. Sources that have a part are none for whoever asks for another."""
+    ref: str = ""
+    """Rather from sources that know their revision by this branch or tag, if there are any."""
+    commits: bool = False
+    """Sources of one commit have the same files, as far as they have them: those that have the most decide."""
 
 
 async def find(connection: Connection, selector: Selector) -> list[SourceInfo]:
@@ -117,6 +124,8 @@ class Search:
         self._group: tuple[str, str] | None = None
         self.banned: set[SourceKey] = set()
         """Sources that are not to be tried again."""
+        self.found: list[SourceInfo] = []
+        """The usable sources, when there last were any."""
 
     async def now(self) -> list[SourceInfo]:
         """The usable sources that the server has. Raises `Ambiguous` if they hold different weights, `Unavailable`."""
@@ -160,16 +169,26 @@ class Search:
     def _usable(self, sources: Iterable[SourceInfo]) -> list[SourceInfo]:
         usable = [source for source in sources if self._fits(source)]
         if self._group is None and usable:
-            groups: dict[tuple[str, str], list[SourceInfo]] = {}
-            for source in usable:
-                groups.setdefault(_group(source), []).append(source)
-            if len(groups) > 1:
+            self._group = self._decide(usable)
+        found = [source for source in usable if _group(source) == self._group]
+        self.found = found or self.found
+        return found
+
+    def _decide(self, usable: Sequence[SourceInfo]) -> tuple[str, str]:
+        """What is pulled. Raises `Ambiguous`."""
+        wanted = self._wanted
+        named = [source for source in usable if wanted.ref and source.knows(wanted.ref)]
+        groups: dict[tuple[str, str], list[SourceInfo]] = {}
+        for source in named or usable:
+            groups.setdefault(_group(source), []).append(source)
+        if len(groups) > 1:
+            revisions = {source.revision for members in groups.values() for source in members}
+            if not (wanted.commits and len(revisions) == 1 and is_commit(revisions.pop())):
                 raise Ambiguous(
-                    f"sources of {self._wanted.selector} hold different weights; say which",
+                    f"sources of {wanted.selector} hold different weights; say which",
                     [_describe(members) for members in groups.values()],
                 )
-            self._group = next(iter(groups))
-        return [source for source in usable if _group(source) == self._group]
+        return max(groups, key=lambda group: (groups[group][0].total_size, groups[group][0].item_count, group))
 
     def _fits(self, source: SourceInfo) -> bool:
         if source.worker_id in self._own_workers or source.key in self.banned:
@@ -179,7 +198,7 @@ class Search:
             return False
         if source.form is Form.RUNTIME and source.worker_rank != self._wanted.rank:
             return False
-        if not source.content.startswith(self._wanted.content):
+        if not source.content.startswith(self._wanted.content) or source.part not in ("", self._wanted.part):
             return False
         if not set(source.engines) & set(self._engines):
             self._pass_over(source, f"serves by {', '.join(source.engines)} only, which is not in use here")

@@ -16,6 +16,7 @@ ADDRESS_VARIABLES: Final = ("PEERLOAD_SERVER", "MODEL_EXPRESS_URL", "MX_SERVER_A
 """Environment variables that may name the server; the first that is set counts."""
 
 _DEFAULT_PORT: Final = 8001
+_SECONDS: Final = {"MX_HEARTBEAT_INTERVAL_SECS": "heartbeat_interval", "PEERLOAD_CLAIM_LEASE": "claim_lease"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class ClientSettings:
     """How often one source is tried without any byte of use, before a pull gives up on it."""
     retry_delay: float = 0.25
     """Before failed sources are tried again; doubles each round, up to five seconds."""
+    claim_lease: float = 20.0
+    """How long after its last sign of life one who downloads for all the others is waited for."""
     engines: tuple[str, ...] = ("tcp",)
     """Engines to serve with and to read with, in order of preference."""
     token_path: str = "/var/run/secrets/tokens/modelexpress"
@@ -50,6 +53,8 @@ class ClientSettings:
         for name in ("patience", "outage_patience", "busy_patience", "retire_grace"):
             if not getattr(self, name) >= 0:
                 raise InvalidArgument(name, "must be 0 seconds or more")
+        if not 1 <= self.claim_lease <= 3600:
+            raise InvalidArgument("claim_lease", "must be 1 to 3600 seconds")
         if self.tries < 1:
             raise InvalidArgument("tries", "must be at least 1")
         if not self.engines:
@@ -57,15 +62,16 @@ class ClientSettings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> ClientSettings:
-        """The defaults, changed by what the environment says: MX_HEARTBEAT_INTERVAL_SECS, MX_AUTH_TOKEN_PATH and
-        PEERLOAD_ENGINES (names with commas between them)."""
+        """The defaults, changed by what the environment says: MX_HEARTBEAT_INTERVAL_SECS, PEERLOAD_CLAIM_LEASE,
+        MX_AUTH_TOKEN_PATH and PEERLOAD_ENGINES (names with commas between them)."""
         env = os.environ if env is None else env
         changes: dict[str, float | str | tuple[str, ...]] = {}
-        if interval := env.get("MX_HEARTBEAT_INTERVAL_SECS"):
-            try:
-                changes["heartbeat_interval"] = float(interval)
-            except ValueError:
-                raise InvalidArgument("MX_HEARTBEAT_INTERVAL_SECS", f"{interval!r} is not a number") from None
+        for variable, name in _SECONDS.items():
+            if text := env.get(variable):
+                try:
+                    changes[name] = float(text)
+                except ValueError:
+                    raise InvalidArgument(variable, f"{text!r} is not a number") from None
         if path := env.get("MX_AUTH_TOKEN_PATH"):
             changes["token_path"] = path
         if engines := env.get("PEERLOAD_ENGINES"):

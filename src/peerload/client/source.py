@@ -23,7 +23,7 @@ from peerload.client.identity import Identity
 from peerload.client.manifest import Manifest, write_manifest
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
-from peerload.engines.base import Exporter, Publication, Region
+from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
 from peerload.errors import LimitExceeded, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
@@ -33,6 +33,7 @@ __all__ = ["AsyncSource", "Offer", "OnSourceEvent", "SourceEvent", "SourceState"
 
 _log: Final = logging.getLogger("peerload.client")
 _FIRST_RETRY_S: Final = 1.0
+_LOOK_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""
 _GIVE_UP_S: Final = 1.0
@@ -92,8 +93,13 @@ class Offer:
     identity: p2p_pb2.SourceIdentity
     rank: int
     manifest: Manifest
-    regions: Sequence[memoryview]
+    regions: Sequence[memoryview | DeviceMemory]
     owner: object = field(default=None, repr=False)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any of it is in an accelerator's memory."""
+        return any(isinstance(region, DeviceMemory) for region in self.regions)
 
 
 class AsyncSource:
@@ -231,6 +237,14 @@ class AsyncSource:
         elif self._state is not SourceState.LIVE:
             self._enter(SourceState.LIVE, "the server is back")
 
+    async def quiet(self, seconds: float) -> None:
+        """Return once nobody has been reading from it for so long, from now on."""
+        since = self._clock.monotonic()
+        while (left := since + seconds - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, _LOOK_S))
+            if self.load:
+                since = self._clock.monotonic()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -279,7 +293,7 @@ class AsyncSource:
                 worker=p2p_pb2.WorkerMetadata(
                     worker_rank=offer.rank,
                     status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
-                    accelerator=facts.accelerator,
+                    accelerator="cuda" if offer.on_device else facts.accelerator,
                     topology=facts.topology,
                 ),
                 worker_id=self.worker_id,

@@ -46,11 +46,19 @@ class SourceInfo:
     layout_signature: str | None
     pod_name: str
     pod_namespace: str
+    refs: tuple[str, ...] = ()
+    """Branches and tags that the source knows its revision by."""
+    part: str = ""
+    """Which of the revision's files the source has, as it asked for them with patterns; "" for all."""
 
     @property
     def key(self) -> SourceKey:
         """The record's name."""
         return SourceKey(self.source_id, self.worker_rank, self.worker_id)
+
+    def knows(self, ref: str) -> bool:
+        """Whether that branch or tag, or that very name, is the revision of these weights."""
+        return self.revision == ref or ref in self.refs
 
     def __str__(self) -> str:
         host = self.topology.get("host", "")
@@ -83,6 +91,8 @@ class SourceInfo:
             layout_signature=message.layout_signature if message.HasField("layout_signature") else None,
             pod_name=message.pod_name,
             pod_namespace=message.pod_namespace,
+            refs=tuple(message.refs),
+            part=message.part,
         )
 
 
@@ -94,6 +104,7 @@ class Selector:
     source_id: str = ""
     model: str = ""
     revision: str | None = None
+    """The revision itself, or a branch or tag that sources know it by."""
     rank: int | None = None
     form: Form | None = None
     status: Status | None = None

@@ -84,7 +84,7 @@ class StreamTarget(ABC):
                 self._changed.notify_all()
                 for each in step.tensors:
                     self._given[each.name] = each
-                    self._ready.append(Tensor(each.name, each.dtype, each.shape, memory))
+                    self._ready.append(Tensor(each.name, each.dtype, each.shape, memory, each.stride))
             return self._ready.popleft() if self._ready else None
 
     @abstractmethod

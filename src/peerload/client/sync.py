@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
 from peerload.client.loop import LoopThread
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource
-from peerload.client.weights import PulledFolder, PullReport, Weights
+from peerload.client.weights import Filled, PulledFolder, PullReport, Weights
 
 __all__ = ["Client", "Source", "WeightIterator"]
 
@@ -57,8 +58,12 @@ class Source:
     def beat(self) -> None:
         self._loop.run(self._source.beat())
 
+    def quiet(self, seconds: float) -> None:
+        self._loop.run(self._source.quiet(seconds))
+
     close.__doc__ = AsyncSource.close.__doc__
     beat.__doc__ = AsyncSource.beat.__doc__
+    quiet.__doc__ = AsyncSource.quiet.__doc__
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +165,17 @@ def _pulls(
     return call
 
 
+def _pulls_into(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Filled[AsyncSource]]],
+) -> Callable[Concatenate[Client, P], Filled[Source]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Filled[Source]:
+        filled = self._loop.run(method(self._client, *args, **kwargs))
+        return filled.served_by(self._own(filled.source))
+
+    return call
+
+
 def _pulls_folder(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, PulledFolder[AsyncSource]]],
 ) -> Callable[Concatenate[Client, P], PulledFolder[Source]]:
@@ -167,6 +183,17 @@ def _pulls_folder(
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> PulledFolder[Source]:
         folder = self._loop.run(method(self._client, *args, **kwargs))
         return folder.served_by(self._own(folder.source))
+
+    return call
+
+
+def _pulls_cached(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, PulledModel[AsyncSource]]],
+) -> Callable[Concatenate[Client, P], PulledModel[Source]]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> PulledModel[Source]:
+        pulled = self._loop.run(method(self._client, *args, **kwargs))
+        return pulled.served_by(self._own(pulled.source))
 
     return call
 
@@ -218,10 +245,14 @@ class Client:
     publish = _opens(AsyncClient.publish)
     share = _opens(AsyncClient.share)
     pull = _pulls(AsyncClient.pull)
+    pull_into = _pulls_into(AsyncClient.pull_into)
     iter_weights = _streams(AsyncClient.iter_weights)
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
+    share_cached = _opens(AsyncClient.share_cached)
+    pull_cached = _pulls_cached(AsyncClient.pull_cached)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
+    explain = _waits(AsyncClient.explain)
     manifest = _waits(AsyncClient.manifest)
     read = _waits(AsyncClient.read)
     withdraw = _waits(AsyncClient.withdraw)

@@ -15,14 +15,14 @@ from typing import Final, Protocol, TypeAlias
 
 from peerload.checkpoint import Checkpoint, Progress, Staging
 from peerload.checkpoint.dtypes import torch_name
-from peerload.client.buffers import Memory
 from peerload.client.host import available_memory
-from peerload.client.layout import Offered, places, tensor_names
+from peerload.client.layout import Offered, places, tensor_names, tensors_of, tied
 from peerload.client.manifest import Item, Manifest
 from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
+from peerload.hub.patterns import EVERYTHING, Patterns
 
 __all__ = [
     "Allocate",
@@ -32,7 +32,9 @@ __all__ = [
     "RuntimeMemory",
     "SourceUnusable",
     "Target",
+    "check_digests",
     "check_memory",
+    "offered",
     "one_digest",
 ]
 
@@ -77,85 +79,46 @@ class AtOnce:
 
 
 class RuntimeMemory(AtOnce):
-    """Memory for runtime form: the tensors, packed; tied ones once. With `into`, the caller's own memory, each by name."""
+    """Memory for runtime form: the tensors, packed; tied ones once."""
 
-    def __init__(self, into: Mapping[str, Memory] | None = None, *, need_digests: bool = False) -> None:
+    def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
-        self._into = into
         self._need_digests = need_digests
-        self._items: dict[str, Item] = {}
+        self._tensors: dict[str, Offered] = {}
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
-        if self._need_digests and (bare := next((item for item in manifest.items if _bare(item)), None)):
-            raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
+        tensors = tensors_of(manifest)
+        if self._need_digests:
+            check_digests(tensors)
         before = {name: slot for slot in self.slots for name in slot.names}
         fresh: list[Slot] = []
-        slots = [self._slot(items, before, fresh) for items in self._groups(manifest)]
+        slots = [self._slot(same, before, fresh) for same in tied(tensors)]
         self._allocate(fresh, allocate)
         self.slots = slots
-        self._items = {item.name: item for item in manifest.items}
+        self._tensors = {tensor.name: tensor for tensor in tensors}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the last plan, by name, in the manifest's order."""
         memory = {name: slot.destination for slot in self.slots for name in slot.names}
-        return {name: Tensor(name, item.dtype, item.shape, memory[name]) for name, item in self._items.items()}
+        return {
+            name: Tensor(name, each.dtype, each.shape, memory[name], each.stride)
+            for name, each in self._tensors.items()
+        }
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
-        region = {name: index for index, slot in enumerate(self.slots) for name in slot.names}
-        items = tuple(
-            Item(item.name, item.size, item.dtype, item.shape, item.digest, region[item.name], 0)
-            for item in self._items.values()
-        )
-        return items, [slot.destination for slot in self.slots]
+        return offered(self._tensors.values(), self.slots)
 
-    def _groups(self, manifest: Manifest) -> list[list[Item]]:
-        """The items by the bytes that they are; each alone where the caller brought memory."""
-        if self._into is not None:
-            self._check_into(manifest, self._into)
-            return [[item] for item in manifest.items]
-        groups: dict[tuple[int, int, int], list[Item]] = {}
-        for item in manifest.items:
-            groups.setdefault((item.region, item.offset, item.size), []).append(item)
-        for items in groups.values():
-            one_digest(items)
-        return list(groups.values())
-
-    def _check_into(self, manifest: Manifest, into: Mapping[str, Memory]) -> None:
-        names = {item.name for item in manifest.items}
-        for name in into:
-            if name not in names:
-                raise SourceUnusable(f"has no tensor {name[:200]!r}, which is to be filled")
-        for item in manifest.items:
-            memory = into.get(item.name)
-            if memory is None:
-                raise SourceUnusable(f"has a tensor {item.name[:200]!r}, for which no memory was given")
-            have, want = (memory.dtype, memory.shape, memory.view.nbytes), (item.dtype, item.shape, item.size)
-            if have != want:
-                raise SourceUnusable(
-                    f"has {item.name[:200]!r} as {item.dtype} {item.shape} of {item.size} bytes, the memory given is "
-                    f"{memory.dtype} {memory.shape} of {memory.view.nbytes}"
-                )
-
-    def _slot(self, items: list[Item], before: Mapping[str, Slot], fresh: list[Slot]) -> Slot:
-        first = items[0]
-        slot = Slot(
-            tuple(item.name for item in items),
-            Range(first.region, first.offset, first.size),
-            one_digest(items),
-            memoryview(bytearray()),
-        )
-        for item in items:
-            old = before.get(item.name)
-            if old is not None and old.checked and old.digest == slot.digest and _agree(self._items[item.name], item):
+    def _slot(self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot]) -> Slot:
+        slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), memoryview(bytearray()))
+        for each in same:
+            old = before.get(each.name)
+            if old is not None and old.checked and self._tensors[each.name].agrees(each):
                 slot.destination, slot.origin, slot.verified = old.destination, old.origin, True
                 return slot
         if not slot.size:
             return slot
-        if self._into is not None:
-            slot.destination = self._into[first.name].view
-            return slot
-        old = before.get(first.name)
+        old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
             # The same names: no other slot of this plan can have kept that memory.
             slot.destination = old.destination
@@ -197,6 +160,11 @@ class _CheckpointSlots(AtOnce, ABC):
         for key, slot in self._parts.items():
             slot.range = where[key]
 
+    def _complete(self) -> Checkpoint:
+        if self.checkpoint is None:
+            raise RuntimeError("there was no plan")
+        return self.checkpoint
+
     @abstractmethod
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
         """A slot for each part, by file and number."""
@@ -232,23 +200,20 @@ class CheckpointMemory(_CheckpointSlots):
             tensors[name] = Tensor(name, torch_name(part.dtype), part.shape, memory)
         return tensors
 
-    def _complete(self) -> Checkpoint:
-        if self.checkpoint is None:
-            raise RuntimeError("there was no plan")
-        return self.checkpoint
-
 
 class FolderTarget(_CheckpointSlots):
     """A folder, by way of its staging: files get their names in `commit`, after everything was verified."""
 
-    def __init__(self, local_dir: Path, *, allow_code: bool) -> None:
+    def __init__(self, local_dir: Path, *, allow_code: bool, patterns: Patterns = EVERYTHING) -> None:
         super().__init__()
         self.local_dir = local_dir
-        self._allow_code = allow_code
+        self.patterns = patterns
+        self.allow_code = allow_code
         self.staging: Staging | None = None
 
     def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        staging = self.staging = Staging(self.local_dir, checkpoint, allow_code=self._allow_code)
+        chosen = self.patterns.choose([file.path for file in checkpoint.files])
+        staging = self.staging = self._open(checkpoint, chosen.__contains__, progress)
         right = staging.reusable(progress)
         views = {index: staging.view(index) for index in staging.wanted}
         slots = _part_slots(checkpoint, lambda file, start, end: views[file][start:end], frozenset(staging.wanted))
@@ -256,11 +221,22 @@ class FolderTarget(_CheckpointSlots):
             slots[key].verified = True
         return slots
 
-    def commit(self) -> Staging:
+    def _open(self, checkpoint: Checkpoint, chosen: Callable[[str], bool], progress: Progress) -> Staging:
+        """The staging of the folder."""
+        return Staging(self.local_dir, checkpoint, allow_code=self.allow_code, chosen=chosen)
+
+    def part_of(self, part: str) -> str:
+        """Which of the revision's files the folder has, "" for all; the source has `part`."""
+        staging = self.staging
+        if staging is None or len(staging.wanted) + len(staging.skipped) == len(self._complete().files):
+            return part
+        return str(self.patterns)
+
+    def commit(self, progress: Progress | None = None) -> Staging:
         """Name the files. Every slot must be verified."""
         if self.staging is None or not all(slot.verified for slot in self.slots):
             raise RuntimeError("only what was verified is committed")
-        self.staging.commit()
+        self.staging.commit(progress)
         return self.staging
 
     def close(self) -> None:
@@ -286,19 +262,28 @@ def _part_slots(
     }
 
 
-def _agree(old: Item, new: Item) -> bool:
-    return (old.dtype, old.shape, old.size, old.digest) == (new.dtype, new.shape, new.size, new.digest)
-
-
-def _bare(item: Item) -> bool:
-    return item.size > 0 and not item.digest
-
-
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def one_digest(same: Sequence[Item | Offered]) -> bytes:
+def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
+    """The items and regions to publish on what was pulled: each slot a region."""
+    region = {name: index for index, slot in enumerate(slots) for name in slot.names}
+    items = tuple(
+        Item(each.name, each.size, each.dtype, each.shape, each.digest, region[each.name], 0, stride=each.stride)
+        for each in tensors
+    )
+    return items, [slot.destination for slot in slots]
+
+
+def check_digests(tensors: Iterable[Offered]) -> None:
+    """Raise `SourceUnusable` unless everything has a digest, as what is published on must have."""
+    bare = next((each for each in tensors if each.size and not each.digest), None)
+    if bare is not None:
+        raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
+
+
+def one_digest(same: Sequence[Offered]) -> bytes:
     """The digest of tensors that are the same bytes; b"" where none is given. Raises `SourceUnusable` if there are two."""
     digests = {each.digest for each in same if each.digest}
     if len(digests) > 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits, numpy_dtype
 from peerload.client.frameworks import torch_dtype, torch_module
+from peerload.client.strides import contiguous
 from peerload.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ ndim (int32) come first."""
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: `dtype` is torch's name with prefix ("torch.bfloat16"), `memory` its bytes, contiguous in C order.
+    """One tensor: `dtype` is torch's name with prefix ("torch.bfloat16"), `memory` its bytes, without holes.
 
-    Tensors that share memory at the source share it here. `numpy`, `torch`, `numpy.asarray` and `from_dlpack` give arrays
+    `stride` says in which order the elements lie there, in elements and as they lay at the source; () is C order. Tensors that share memory at the source share it here. `numpy`, `torch`, `numpy.asarray` and `from_dlpack` give arrays
     over the same memory; it is freed when nothing refers to it any more.
     """
 
@@ -42,6 +43,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     memory: memoryview
+    stride: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +66,7 @@ class Tensor:
         module = torch_module()
         if not self.nbytes:
             return module.empty(self.shape, dtype=dtype)
-        return module.frombuffer(self.memory, dtype=dtype).view(self.shape)
+        return module.frombuffer(self.memory, dtype=dtype).as_strided(self.shape, self.stride or contiguous(self.shape))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -113,7 +115,8 @@ class Tensor:
     def _array(self, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        return np.ndarray(self.shape, dtype, self.memory)
+        steps = [step * dtype.itemsize for step in self.stride] or None
+        return np.ndarray(self.shape, dtype, self.memory, strides=steps)
 
 
 def _known(dtype: str) -> str:

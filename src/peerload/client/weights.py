@@ -15,6 +15,7 @@ from peerload.metadata.records import Form, SourceKey
 
 __all__ = [
     "Attempt",
+    "Filled",
     "Given",
     "OnProgress",
     "PullProgress",
@@ -32,7 +33,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """Where a pull stands. `phase` is "waiting" (for a source), "checking" (what is here already) or "reading"."""
+    """Where a pull stands. `phase` is "waiting" (for a source), "checking" (what is here already) or "reading"; into the
+    Hugging Face cache also "naming" (computing blobs' names), "downloading" (from the hub) or "downloading elsewhere"
+    (another process does; `reason` says which)."""
 
     phase: str
     bytes_done: int = 0
@@ -137,6 +140,23 @@ def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: fl
         attempts=tuple(attempts),
         verified=Verification(items, checked, unchecked),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Filled(Generic[S]):
+    """What a pull into the caller's memory did: everything in it holds verified weights, except what is `missing`."""
+
+    report: PullReport
+    missing: tuple[str, ...]
+    """Names for which the source had nothing; their memory was not touched. Empty unless not strict."""
+    unexpected: tuple[str, ...]
+    """Names at the source for which no memory was given. Empty unless not strict."""
+    source: S | None = None
+    """This process as a source of them, if the pull was asked to publish."""
+
+    def served_by(self, source: R | None) -> Filled[R]:
+        """The same, with another object for the source."""
+        return Filled(self.report, self.missing, self.unexpected, source)
 
 
 class Weights(Mapping[str, T], Generic[T, S]):

@@ -127,7 +127,8 @@ class Script:
         store = scratch / "peerload.sqlite"
         begun = self._clock.monotonic()
         again = store.exists()
-        server = await self._start(SERVER, ["serve", "--listen", self._listen, "--store", f"sqlite:{store}"], scratch)
+        command = ["serve", "--listen", self._listen, "--store", f"sqlite:{store}", "--metrics", "off"]
+        server = await self._start(SERVER, command, scratch)
         answered = asyncio.ensure_future(client.find(Selector()))
         ended = asyncio.ensure_future(server.ended())
         await asyncio.wait([answered, ended], return_when=asyncio.FIRST_COMPLETED)

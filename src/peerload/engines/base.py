@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 __all__ = [
     "DIGEST_BYTES",
     "Descriptor",
+    "DeviceMemory",
     "Engine",
     "Exporter",
     "Importer",
@@ -48,18 +49,34 @@ DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes in an accelerator's memory: `nbytes` from `address`, an address of the CUDA device with index `device`.
+
+    `owner` is the array or tensor that they belong to, and keeps them.
+    """
+
+    address: int
+    nbytes: int
+    device: int
+    owner: object = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """Memory that a source offers: contiguous bytes, writable or not, 0 of them allowed.
 
     The engine keeps no copy, and may make views of `buffer` until the publication is retired; a caller who wants to unmap
     or resize the memory then releases his own views too.
 
-    `device` is None for host memory, else the index of the accelerator that `buffer` (then an object with
-    `__cuda_array_interface__` or DLPack) lives on; an engine that cannot read device memory raises `InvalidArgument`.
+    An engine whose `reads_device_memory` is false raises `InvalidArgument` for a `buffer` on a device.
     """
 
-    buffer: memoryview
-    device: int | None = None
+    buffer: memoryview | DeviceMemory
+
+    @property
+    def device(self) -> int | None:
+        """The index of the accelerator that the memory is on; None for host memory."""
+        return self.buffer.device if isinstance(self.buffer, DeviceMemory) else None
 
     @property
     def nbytes(self) -> int:
@@ -224,6 +241,11 @@ class Engine(Protocol):
     @property
     def registers_memory(self) -> bool:
         """Whether publishing pins or copies memory, so that its size must be announced and checked beforehand."""
+        ...
+
+    @property
+    def reads_device_memory(self) -> bool:
+        """Whether regions may be on an accelerator."""
         ...
 
     def exporter(self, host: str) -> Exporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from peerload.engines.base import Range, Region
+from peerload.engines.base import DeviceMemory, Range, Region
 from peerload.errors import InvalidArgument, LimitExceeded
 
 __all__ = ["MAX_REGIONS", "as_bytes", "check_ranges", "destination_views", "host_views"]
@@ -28,12 +28,14 @@ def host_views(regions: Sequence[Region]) -> list[memoryview]:
     """The regions as bytes, for an engine that reads host memory; `InvalidArgument` for anything else."""
     if len(regions) > MAX_REGIONS:
         raise LimitExceeded("regions", f"{len(regions)} regions, the limit is {MAX_REGIONS}", limit=MAX_REGIONS)
+    views = []
     for index, region in enumerate(regions):
-        if region.device is not None:
+        if isinstance(region.buffer, DeviceMemory):
             raise InvalidArgument(f"regions[{index}].device", "this engine reads host memory only")
         if not region.buffer.c_contiguous:
             raise InvalidArgument(f"regions[{index}].buffer", "the memory must be contiguous, in C order")
-    return [as_bytes(region.buffer) for region in regions]
+        views.append(region.buffer)
+    return [as_bytes(view) for view in views]
 
 
 def check_ranges(ranges: Sequence[Range], sizes: Sequence[int]) -> None:

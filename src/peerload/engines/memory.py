@@ -233,6 +233,10 @@ class MemoryEngine:
     def registers_memory(self) -> bool:
         return False
 
+    @property
+    def reads_device_memory(self) -> bool:
+        return False
+
     def exporter(self, host: str) -> _MemoryExporter:
         if not host:
             raise InvalidArgument("host", "is empty")

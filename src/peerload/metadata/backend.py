@@ -19,6 +19,7 @@ from peerload.metadata.feed import follow
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
+from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
@@ -48,6 +49,7 @@ _RESUMED_SECONDS: Final = 5.0
 """For so long after that the feed is expected to speak any moment."""
 _CLOSE_SECONDS: Final = 2.0
 _MAX_RANK: Final = 2**32 - 1
+_CLAIM_PREFIX: Final = "claim/"
 
 
 class MetadataBackend:
@@ -75,6 +77,17 @@ class MetadataBackend:
             patience=self._patience,
             server_id=secrets.token_hex(8),
         )
+        self.claims = Leases(
+            _CLAIM_PREFIX,
+            store,
+            self.directory,
+            clock,
+            confirm=self._confirm,
+            patience=self._patience,
+            known=self._known,
+            interval=self.settings.reaper_interval,
+        )
+        """Who does what only one should do."""
         self._ticked_at = clock.monotonic()
         self._resumed_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,11 +102,12 @@ class MetadataBackend:
         await self._store.open()
         self._ended = asyncio.get_running_loop().create_future()
         loops: dict[str, Coroutine[Any, Any, None]] = {
-            "feed": follow(self._store, self.directory, self._clock),
+            "feed": follow(self._store, (self.claims, self.directory), self._clock),
             "heartbeats": self.heartbeats.run(),
             "amends": self._writes.run(),
             "expiry": self._tick(),
             "reaper": self.reaper.run(),
+            "claims": self.claims.run(),
             "reviver": self._reviver.run(),
         }
         for name, loop in loops.items():

@@ -326,6 +326,10 @@ class Directory:
         """Every source id with its model's name, sorted by name."""
         return self._index.sources()
 
+    def models(self) -> list[str]:
+        """Every model's name, in no order."""
+        return self._index.models()
+
     def find(self, query: Query) -> Iterator[tuple[Held, ...]]:
         """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
         the same instance, if instances are asked for."""

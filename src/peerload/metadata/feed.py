@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Compacted, Unavailable
-from peerload.metadata.directory import Directory
-from peerload.store.base import Position, Store
+from peerload.store.base import Feed, Listing, Position, Store
 
-__all__ = ["follow"]
+__all__ = ["Reader", "follow"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -20,8 +19,20 @@ _RETRY_SECONDS: Final = 0.25
 _RETRY_MAX_SECONDS: Final = 2.0
 
 
-async def follow(store: Store, directory: Directory, clock: Clock) -> None:
-    """Keep the directory up to date until cancelled. Outages are waited out; a watch goes on where it broke off."""
+class Reader(Protocol):
+    """What is kept up to date by the feed; each picks the keys that concern it."""
+
+    def replace(self, listing: Listing) -> None:
+        """Take a listing as the whole truth."""
+        ...
+
+    def apply(self, feed: Feed) -> None:
+        """Take in some changes."""
+        ...
+
+
+async def follow(store: Store, readers: tuple[Reader, ...], clock: Clock) -> None:
+    """Keep the readers up to date until cancelled. Outages are waited out; a watch goes on where it broke off."""
     position: Position | None = None
     delay = _RETRY_SECONDS
     failing = False
@@ -29,12 +40,14 @@ async def follow(store: Store, directory: Directory, clock: Clock) -> None:
         try:
             if position is None:
                 listing = await store.list()
-                directory.replace(listing)
+                for reader in readers:
+                    reader.replace(listing)
                 position = listing.position
             # Closed at once, not whenever it is collected: a store may keep a connection for it.
             async with contextlib.aclosing(store.watch(position)) as feeds:
                 async for feed in feeds:
-                    directory.apply(feed)
+                    for reader in readers:
+                        reader.apply(feed)
                     position = feed.position
                     delay = _RETRY_SECONDS
                     if failing:

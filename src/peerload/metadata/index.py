@@ -67,6 +67,10 @@ class Index:
         pairs = ((name, source_id) for name, ids in self._models.items() for source_id in ids)
         return [(source_id, name) for name, source_id in sorted(pairs)]
 
+    def models(self) -> list[str]:
+        """Every model's name, in no order."""
+        return list(self._models)
+
     def _count(self, record: SourceRecord, change: int) -> None:
         sources = self._models.setdefault(record.model_name, {})
         source_id = record.key.source_id

@@ -13,6 +13,8 @@ __all__ = [
     "MAX_IDENTITY_BYTES",
     "MAX_MESSAGE_BYTES",
     "MAX_NAME_BYTES",
+    "MAX_REFS",
+    "MAX_REFS_BYTES",
     "MAX_TENSORS",
     "MAX_TEXT_BYTES",
     "MAX_TOPOLOGY",
@@ -42,6 +44,10 @@ MAX_TENSORS: Final = 1_000_000
 """Tensors in one list, or items in one manifest."""
 MAX_FILES: Final = 100_000
 MAX_ENDPOINTS: Final = 64
+MAX_REFS: Final = 64
+"""Branches and tags of one revision."""
+MAX_REFS_BYTES: Final = 16 * 1024
+"""All of them together."""
 MAX_TOTAL_SIZE: Final = 2**63 - 1
 """Bytes in all tensors of a worker."""
 

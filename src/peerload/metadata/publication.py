@@ -147,12 +147,15 @@ def _checked(
     item_count, total_size = _tensors(worker)
     form, content = Form.UNSPECIFIED, ""
     engines: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
+    part = ""
     named = parameters.get("peerload.form", "").upper()
     if named in Form.__members__:
         form = Form[named]
     if manifest is not None:
         item_count, total_size, engines = _check_manifest(manifest)
         form, content = Form(manifest.form), manifest.content
+        refs, part = tuple(manifest.refs), manifest.part
     record = SourceRecord(
         key=SourceKey(sys.intern(source_id(identity)), worker.worker_rank, request.worker_id),
         model_name=identity.model_name,
@@ -171,6 +174,8 @@ def _checked(
         engines=engines,
         pod=pod,
         published_at=0,
+        refs=refs,
+        part=part,
     )
     return Publication(record, identity_bytes, worker_bytes, encoded_manifest)
 
@@ -270,6 +275,13 @@ def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str
             raise MissingField(f"manifest.files[{index}].path")
         if len(file.digest) not in _DIGEST_SIZES:
             raise InvalidArgument("manifest.files.digest", f"of {file.path!r} has {len(file.digest)} bytes, not 16")
+        check_text("manifest.files.blob", file.blob, limits.MAX_TEXT_BYTES)
+    check_count("manifest.refs", len(manifest.refs), limits.MAX_REFS, "names")
+    for ref in manifest.refs:
+        if not ref.isprintable():
+            raise InvalidArgument("manifest.refs", f"{ascii(ref)[:200]} has a control character")
+    check_text("manifest.refs", "".join(manifest.refs), limits.MAX_REFS_BYTES)
+    check_text("manifest.part", manifest.part, limits.MAX_NAME_BYTES)
     for index, endpoint in enumerate(manifest.endpoints):
         if not endpoint.engine:
             raise MissingField(f"manifest.endpoints[{index}].engine")

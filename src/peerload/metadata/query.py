@@ -31,6 +31,7 @@ class Query:
     model_name: str | None = None
     """Exact and case-sensitive."""
     revision: str | None = None
+    """The revision itself, or a branch or tag that the publisher knows it by."""
     worker_id: str | None = None
     worker_rank: int | None = None
     form: Form | None = None
@@ -91,7 +92,7 @@ class Query:
         return (
             (self.source_id is None or key.source_id == self.source_id)
             and (self.model_name is None or record.model_name == self.model_name)
-            and (self.revision is None or record.revision == self.revision)
+            and (self.revision is None or record.revision == self.revision or self.revision in record.refs)
             and (self.worker_id is None or key.worker_id == self.worker_id)
             and (self.worker_rank is None or key.worker_rank == self.worker_rank)
             and (self.form is None or record.form is self.form)

@@ -28,8 +28,9 @@ class MetadataSettings:
     """The same where something is to be written: it is told of within 2 seconds."""
     answer_within: float = 90.0
     """After this a call that the store leaves hanging is given up, whatever its caller's deadline."""
-    visible_within: float = 1.0
-    """How long a write waits to be seen in this server's own directory before it is answered all the same."""
+    visible_within: float = 1.5
+    """How long a write waits to be seen in this server's own directory; then it is answered all the same, unless the
+    feed, which speaks at least once a second, has said nothing meanwhile."""
     flush_delay: float = 0.05
     """How long heartbeats gather before they are stored together."""
     alive_interval: float = 1.0

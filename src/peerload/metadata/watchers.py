@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from peerload.errors import PeerloadError, Unavailable
@@ -58,8 +59,10 @@ class _Topic:
             self.floor = self.noted.popleft().number
         self.pulse.beat()
 
-    def since(self, place: int) -> list[_Noted]:
-        """The changes after that one, in order."""
+    def since(self, place: int) -> list[_Noted] | None:
+        """The changes after that one, in order; None if they are no longer all known."""
+        if place < self.floor:
+            return None
         later = list(itertools.takewhile(lambda noted: noted.number > place, reversed(self.noted)))
         later.reverse()
         return later
@@ -109,26 +112,22 @@ class Watchers:
         topic = self._enter(query)
         try:
             place = self._place(token) if token else None
-            noted: list[_Noted] | None = None if place is None else self._since(query, place)
+            since: Callable[[int], list[_Noted] | None] = partial(self._since, query)
             while True:
                 if self._error is not None:
                     raise self._error
                 if self._losses != losses:
                     raise Unavailable("the store came back without its data; watch again")
-                # What runs out now must not come after an answer that leaves it out already.
+                # What has run out by now is among the changes that are told of now: after them it would come too late,
+                # and between them and the place from which to go on it would be lost.
                 self._directory.sweep()
-                place = self._number
-                if noted is None:
-                    yield self._complete(query)
-                else:
-                    event = self._difference(query, noted)
-                    if event is not None:
-                        yield event
+                noted = None if place is None else since(place)
+                place, since = self._number, topic.since
+                event = self._complete(query) if noted is None else self._difference(query, noted)
+                if event is not None:
+                    yield event
                 while not self._news(topic, place) and self._losses == losses:
                     await topic.pulse.wait()
-                noted = None
-                if place >= topic.floor:
-                    noted = topic.since(place)
         finally:
             self._leave(topic)
 

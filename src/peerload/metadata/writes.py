@@ -94,6 +94,10 @@ class Writes:
             try:
                 revision = await self._store.delete(key)
             except Conflict:
+                if key in self._unseen:
+                    await self._written(
+                        key, self._unseen[key]
+                    )  # it may have been removed by an earlier try of the same
                 return False
             await self._written(key, revision)
             return True
@@ -186,10 +190,17 @@ class Writes:
         raise Unavailable("the source is changed by others over and over; try again")
 
     async def _written(self, key: str, revision: int) -> None:
-        """Wait, but not for long, until the directory knows of a write."""
+        """Wait, but not for long, until the directory knows of a write.
+
+        Raises `Unavailable` if the feed says nothing at all for so long: lists go on from what the directory knows, and must
+        not deny what was acknowledged here. Of a feed that is merely slow the answer need not wait.
+        """
         self._unseen[key] = revision
-        if await self._directory.seen(key, revision) and self._unseen.get(key) == revision:
-            del self._unseen[key]
+        if await self._directory.seen(key, revision):
+            if self._unseen.get(key) == revision:
+                del self._unseen[key]
+        elif self._directory.silent_ms >= self._settings.visible_within * 1000:
+            raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
 
 
 _NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)

@@ -14,14 +14,20 @@ import structlog
 
 from peerload import __version__
 from peerload.clock import Clock, SystemClock
+from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
 from peerload.server.calls import Calls
+from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.metrics import Metrics
+from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
 from peerload.server.services.api import ApiService
+from peerload.server.services.claims import ClaimService
+from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
@@ -60,6 +66,10 @@ class Server:
                 gc_timeout=settings.gc_timeout,
             ),
         )
+        self._metrics = Metrics()
+        self._metrics_port = MetricsPort(self._metrics.registry)
+        self._metrics_address = ""
+        self._misses = Misses(self._backend, self._clock, self._metrics)
         self._readiness = Readiness()
         self._calls = Calls()
         self._parser = Parser()
@@ -72,6 +82,11 @@ class Server:
     def address(self) -> str:
         """`HOST:PORT` as bound; empty before the start."""
         return self._address
+
+    @property
+    def metrics_address(self) -> str:
+        """`HOST:PORT` of the port for metrics, as bound; empty where there is none."""
+        return self._metrics_address
 
     @property
     def backend(self) -> MetadataBackend:
@@ -92,12 +107,23 @@ class Server:
             await self._backend.connect()
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
+            self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
+            # Before the front: a server that cannot start must have answered nobody.
+            no_metrics = await self._start_metrics()
             self._front = GrpcFront(self._calls.wrap(self._methods()))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
             raise
-        _log.info("serving", listen=self._address, store=self._store.url, version=__version__)
+        _log.info(
+            "serving",
+            listen=self._address,
+            store=self._store.url,
+            metrics=self._metrics_address or "off",
+            version=__version__,
+        )
+        if no_metrics:
+            _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
 
     async def failed(self) -> None:
         """Wait until a part of the server has ended that never should; raises what it ended with."""
@@ -112,6 +138,7 @@ class Server:
             return
         self._stopped = True
         self._readiness.stop()
+        self._metrics.serving.set(0)
         if self._front is not None:
             grace = self._settings.grace
             _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)
@@ -136,8 +163,10 @@ class Server:
         names: set[str] = set()
         table: dict[str, Method] = {}
         for service in (
-            P2pService(self._backend, self._clock, self._parser),
-            SourceService(self._backend, self._clock, self._parser),
+            ClaimService(self._backend, self._clock),
+            P2pService(self._backend, self._clock, self._parser, self._misses),
+            SourceService(self._backend, self._clock, self._parser, self._misses),
+            DiagnosisService(self._backend, self._misses, lambda: self._address),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
@@ -147,16 +176,31 @@ class Server:
         names.update(path.split("/")[1] for path in table)
         return table
 
+    async def _start_metrics(self) -> str:
+        """Open the port for metrics. Why it could not be opened, where nobody has asked for one: a second server on one
+        machine is to start all the same."""
+        where = self._settings.metrics_address
+        if where is not None:
+            try:
+                self._metrics_address = await self._metrics_port.start(*where)
+            except Unavailable as error:
+                if not self._settings.metrics_is_default:
+                    raise
+                return str(error)
+        return ""
+
     async def _follow_backend(self) -> None:
         serving = self._backend.serving
         while True:
             self._readiness.set(serving, "" if serving else self._backend.reason)
+            self._metrics.serving.set(serving)
             serving = await self._backend.health_changed(serving)
 
     async def _let_go(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._metrics_port.stop()
         self._parser.close()
         await self._backend.close()
 

@@ -23,11 +23,13 @@ __all__ = ["Resolved", "Settings", "resolve"]
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8001
+DEFAULT_METRICS_PORT: Final = 9401
 _PREFIX: Final = "PEERLOAD_"
 _MAX_PORT: Final = 65_535
 _MONTH: Final = 31 * 24 * 3600.0
 
 _DEPLOYED: Final = {
+    "metrics": "MODEL_EXPRESS_SERVER_METRICS_PORT",
     "log_level": "MODEL_EXPRESS_LOG_LEVEL",
     "log_format": "MODEL_EXPRESS_LOG_FORMAT",
     "heartbeat_timeout": "MX_HEARTBEAT_TIMEOUT_SECS",
@@ -39,6 +41,8 @@ _DEPLOYED: Final = {
 _HOST_NAME: Final = "MODEL_EXPRESS_SERVER_HOST"
 _PORT_NAME: Final = "MODEL_EXPRESS_SERVER_PORT"
 _BACKEND_NAME: Final = "MX_METADATA_BACKEND"
+_METRICS_AUTO: Final = "auto"
+_METRICS_OFF: Final = "off"
 _SECURITY_NAME: Final = "MODEL_EXPRESS_SECURITY_MODE"
 _REDIS_BACKEND: Final = "redis"
 _KNOWN_BACKENDS: Final = (_REDIS_BACKEND, "kubernetes", "k8s", "crd")
@@ -64,6 +68,23 @@ def _address(text: object) -> object:
     if isinstance(text, str):
         split_address(text)
     return text
+
+
+def _metrics(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    given = text.strip().lower()
+    if given.isascii() and given.isdigit():
+        if int(given) > _MAX_PORT:
+            raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off")
+        # In deployments of this protocol port 0 means none.
+        return given if int(given) else _METRICS_OFF
+    if given not in (_METRICS_AUTO, _METRICS_OFF):
+        try:
+            split_address(given)
+        except ValueError:
+            raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off") from None
+    return given
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -111,6 +132,10 @@ class Settings(BaseSettings):
     )
     reaper_interval: Seconds = Field(default=30.0, description="Seconds between two looks for stale sources.")
     gc_timeout: Seconds = Field(default=3600.0, description="Seconds after which a stale source is forgotten.")
+    metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
+        default=_METRICS_AUTO,
+        description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",
+    )
     grace: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that calls in flight get to end when the server is told to stop."
     )
@@ -123,6 +148,21 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_format)] = Field(
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
+
+    @property
+    def metrics_is_default(self) -> bool:
+        """Whether nobody has said where metrics are to be: then it is no failure that they cannot be there."""
+        return self.metrics == _METRICS_AUTO
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port for metrics; None: they are off. Port 0 takes a free one."""
+        if self.metrics == _METRICS_OFF:
+            return None
+        host, _ = split_address(self.listen)
+        if self.metrics_is_default:
+            return host, DEFAULT_METRICS_PORT
+        return (host, int(self.metrics)) if self.metrics.isdigit() else split_address(self.metrics)
 
     @classmethod
     def settings_customise_sources(

@@ -19,7 +19,8 @@ What every method has in common:
   `MAX_BLOB_BYTES`. What is larger or malformed raises `InvalidArgument` before anything is written.
 - All stamps are integers, milliseconds since 1970 on the store's clock (`Store.now`).
 
-`peerload.testing.store_suite` is this contract as tests; every store and every wrapper passes it.
+`peerload.testing.store_suite` is this contract as tests; every store and every wrapper passes it. What a store may offer
+beside it is in `peerload.store.examinable`.
 """
 
 from __future__ import annotations

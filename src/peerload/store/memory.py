@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final, Literal
 
 from peerload.clock import Clock
 from peerload.errors import Compacted, Conflict, NotFound, Unavailable
+from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
     ANY,
@@ -27,6 +29,7 @@ from peerload.store.base import (
     Listing,
     Position,
     Put,
+    Store,
     Touch,
     Touched,
     Value,
@@ -212,6 +215,22 @@ class MemoryStore:
                     yield Feed(changes, self._position(seen))
                 if seen == self._last:
                     await listener.wait()
+
+    async def examine(self) -> AsyncGenerator[Finding, None]:
+        yield Finding(
+            Level.WARNING,
+            "a store in memory is one server's own, and its restart loses every source until its worker publishes again",
+            "choose sqlite:PATH to keep them, or redis://HOST to share them too",
+        )
+
+    @contextlib.asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[Store]:
+        store = MemoryStore(self._clock)
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
 
     async def _turn(self) -> None:
         """Let others run first, as every store that asks somebody else does; a cancelled call has done nothing."""

@@ -68,14 +68,14 @@ class Worker:
             Path(path).write_bytes(whole)
             with Path(path).open("rb") as file:
                 memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        at, regions = 0, []
+        at, views = 0, []
         with memoryview(memory) as view:
             for size in sizes:
-                regions.append(Region(view[at : at + size]))
+                views.append(view[at : at + size])
                 at += size
-            publication = self._exporter.publish(regions)
-            for region in regions:
-                region.buffer.release()
+            publication = self._exporter.publish([Region(each) for each in views])
+            for each in views:
+                each.release()
         self._published.append((publication, memory))
         return {"descriptor": describe(publication.descriptor)}
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from peerload.wire.p2p_pb2 import SourceIdentity
 
-__all__ = ["canonical_json", "is_source_id", "source_id"]
+__all__ = ["canonical", "canonical_json", "is_source_id", "source_id"]
 
 _ALWAYS: Final = ("mx_version", "model_name", "dtype", "quantization", "revision")
 _WHEN_SET: Final = (
@@ -33,10 +33,11 @@ _NUMBERS: Final = (
 _DIGITS: Final = 16
 
 
-def canonical_json(identity: SourceIdentity) -> str:
-    """The text that is hashed: keys sorted, no white space, strings lower-cased, non-ASCII as it is.
+def canonical(identity: SourceIdentity) -> dict[str, Any]:
+    """What of an identity counts, by field: strings lower-cased, numbers, and `extra_parameters` as a dictionary.
 
-    Of `extra_parameters` whose keys differ only by case, the one whose original key sorts first counts.
+    Two identities have one source id just where these are equal. Of `extra_parameters` whose keys differ only by case,
+    the one whose original key sorts first counts.
     """
     extra: dict[str, str] = {}
     for key, text in sorted(identity.extra_parameters.items()):
@@ -45,7 +46,12 @@ def canonical_json(identity: SourceIdentity) -> str:
     fields.update((name, getattr(identity, name).lower()) for name in _WHEN_SET if getattr(identity, name))
     fields.update((name, int(getattr(identity, name))) for name in _NUMBERS)
     fields["extra_parameters"] = extra
-    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return fields
+
+
+def canonical_json(identity: SourceIdentity) -> str:
+    """The text that is hashed: the canonical fields with keys sorted, no white space, non-ASCII as it is."""
+    return json.dumps(canonical(identity), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def source_id(identity: SourceIdentity) -> str:

@@ -18,21 +18,25 @@ FORM_RUNTIME: Form
 FORM_CHECKPOINT: Form
 
 class Manifest(_message.Message):
-    __slots__ = ("form", "items", "files", "endpoints", "content")
+    __slots__ = ("form", "items", "files", "endpoints", "content", "refs", "part")
     FORM_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    REFS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     form: Form
     items: _containers.RepeatedCompositeFieldContainer[Item]
     files: _containers.RepeatedCompositeFieldContainer[File]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     content: str
-    def __init__(self, form: _Optional[_Union[Form, str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping[str, _Any]]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping[str, _Any]]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, _Any]]]] = ..., content: _Optional[str] = ...) -> None: ...
+    refs: _containers.RepeatedScalarFieldContainer[str]
+    part: str
+    def __init__(self, form: _Optional[_Union[Form, str]] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping[str, _Any]]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping[str, _Any]]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, _Any]]]] = ..., content: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file")
+    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file", "device")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +46,7 @@ class Item(_message.Message):
     REGION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
     dtype: str
@@ -51,19 +56,22 @@ class Item(_message.Message):
     region: int
     offset: int
     file: int
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., digest: _Optional[bytes] = ..., region: _Optional[int] = ..., offset: _Optional[int] = ..., file: _Optional[int] = ...) -> None: ...
+    device: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., digest: _Optional[bytes] = ..., region: _Optional[int] = ..., offset: _Optional[int] = ..., file: _Optional[int] = ..., device: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
-    __slots__ = ("path", "size", "header", "digest")
+    __slots__ = ("path", "size", "header", "digest", "blob")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
     path: str
     size: int
     header: bytes
     digest: bytes
-    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., header: _Optional[bytes] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    blob: str
+    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., header: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., blob: _Optional[str] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("engine", "address", "descriptor")
@@ -150,7 +158,7 @@ class Selector(_message.Message):
     def __init__(self, identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., source_id: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., worker_rank: _Optional[int] = ..., form: _Optional[_Union[Form, str]] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., worker_id: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at")
+    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at", "refs", "part")
     class TopologyEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +186,8 @@ class Source(_message.Message):
     POD_NAME_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    REFS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     source_id: str
     worker_id: str
     worker_rank: int
@@ -198,7 +208,9 @@ class Source(_message.Message):
     pod_name: str
     pod_namespace: str
     published_at: int
-    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ...) -> None: ...
+    refs: _containers.RepeatedScalarFieldContainer[str]
+    part: str
+    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("selector",)

@@ -51,6 +51,10 @@ class TcpEngine:
     def registers_memory(self) -> bool:
         return False
 
+    @property
+    def reads_device_memory(self) -> bool:
+        return False
+
     def exporter(self, host: str) -> TcpExporter:
         side = TcpExporter(host, self.settings, self._clock)
         _sides.add(side)

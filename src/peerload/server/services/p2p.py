@@ -10,11 +10,13 @@ import math
 from typing import Final
 
 from peerload.clock import Clock
-from peerload.errors import InvalidArgument, MissingField
+from peerload.errors import InvalidArgument, MissingField, Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
+from peerload.server.diagnosis.misses import Misses
+from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, UnaryMethod
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
@@ -33,12 +35,13 @@ _UPDATED: Final = UpdateStatusResponse(success=True).SerializeToString()
 
 
 class P2pService:
-    """The four calls, over a metadata backend."""
+    """The four calls, over a metadata backend. `misses` is told of lists that match nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser) -> None:
+    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
+        self._misses = misses
 
     def methods(self) -> Methods:
         """Its table."""
@@ -64,7 +67,14 @@ class P2pService:
     async def list_sources(self, request: bytes, context: Context) -> bytes:
         """The sources that pass the request's filters, one instance a worker id."""
         query = Query.from_list_request(request)
-        return await self._backend.list_refs(query, deadline=deadline_on(self._clock, context))
+        try:
+            answer = await self._backend.list_refs(query, deadline=deadline_on(self._clock, context))
+        except Unavailable as error:
+            self._misses.outage(str(error))
+            raise
+        if not answer:
+            self._misses.note(Call.LIST_SOURCES, query, request, context.peer)
+        return answer
 
     async def get_metadata(self, request: bytes, context: Context) -> bytes:
         """What a worker published, with its present status; found=false if there is no such worker."""

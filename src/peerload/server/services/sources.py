@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from peerload.clock import Clock
-from peerload.errors import MissingField, NotFound
+from peerload.errors import MissingField, NotFound, Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
+from peerload.metadata.watch_event import WatchEvent
+from peerload.server.diagnosis.misses import Misses
+from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
@@ -29,12 +32,14 @@ __all__ = ["SourceService"]
 
 
 class SourceService:
-    """The five calls, over a metadata backend."""
+    """The five calls, over a metadata backend. `misses` is told of lists, and first answers of watches, that match
+    nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser) -> None:
+    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
+        self._misses = misses
 
     def methods(self) -> Methods:
         """Its table."""
@@ -79,7 +84,13 @@ class SourceService:
     async def list_sources(self, request: bytes, context: Context) -> bytes:
         """The sources that the selector lets through, now: by model, source id and rank, then the newest first."""
         query = Query.from_selector(decode(ListRequest, request).selector)
-        records = await self._backend.select(query, deadline=deadline_on(self._clock, context))
+        try:
+            records = await self._backend.select(query, deadline=deadline_on(self._clock, context))
+        except Unavailable as error:
+            self._misses.outage(str(error))
+            raise
+        if not records:
+            self._misses.note(Call.LIST, query, request, context.peer)
         return ListResponse(
             sources=[record.to_source() for record in records], now=self._backend.now()
         ).SerializeToString()
@@ -89,17 +100,32 @@ class SourceService:
         asked = decode(WatchRequest, request)
         query = Query.from_selector(asked.selector)
         deadline = deadline_on(self._clock, context)
-        async for event in self._backend.watch(query, asked.resume_token, deadline=deadline):
-            yield WatchResponse(
-                complete=event.complete,
-                present=[record.to_source() for record in event.present],
-                gone=[
-                    SourceRef(source_id=key.source_id, worker_id=key.worker_id, worker_rank=key.worker_rank)
-                    for key in event.gone
-                ],
-                resume_token=event.resume_token,
-                now=self._backend.now(),
-            ).SerializeToString()
+        # Who watches everything looks on, and misses nothing.
+        named = query.source_id is not None or query.model_name is not None
+        first = True
+        try:
+            async for event in self._backend.watch(query, asked.resume_token, deadline=deadline):
+                if first and named and event.complete and not event.present:
+                    self._misses.note(Call.WATCH, query, request, context.peer)
+                first = False
+                yield _watch_response(event, self._backend.now())
+        except Unavailable as error:
+            if first:
+                self._misses.outage(str(error))
+            raise
+
+
+def _watch_response(event: WatchEvent, now: int) -> bytes:
+    return WatchResponse(
+        complete=event.complete,
+        present=[record.to_source() for record in event.present],
+        gone=[
+            SourceRef(source_id=key.source_id, worker_id=key.worker_id, worker_rank=key.worker_rank)
+            for key in event.gone
+        ],
+        resume_token=event.resume_token,
+        now=now,
+    ).SerializeToString()
 
 
 def _require(source_id: str, worker_id: str) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from peerload.errors import InvalidArgument
+from peerload.finding import Finding, Level
 from peerload.store.redis.link import Link, ReplyError
 from peerload.store.redis.pool import checked
 
-__all__ = ["Facts", "inspect"]
+__all__ = ["Facts", "info", "inspect"]
 
 _OLDEST: Final = (6, 2)
 
@@ -23,32 +24,63 @@ class Facts:
     maxmemory: int
     append_only: bool
     save: str | None
+    kept: bool
+    """Whether the last write to disk went well."""
 
-    def warnings(self) -> list[str]:
-        """Sentences that a platform engineer can act on."""
-        found = []
+    def findings(self) -> list[Finding]:
+        """Of each fact what it means, in words that a platform engineer can act on."""
+        return [self._eviction(), self._persistence(), *self._disk()]
+
+    def _eviction(self) -> Finding:
         if self.policy not in ("", "noeviction"):
-            found.append(
-                f"Redis evicts keys when it is full (maxmemory-policy {self.policy}), and sources would vanish:"
-                " set maxmemory-policy noeviction"
+            return Finding(
+                Level.WARNING,
+                f"Redis evicts keys when it is full (maxmemory-policy {self.policy}), and sources would vanish",
+                "set maxmemory-policy noeviction",
             )
-        if not self.append_only and self.save == "":
-            found.append(
+        return Finding(Level.OK, "Redis evicts nothing")
+
+    def _persistence(self) -> Finding:
+        if self.append_only:
+            return Finding(Level.OK, "Redis keeps every change on disk (appendonly yes)")
+        if self.save == "":
+            what = (
                 "Redis keeps nothing on disk (appendonly no, no save points), and a restart loses every source until"
-                " its worker publishes again: set appendonly yes"
+                " its worker publishes again"
             )
-        elif not self.append_only and self.save is not None:
-            found.append(
+        elif self.save is None:
+            what = (
+                "Redis writes to disk only now and then, if at all (appendonly no; its save points are not to be seen"
+                " without +config|get), and a crash loses what was published since the last time"
+            )
+        else:
+            what = (
                 "Redis writes to disk only now and then (appendonly no), and a crash loses what was published since the"
-                " last snapshot: set appendonly yes"
+                " last snapshot"
             )
-        return found
+        return Finding(Level.WARNING, what, "set appendonly yes")
+
+    def _disk(self) -> list[Finding]:
+        if self.kept:
+            return []
+        return [
+            Finding(
+                Level.WARNING,
+                "Redis could not write to its disk the last time, and refuses publications until it can",
+                "see its log, and make room on that disk",
+            )
+        ]
+
+
+async def info(link: Link) -> dict[str, str]:
+    """What Redis tells of itself, by the names of its INFO."""
+    (text,) = checked(link, await link.ask(("INFO", "everything")))
+    return dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
 
 
 async def inspect(link: Link) -> Facts:
     """Ask. Raises `InvalidArgument` for a Redis that is too old."""
-    (info,) = checked(link, await link.ask(("INFO", "everything")))
-    fields = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+    fields = await info(link)
     version = fields.get("redis_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers < _OLDEST:
@@ -65,4 +97,5 @@ async def inspect(link: Link) -> Facts:
         maxmemory=int(fields.get("maxmemory", "0")),
         append_only=fields.get("aof_enabled", "1") == "1",
         save=save,
+        kept=all(fields.get(name, "ok") == "ok" for name in ("rdb_last_bgsave_status", "aof_last_write_status")),
     )

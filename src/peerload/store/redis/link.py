@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from peerload.errors import MissingExtra
 from peerload.store.redis.place import Address, Credentials
-from peerload.store.redis.trouble import Broken, Refused
+from peerload.store.redis.trouble import Broken, refusal
 
 try:
     import hiredis
@@ -36,18 +36,17 @@ class Link(asyncio.Protocol):
     def __init__(self, address: Address) -> None:
         self.address = address
         self._reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=ReplyError, notEnoughData=_MORE)
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._waiting: asyncio.Future[None] | None = None
         self._wanted = 0
         self._owed = 0
         self._replies: Replies = []
-        self._lost = ""
-        self._poll: select.poll | None = None
+        self._lost = "not connected"
 
     @property
     def open(self) -> bool:
         """Whether it can be used."""
-        return self._transport is not None and not self._lost
+        return not self._lost
 
     @property
     def idle(self) -> bool:
@@ -57,7 +56,9 @@ class Link(asyncio.Protocol):
     def stirs(self) -> bool:
         """Whether there is something to read, which on an idle link is its end: news that the event loop has not
         brought yet."""
-        return bool(self._poll and self._poll.poll(0))
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def ask(self, *commands: Command) -> Replies:
         """The replies, one a command, errors among them as `ReplyError`. Raises `Broken`."""
@@ -66,10 +67,10 @@ class Link(asyncio.Protocol):
 
     async def send(self, commands: Sequence[Command]) -> None:
         """Send commands; `receive` gets as many replies as were sent, at once or in parts."""
-        if not self.open or self._transport is None:
-            raise Broken(self.address, self._lost or "not connected")
+        if not self.open:
+            raise Broken(self.address, self._lost)
         self._owed += len(commands)
-        self._transport.writelines([_pack(command) for command in commands])
+        self._transport.writelines([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
 
     async def receive(self, count: int) -> Replies:
         """The next replies."""
@@ -88,17 +89,14 @@ class Link(asyncio.Protocol):
     def close(self, reason: str = "closed") -> None:
         """Drop the connection at once."""
         self._fail(reason)
-        self._poll = None
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()  # what has not been sent yet never is: nobody waits for it any more
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._poll = select.poll()
-        self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
+        self._lost = ""
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -115,7 +113,6 @@ class Link(asyncio.Protocol):
             self._waiting.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._poll = None
         self._fail(_words(error) if error else "it closed the connection")
 
     def _fail(self, reason: str) -> None:
@@ -125,7 +122,7 @@ class Link(asyncio.Protocol):
 
 
 async def connect(address: Address, credentials: Credentials, *, db: int = 0, tls: Any = None) -> Link:
-    """A connection that is logged in. Raises `Broken` where there is nobody, `Refused` where we are not let in."""
+    """A connection that is logged in. Raises `Broken` where there is nobody, and `Refused` where we are not let in."""
     loop = asyncio.get_running_loop()
     link = Link(address)
     try:
@@ -135,32 +132,19 @@ async def connect(address: Address, credentials: Credentials, *, db: int = 0, tl
             await loop.create_connection(lambda: link, address.host, address.port, ssl=tls)
     except OSError as error:  # a failed look-up of a name and a failed TLS handshake are such too
         raise Broken(address, _words(error)) from error
-    async with _closed_on_error(link):
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(link.close)
         greeting: list[Command] = []
         if credentials.password:
             user = (credentials.username,) if credentials.username else ()
             greeting.append(("AUTH", *user, credentials.password))
         if db:
             greeting.append(("SELECT", db))
-        if greeting:
-            for reply in await link.ask(*greeting):
-                if isinstance(reply, ReplyError):
-                    raise Refused(address, str(reply))
-        return link
-
-
-@contextlib.asynccontextmanager
-async def _closed_on_error(link: Link) -> AsyncIterator[None]:
-    try:
-        yield
-    except BaseException:
-        link.close()
-        raise
-
-
-def _pack(command: Command) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes tuples of any length
-    return packed
+        for reply in await link.ask(*greeting):
+            if isinstance(reply, ReplyError):
+                raise refusal(address, str(reply))
+        on_error.pop_all()
+    return link
 
 
 def _words(error: Exception) -> str:

@@ -82,6 +82,8 @@ class RedisPlace:
     namespace: str = "peerload"
     min_replicas: int = 0
     tls: ssl.SSLContext | None = None
+    room: str = ""
+    """Begins the names of all keys after the hash tag: keeps what is there apart, with the same slot and rights."""
 
     @classmethod
     def parse(cls, url: str) -> RedisPlace:
@@ -141,7 +143,7 @@ class RedisPlace:
 
     def name(self, part: str) -> str:
         """The name of a key. The braces put all of them into one slot of a cluster."""
-        return f"{{{self.namespace}}}:{part}"
+        return f"{{{self.namespace}}}:{self.room}{part}"
 
 
 def _refuse(message: str) -> NoReturn:

@@ -57,10 +57,8 @@ class Poller:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     link = await self._route.connect()
-                try:
+                with contextlib.closing(link):
                     await self._follow(link)
-                finally:
-                    link.close()
                 delay = _RETRY_SECONDS
             except (Unavailable, TimeoutError):
                 self._route.forget()

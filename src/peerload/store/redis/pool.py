@@ -23,8 +23,6 @@ _RIDE_SECONDS: Final = 0.3
 asks again."""
 _PAUSE_SECONDS: Final = 0.05
 _LATE_SECONDS: Final = 0.5
-_TURNS: Final = 3
-"""Turns of the event loop in which it certainly notices that a connection has ended."""
 
 _T = TypeVar("_T")
 
@@ -78,8 +76,6 @@ class Pool:
                             reason = error
                         except Passing as error:
                             reason = error
-                        except _NoConnection as error:
-                            reason = error.cause
                         self.reset()
                         if loop.time() - begun > _RIDE_SECONDS:
                             raise reason
@@ -116,13 +112,8 @@ class Pool:
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[Link]:
         async with self._room:
-            link = await self._take()
             generation = self._generation
-            if link is None:
-                try:
-                    link = await self._route.connect()
-                except Broken as error:
-                    raise _NoConnection(error) from error
+            link = self._take() or await self._connect()
             try:
                 yield link
             except Broken:
@@ -135,27 +126,23 @@ class Pool:
                 else:
                     link.close()
 
-    async def _take(self) -> Link | None:
+    def _take(self) -> Link | None:
         while self._idle:
             link = self._idle.pop()
-            if link.idle and link.stirs():
-                for _ in range(_TURNS):
-                    await asyncio.sleep(0)
-            if link.idle:
+            if link.idle and not link.stirs():
                 return link
+            link.close()
         return None
+
+    async def _connect(self) -> Link:
+        try:
+            return await self._route.connect()
+        except Broken as error:  # of `work`, nothing was sent
+            raise Passing(str(error)) from error
 
 
 class _Late(Exception):
     """The deadline was noticed long after it: this process did not run, and that says nothing about Redis."""
-
-
-class _NoConnection(Exception):
-    """Nothing was sent; `cause` says why."""
-
-    def __init__(self, cause: Broken) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 def checked(link: Link, replies: Replies) -> Replies:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
+from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
     ANY,
@@ -27,6 +29,7 @@ from peerload.store.base import (
     Listing,
     Position,
     Put,
+    Store,
     Touch,
     Touched,
     Value,
@@ -37,7 +40,7 @@ from peerload.store.base import (
     check_prefix,
     encode_value,
 )
-from peerload.store.redis import checks
+from peerload.store.redis import checks, examination
 from peerload.store.redis.layout import Keys, load_text, read_changes, read_entry, read_position, write_position
 from peerload.store.redis.link import Command, Link, Replies
 from peerload.store.redis.place import RedisPlace
@@ -87,9 +90,9 @@ class RedisStore:
     settings say; `min_replicas` in the URL lets it also wait for replicas.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str | RedisPlace, clock: Clock) -> None:
         """Raises `InvalidArgument` for a URL that cannot be read."""
-        self._place = RedisPlace.parse(url)
+        self._place = RedisPlace.parse(url) if isinstance(url, str) else url
         self._keys = Keys(self._place)
         self._clock = clock
         self._time = RedisTime(clock)
@@ -118,8 +121,9 @@ class RedisStore:
             except BaseException:
                 pool.close()
                 raise
-            for warning in facts.warnings():
-                _log.warning(warning, store=self.url)
+            for finding in facts.findings():
+                if finding.level is not Level.OK:
+                    _log.warning(str(finding), store=self.url)
             wakeups = Wakeups(self._clock, lambda: None)
             poller = Poller(route_to(self._place), self._keys.feed, lambda: wakeups.wanted, wakeups.ring)
             timekeeper = asyncio.create_task(self._keep_time(pool), name="redis time")
@@ -184,21 +188,15 @@ class RedisStore:
         if not flat:
             return []
         text = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
-
-        async def work(link: Link) -> Replies:
-            return await script("touch").run(link, self._keys.common, self._seen, text)
-
-        (answer,) = await parts.pool.run(work, CALL_SECONDS + len(text) / _SLOW_BYTES)
+        (answer,) = await self._run(
+            parts.pool, "touch", self._seen, text, seconds=CALL_SECONDS + len(text) / _SLOW_BYTES
+        )
         parts.wakeups.ring()
         return [_TOUCHES[letter] for letter in answer.decode()]
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)
-
-        async def work(link: Link) -> Replies:
-            return await script("get").run(link, self._keys.common, key)
-
-        (found,) = await self._open_parts().pool.run(work)
+        (found,) = await self._run(self._open_parts().pool, "get", key)
         return read_entry(key.encode(), *found) if found else None
 
     async def blob(self, key: str, generation: int) -> bytes:
@@ -268,6 +266,23 @@ class RedisStore:
                 if not more:
                     await listener.wait()
 
+    async def examine(self) -> AsyncGenerator[Finding, None]:
+        async with contextlib.aclosing(examination.examine(self._place, _LAYOUT)) as found:
+            async for finding in found:
+                yield finding
+
+    @contextlib.asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[Store]:
+        # A room of its own in the namespace: neither servers nor their feed hear of it, and all of it can be removed.
+        place = replace(self._place, room=f"doctor-{secrets.token_hex(6)}:")
+        async with examination.removed_after(place):
+            store = RedisStore(place, self._clock)
+            try:
+                await store.open()
+                yield store
+            finally:
+                await store.close()
+
     async def _read_feed(self, pool: Pool, epoch: str, seen: int) -> tuple[tuple[Change, ...], int, bool]:
         """The next changes, the revision of the last one, and whether there are more. Raises `Compacted`."""
 
@@ -296,11 +311,7 @@ class RedisStore:
         start, end = b"[" + prefix, b"(" + prefix + b"\xff"  # which is in no UTF-8
         pages: Replies = []
         while True:
-
-            async def work(link: Link, start: bytes = start) -> Replies:
-                return await script("page").run(link, self._keys.common, start, end, _PAGE_ENTRIES)
-
-            ((held_epoch, *flat),) = await pool.run(work, _PAGE_SECONDS)
+            ((held_epoch, *flat),) = await self._run(pool, "page", start, end, _PAGE_ENTRIES, seconds=_PAGE_SECONDS)
             if held_epoch != epoch.encode():
                 return None
             pages += map(read_entry, flat[::3], flat[1::3], flat[2::3])
@@ -310,13 +321,15 @@ class RedisStore:
 
     async def _position(self, pool: Pool) -> tuple[str, int]:
         """The epoch and the last revision; begins the feed where there is none."""
-
-        async def work(link: Link) -> Replies:
-            return await script("position").run(link, self._keys.common, secrets.token_hex(6))
-
-        ((epoch, last),) = await pool.run(work)
+        ((epoch, last),) = await self._run(pool, "position", secrets.token_hex(6))
         self._saw(int(last))
         return epoch.decode(), int(last)
+
+    async def _run(
+        self, pool: Pool, name: str, *arguments: str | bytes | int, seconds: float = CALL_SECONDS
+    ) -> Replies:
+        """Run a script that may be run twice."""
+        return await pool.run(lambda link: script(name).run(link, self._keys.common, *arguments), seconds)
 
     async def _write(
         self,
@@ -328,12 +341,10 @@ class RedisStore:
         """Run a script that must be kept; with `min_replicas`, by so many replicas too."""
         wanted = self._place.min_replicas
         wait: Command | None = ("WAIT", wanted, _REPLICAS_MS) if wanted else None
-
-        async def work(link: Link) -> Replies:
-            return await script(name).run(link, keys, *arguments, then=wait)
-
         parts = self._open_parts()
-        answer, *rest = await parts.pool.run(work, seconds, harmless=False)
+        answer, *rest = await parts.pool.run(
+            lambda link: script(name).run(link, keys, *arguments, then=wait), seconds, harmless=False
+        )
         parts.wakeups.ring()  # whoever waits to see it need not wait for the poller
         if rest and rest[0] < wanted and answer[0] == b"ok":
             self._saw(int(answer[1]))

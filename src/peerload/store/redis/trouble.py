@@ -17,15 +17,9 @@ __all__ = ["Broken", "NewerLayout", "NoScript", "Passing", "Refused", "refusal"]
 class Refused(Unavailable):
     """Redis was reached and said no: it did nothing, and asking again would not help."""
 
-    def __init__(self, address: Address, reason: str) -> None:
-        super().__init__(f"Redis at {address}: {_explained(reason)}")
-
 
 class Passing(Unavailable):
-    """Redis was reached and did nothing, and soon it, or another, may: worth asking again."""
-
-    def __init__(self, address: Address, reason: str) -> None:
-        super().__init__(f"Redis at {address}: {_explained(reason)}")
+    """Nothing was done, and soon the same Redis, or another, may do it: worth asking again."""
 
 
 class Broken(Unavailable):
@@ -35,8 +29,8 @@ class Broken(Unavailable):
         super().__init__(f"Redis at {address} cannot be reached: {reason}")
 
 
-class NoScript(Exception):
-    """The script is not in Redis's cache."""
+class NoScript(Unavailable):
+    """The script is not in Redis's cache; nothing was done."""
 
 
 class NewerLayout(Unavailable):
@@ -67,25 +61,21 @@ _CODES: Final = {
 _CODE: Final = re.compile(rf"(?:^|-)({'|'.join(_CODES)})\b")
 
 
-def refusal(address: Address, text: str) -> Exception:
+def refusal(address: Address, text: str) -> Unavailable:
     """The exception for an error reply."""
     if text.startswith("NOSCRIPT"):
-        return NoScript()
+        return NoScript(f"Redis at {address} does not have the script")
     if "unauthenticated" in text:
         text = "NOAUTH"  # a longer command than Redis reads from strangers
-    elif "user executing the script" in text:
-        text = "NOPERM"
+    elif "user executing the script" in text or "ACL failure in script" in text:
+        text = "NOPERM"  # inside of a script it has no code: the first up to Redis 7.0, the second since
     if text.startswith("LAYOUT"):
         return NewerLayout(
             f"Redis at {address} holds data in layout {text.split()[1]}, which a newer Peerload wrote;"
             " this one understands layout 1: upgrade it, or give it another namespace"
         )
     found = _CODE.search(text)
-    if found and found[1] in _PASSING:
-        return Passing(address, text)
-    return Refused(address, text)
-
-
-def _explained(text: str) -> str:
-    found = _CODE.search(text)
-    return f"it {_CODES[found[1]]}" if found else f"it answered {text[:200]!r}"
+    if found is None:
+        return Refused(f"Redis at {address}: it answered {text[:200]!r}")
+    kind = Passing if found[1] in _PASSING else Refused
+    return kind(f"Redis at {address}: it {_CODES[found[1]]}")

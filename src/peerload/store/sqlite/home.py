@@ -25,25 +25,35 @@ class Home:
         self.path = Path(path).expanduser().absolute()
         self._identity: tuple[int, int] | None = None
 
-    def prepare(self) -> None:
-        """Make the folder (0700) and the file (0600) where they do not exist, and refuse a network file system.
-
-        Raises `InvalidArgument` or `Unavailable`.
-        """
+    def file_system(self) -> str:
+        """The type of the file system that the file is on, or will be. Raises `InvalidArgument` for a network's and for
+        a folder, `Unavailable` where the place cannot be looked at."""
         try:
-            # mkdir gives its mode to the last folder only; these are all private.
-            for folder in reversed(self.path.parents):
-                if not folder.exists():
-                    folder.mkdir(mode=0o700, exist_ok=True)
             kind = file_system(self.path.resolve().parent, Path("/proc/self/mountinfo").read_text())
+            folder = self.path.is_dir()
         except OSError as error:
             raise Unavailable(f"cannot use {self.path}: {error.strerror}") from error
         if _NETWORK.fullmatch(kind):
             raise InvalidArgument(
                 "store", f"{self.path} is on a network file system ({kind}); SQLite needs a disk of this machine"
             )
-        if self.path.is_dir():
+        if folder:
             raise InvalidArgument("store", f"{self.path} is a folder, not a file")
+        return kind
+
+    def prepare(self) -> None:
+        """Make the folder (0700) and the file (0600) where they do not exist, and refuse a network file system.
+
+        Raises `InvalidArgument` or `Unavailable`.
+        """
+        self.file_system()
+        try:
+            # mkdir gives its mode to the last folder only; these are all private.
+            for folder in reversed(self.path.parents):
+                if not folder.exists():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"cannot use {self.path}: {error.strerror}") from error
         try:
             # Only a file that is not there yet is opened here: closing any descriptor of an open database's file
             # would drop this process's locks on it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any as AnyType
 from typing import Final, Literal
@@ -15,6 +17,7 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
+from peerload.finding import Finding
 from peerload.store.base import (
     ANY,
     KEEP,
@@ -26,6 +29,7 @@ from peerload.store.base import (
     Keep,
     Listing,
     Position,
+    Store,
     Touch,
     Touched,
     Value,
@@ -39,6 +43,7 @@ from peerload.store.base import (
 from peerload.store.hosttime import HostTime
 from peerload.store.sqlite import queries
 from peerload.store.sqlite.changes import Change, DeleteChange, PutChange, TouchChange
+from peerload.store.sqlite.examination import existing_folder, look
 from peerload.store.sqlite.home import Home
 from peerload.store.sqlite.layout import prepare
 from peerload.store.sqlite.poller import Poller
@@ -177,6 +182,27 @@ class SqliteStore:
                     yield Feed(batch.changes, position)
                 if not batch.more:
                     await listener.wait()
+
+    async def examine(self) -> AsyncGenerator[Finding, None]:
+        for finding in await asyncio.to_thread(lambda: [*look(self._home, self._clock.wall_ms())]):
+            yield finding
+
+    @contextlib.asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[Store]:
+        # In a folder of its own beside the file: a file made here and now might belong to another user than the
+        # server's, and could not be taken back once a server has found it.
+        try:
+            beside = existing_folder(self._home.path)
+            folder = tempfile.TemporaryDirectory(prefix=".peerload-doctor-", dir=beside)
+        except OSError as error:
+            raise Unavailable(f"cannot make a folder beside {self._home.path}: {error.strerror}") from error
+        with folder as name:
+            store = SqliteStore(os.path.join(name, self._home.path.name), self._clock)  # noqa: PTH118
+            try:
+                await store.open()
+                yield store
+            finally:
+                await store.close()
 
     def _open_parts(self) -> _Parts:
         if self._parts is None:

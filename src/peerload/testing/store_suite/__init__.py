@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from peerload.testing.store_suite.beats import BeatTests
 from peerload.testing.store_suite.entries import EntryTests
+from peerload.testing.store_suite.examination import ExaminationTests
 from peerload.testing.store_suite.feed import FeedTests
 from peerload.testing.store_suite.limits import LimitTests
 from peerload.testing.store_suite.mirror import Mirror
@@ -25,5 +26,7 @@ from peerload.testing.store_suite.trouble import TroubleTests
 __all__ = ["Mirror", "StorePlace", "StoreSuite"]
 
 
-class StoreSuite(EntryTests, BeatTests, FeedTests, LimitTests, SharingTests, TroubleTests, ModelTests):
+class StoreSuite(
+    EntryTests, BeatTests, FeedTests, LimitTests, SharingTests, TroubleTests, ExaminationTests, ModelTests
+):
     """Every test of the contract. A subclass gives the fixture `place`, and may give its own `clock`."""

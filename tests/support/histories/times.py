@@ -1,0 +1,140 @@
+"""What the faults of a trial say about time: when a server must know of what, and how old a heartbeat is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from tests.support.histories.records import Fault
+
+__all__ = ["AGREE", "RECOVER", "Times"]
+
+AGREE = 2.0
+"""Servers whose feeds are current agree within this."""
+STORED = 1.0
+"""A heartbeat that was answered is in the store within this; then those of `AGREE` begin."""
+RECOVER = 5.0
+"""A feed that was lost is current again within this, once Redis is back."""
+RESTART = 3.0
+"""A client has found a server again within this after it was restarted, or went on."""
+TOLERANCE = 5.0
+"""A longer silence of all servers is an outage, in which no heartbeat ages (`MetadataSettings.alive_tolerance`)."""
+ALIVE = 2.0
+"""The last sign of life before an outage is no older than this (one a second, and some delay)."""
+
+Span = tuple[float, float]
+
+
+class Times:
+    """Questions about a trial's time. Everything is on the safe side: a doubt excuses the servers."""
+
+    def __init__(self, faults: Sequence[Fault], servers: int, timeout: float) -> None:
+        self._faults = faults
+        self.timeout = timeout
+        everybody = frozenset(range(servers))
+        self._unwell = [
+            merged(
+                (fault.begun, fault.ended + (RECOVER if fault.redis else 0.0))
+                for fault in faults
+                if fault.redis or server in fault.servers
+            )
+            for server in range(servers)
+        ]
+        self._stopped = [
+            merged((fault.begun, fault.ended) for fault in faults if server in fault.servers)
+            for server in range(servers)
+        ]
+        self._down = [
+            [fault.down for fault in faults if fault.down is not None and server in fault.servers]
+            for server in range(servers)
+        ]
+        self._kills = [
+            [fault.begun for fault in faults if fault.killed and server in fault.servers] for server in range(servers)
+        ]
+        general = [fault for fault in faults if fault.redis or fault.servers == everybody]
+        self._doubtful = merged((fault.begun - ALIVE, fault.ended + RECOVER) for fault in general)
+        self._outages = merged(
+            fault.down
+            for fault in general
+            if fault.down is not None
+            and (fault.down[1] - fault.down[0] > TOLERANCE or (fault.killed and not fault.redis))
+        )
+
+    def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
+        """A server's answer at `at` (or, `streamed`, what its watchers have been told by then) takes in every write
+        that was acknowledged by the time returned.
+
+        That is `AGREE` of time ago in which its feed was current, or the heartbeat timeout and `AGREE` ago in any
+        case: it does not answer from what is older, and ends its watches (while it runs).
+        """
+        current = back(self._unwell[server], at, AGREE)
+        if streamed:
+            return max(current, back(self._stopped[server], at, self.timeout + AGREE))
+        # One that is stopped answers when it goes on, and looks then how old is what it knows.
+        answers = max([at, *(end for begun, end in self._down[server] if begun <= at < end)])
+        return max(current, answers - self.timeout - AGREE)
+
+    def lasting(self, server: int, at: float) -> float:
+        """When a heartbeat that a server answered at `at` is surely in the store; infinite if it was killed before."""
+        by = forth(self._unwell[server], at, STORED)
+        return math.inf if any(at <= kill <= by for kill in self._kills[server]) else by
+
+    def counted(self, start: float, end: float) -> float:
+        """By how much a heartbeat has aged at least."""
+        return max(0.0, end - start - overlap(self._doubtful, start, end))
+
+    def aged(self, start: float, end: float) -> float:
+        """By how much a heartbeat has aged at most."""
+        return max(0.0, end - start - overlap(self._outages, start, end))
+
+    def calm(self, server: int, begun: float, ended: float) -> bool:
+        """Whether nothing excuses a server that does not answer within that time."""
+        return not any(
+            fault.begun <= ended and begun <= fault.ended + (RECOVER if fault.redis else RESTART)
+            for fault in self._faults
+            if fault.redis or server in fault.servers
+        )
+
+    def repeated(self, begun: float, ended: float) -> bool:
+        """Whether a write may have been done twice: because Redis was lost while its server waited for the answer."""
+        return any(fault.redis and fault.begun <= ended and begun <= fault.ended + RECOVER for fault in self._faults)
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """The spans without overlaps, in order."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def overlap(spans: Sequence[Span], start: float, end: float) -> float:
+    """How much of a time the spans cover."""
+    return sum(max(0.0, min(stop, end) - max(begun, start)) for begun, stop in spans)
+
+
+def back(spans: Sequence[Span], at: float, seconds: float) -> float:
+    """The moment before which so many seconds outside of the spans lie until `at`."""
+    for begun, ended in reversed(spans):
+        if begun >= at:
+            continue
+        if at - ended >= seconds:
+            break
+        seconds -= max(0.0, at - ended)
+        at = begun
+    return at - seconds
+
+
+def forth(spans: Sequence[Span], at: float, seconds: float) -> float:
+    """The moment until which so many seconds outside of the spans lie from `at`."""
+    for begun, ended in spans:
+        if ended <= at:
+            continue
+        if begun - at >= seconds:
+            break
+        seconds -= max(0.0, begun - at)
+        at = ended
+    return at + seconds
