@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -19,12 +20,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from peerload import Client, ClientSettings
+from peerload.demo.minilm import Config, MiniLM
+from peerload.demo.weights import model_folder
 from peerload.errors import InvalidArgument, NoSource, PullFailed
 from tests.cli.commands import Running
 from tests.support.live import LiveServer
 
 STAND_IN = Path(__file__).resolve().parents[1] / "support" / "stand_in"
-QUICK = ClientSettings(patience=0.5, retry_delay=0.01, retire_grace=0.2)
+QUICK = ClientSettings(patience=0.5, retry_delay=0.01, tries=2, retire_grace=0.2, outage_patience=0.5)
 
 
 class Model:
@@ -75,6 +78,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch, server: LiveServer) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(STAND_IN))
     if importlib.util.find_spec("torch") is None:
         monkeypatch.setattr("peerload.integrations.options._FRAMEWORK", "np")
+    monkeypatch.setattr("peerload.Client", functools.partial(Client, settings=QUICK))
     (plugin,) = entry_points(group="vllm.general_plugins", name="peerload")
     plugin.load()()
     config, loaders = (importlib.import_module(f"vllm.{name}") for name in ("config", "model_executor.model_loader"))
@@ -122,6 +126,17 @@ def test_loads_from_a_peer_what_is_not_on_disk(
         next(iter(loader.get_all_weights(vllm.ModelConfig(str(bare)), model)))
 
 
+def test_loads_a_real_model_from_a_real_peer(vllm: Any, server: LiveServer, bare: Path) -> None:
+    folder = model_folder()
+    model = Model({name: array.shape for name, array in load_file(folder / "model.safetensors").items()})
+    with Running("share", folder, "--model", "org/minilm", "--server", server.address, "--json") as peer:
+        peer.event("sharing")
+        vllm.loader(names={str(bare): "org/minilm"}, fallback=False).load_weights(model, vllm.ModelConfig(str(bare)))
+    config, tokenizer = Config.parse((folder / "config.json").read_bytes()), (folder / "tokenizer.json").read_text()
+    loaded, original = MiniLM(model.parameters, tokenizer, config), MiniLM.load(folder)
+    assert np.array_equal(loaded.embed("the same vector"), original.embed("the same vector"))
+
+
 def test_takes_the_revision_that_was_asked_for(vllm: Any, sharing: Client, folder: Path, bare: Path) -> None:
     class Resolved(str):
         initial: str | None = None
@@ -162,6 +177,8 @@ def test_says_why_it_loads_from_disk(
             assert line.startswith(f"peerload: loading {folder} from disk: ")
             assert reason in line
             assert "\n" not in line
+    (miss, *_) = sharing.explain(str(folder)).misses
+    assert miss.verdict.text.startswith("no match: model_name"), "the server can say it, too"
 
 
 def test_without_a_fallback_the_start_fails(vllm: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
