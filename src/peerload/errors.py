@@ -26,6 +26,7 @@ the lack of one.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ __all__ = [
     "Conflict",
     "Damaged",
     "DeadlineExceeded",
+    "Fault",
     "InvalidArgument",
     "InvalidCheckpoint",
     "LimitExceeded",
@@ -149,12 +151,29 @@ class Damaged(StoreError):
     """What the store kept is missing a part, or does not decode. Never read as "nothing there"."""
 
 
+class Fault(enum.Enum):
+    """What a transfer that failed says about its source."""
+
+    OTHER = "other"
+    REFUSED = "refused"
+    """Its host refused the connection: nobody listens there."""
+    UNREACHABLE = "unreachable"
+    """There was no connection, for another reason."""
+    LOST = "lost"
+    """The connection broke in the middle."""
+    STALLED = "stalled"
+    """It sent nothing for too long."""
+    OURS = "ours"
+    """Nothing: the reader itself gave up, or could not go on."""
+
+
 class TransferFailed(PeerloadError):
     """Moving bytes failed. `retryable` tells whether the same source may yet succeed."""
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    def __init__(self, message: str, *, retryable: bool = True, fault: Fault = Fault.OTHER) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.fault = fault
 
 
 class VerificationFailed(PeerloadError):

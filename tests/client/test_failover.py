@@ -90,7 +90,8 @@ async def test_when_the_only_source_dies_the_error_tells_of_each_try(server: Ser
             await target.pull("org/model", progress=killing(only, 2 * MIB, killed))
     assert killed
     assert str(error.value).startswith("no source of 'org/model' could give it\n  - worker ")
-    assert 2 <= len(error.value.attempts) <= 4
+    # The server is told, finds its host refusing, and from then on knows no source: that may be before a second try.
+    assert 1 <= len(error.value.attempts) <= 4
     assert all(only.worker_id[:8] in line for line in error.value.attempts)
 
 

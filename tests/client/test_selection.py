@@ -75,3 +75,11 @@ def test_those_that_failed_come_last() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_few(count: int) -> None:
     assert len(names([source("a")] * count)) == count
+
+
+def test_those_that_failed_elsewhere_come_after_all_others() -> None:
+    near = SourceInfo.from_wire(
+        sources_pb2.Source(source_id="s", worker_id="near", topology={"host": "h"}, suspect=True), now=0
+    )
+    assert names([near, source("far", load=1.0)], {"host": "h"}) == ["far", "near"]
+    assert names([near, source("far")], {"host": "h"}, failures={source("far").key: 1}) == ["near", "far"]

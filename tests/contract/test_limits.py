@@ -36,7 +36,10 @@ def largest(letter: str) -> Publication:
 
 @pytest.mark.parametrize("letter", ["a", '"', "\\", "\x00", "\x7f", "é", "\U0001f600"])
 def test_the_largest_record_fits(letter: str) -> None:
-    record = largest(letter).record._replace(mark=Mark(2**62, 2**62, Status.INITIALIZING))
+    text = letter * (limits.MAX_TEXT_BYTES // len(letter.encode()))
+    record = largest(letter).record._replace(
+        mark=Mark(2**62, 2**62, Status.INITIALIZING), replica=text, endpoints=",".join(["h" * 253 + ":65535"] * 4)
+    )
     encode_value(record.to_value())
     assert len(record.key.encode().encode()) <= MAX_KEY_BYTES
 

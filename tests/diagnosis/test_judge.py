@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from peerload.metadata.query import Query
-from peerload.metadata.records import Form, Status
+from peerload.metadata.records import Form, SourceKey, Status
 from peerload.server.diagnosis.finding import FIELDS, IDENTITY_FIELDS, Finding
 from peerload.server.diagnosis.judge import Judge
 from peerload.server.diagnosis.question import Question
 from peerload.testing.fake_backend import FakeMetadataBackend
-from peerload.wire import p2p_pb2
+from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from tests.diagnosis.questions import FULL, asking, identity, worker
 
@@ -213,6 +213,21 @@ async def test_a_source_that_was_never_ready_and_is_silent(backend: FakeMetadata
     assert verdict.text == "no match: status READY, sources are 1 STALE (last INITIALIZING)"
 
 
+async def test_a_source_whose_host_refuses_connections(backend: FakeMetadataBackend, judge: Judge) -> None:
+    source = await backend.publish_metadata(identity(), worker(), "w")
+    await backend.clock.advance(10)
+    key = SourceKey(source, 0, "w").encode()
+    held = backend.directory.get(key)
+    assert held is not None
+    assert backend.directory.refused(key, held.record.generation, backend.now())
+    verdict = await judge.judge(asking(identity()))
+    gone = "1 READY, but gone: the host refuses connections"
+    assert verdict.findings == (Finding("status", "READY", (gone,)),)
+    # In the end it is its heartbeat, as it is everybody's.
+    await backend.clock.advance(100)
+    assert [finding.field for finding in (await judge.judge(asking(identity()))).findings] == ["heartbeat"]
+
+
 async def test_a_source_that_took_its_leave(backend: FakeMetadataBackend, judge: Judge) -> None:
     source = await backend.publish_metadata(identity(), worker(), "w")
     await backend.update_status(source, "w", 0, Status.STALE)
@@ -251,6 +266,19 @@ async def test_the_other_filters(
     await backend.publish_metadata(identity(), worker(), "w")
     question = Question(Query(model_name="org/Llama-3-8B", status=Status.READY, **filters))
     assert (await judge.judge(question)).text == f"no match: {text}"
+
+
+async def test_a_branch_that_a_source_knows_is_its_revision_too(backend: FakeMetadataBackend, judge: Judge) -> None:
+    manifest = sources_pb2.Manifest(
+        form=sources_pb2.FORM_CHECKPOINT,
+        refs=["v2"],
+        endpoints=[sources_pb2.Endpoint(engine="tcp", address="h:1")],
+        content="c0ffee",
+    )
+    await backend.publish_metadata(identity(), worker(0, Status.INITIALIZING), "w", manifest=manifest)
+    for known in ("main", "v2"):
+        question = Question(Query(model_name="org/Llama-3-8B", revision=known, status=Status.READY))
+        assert [finding.field for finding in (await judge.judge(question)).findings] == ["status"]
 
 
 async def test_what_would_keep_out_the_nearest_besides_is_told(backend: FakeMetadataBackend, judge: Judge) -> None:

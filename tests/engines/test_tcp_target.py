@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peerload.engines.base import Descriptor, Job, JobState, Progress, Range
 from peerload.engines.tcp import TcpEngine, TcpImporter, TcpSettings, protocol
 from peerload.engines.tcp.protocol import Endpoint, Kind, Refusal
-from peerload.errors import InvalidArgument, TransferFailed
+from peerload.errors import Fault, InvalidArgument, TransferFailed
 from peerload.testing.engine_suite.base import end
 from tests.engines.tcp_peers import exactly, fake_source
 
@@ -99,6 +99,8 @@ def test_sources_that_are_none(importer: TcpImporter, act: Any, retryable: bool,
         assert words in progress.reason
         assert progress.reason.isprintable()
         assert job.completed() == []
+        faults = {"lost": Fault.LOST, "said": Fault.STALLED, "sent": Fault.STALLED}
+        assert progress.fault is faults.get(words.split()[0], Fault.OTHER)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -127,6 +129,7 @@ def test_a_source_that_drips_runs_into_the_deadline(importer: TcpImporter) -> No
         progress, _, job = read(importer, descriptor, deadline=1.5)
         assert progress.state is JobState.FAILED
         assert "deadline" in progress.reason
+        assert progress.fault is Fault.OURS
         assert 0 < progress.bytes_done < 1000
         assert job.completed() == []
 
@@ -151,13 +154,13 @@ def test_nobody_listens(importer: TcpImporter) -> None:
     with fake_source(lambda sock: None, SIZES) as descriptor:
         pass
     progress, _, _ = read(importer, descriptor)
-    assert (progress.state, progress.retryable) == (JobState.FAILED, True)
+    assert (progress.state, progress.retryable, progress.fault) == (JobState.FAILED, True, Fault.REFUSED)
     assert "cannot connect" in progress.reason
 
 
 def test_a_name_that_stands_for_nothing(importer: TcpImporter) -> None:
     progress, _, _ = read(importer, Endpoint("no-such-host.invalid", 1, bytes(8), bytes(32), SIZES).encode())
-    assert progress.state is JobState.FAILED
+    assert (progress.state, progress.fault) == (JobState.FAILED, Fault.UNREACHABLE)
     assert "cannot connect" in progress.reason
 
 

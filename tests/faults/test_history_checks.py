@@ -122,9 +122,23 @@ def test_a_worker_that_lives_is_taken_for_dead(
         (16.4, 18.3, False),  # less than 5 s is no outage: it ages
     ],
 )
-def test_an_outage_ages_nobody(tale: Tale, ended: float, at: float, wrong: bool) -> None:
+def test_an_outage_of_all_servers_ages_nobody(tale: Tale, ended: float, at: float, wrong: bool) -> None:
     tale.publish(10.0)
     tale.trouble(11.5, ended, 0, 1, 2).lists(at, State(1, STALE)).holds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("killed", "ended", "wrong"),
+    [
+        (True, 18.4, False),  # a write may have waited for 2 s of it
+        (True, 18.6, True),
+        (False, 18.6, False),  # a sign of life from the first 5 s may be taken at the end
+        (False, 24.0, False),
+    ],
+)
+def test_an_outage_of_redis_ages_nobody(tale: Tale, killed: bool, ended: float, wrong: bool) -> None:
+    tale.publish(11.3)
+    tale.trouble(11.5, ended, redis=True, killed=killed).lists(ended + 0.1, State(1, STALE), server=0).holds(wrong)
 
 
 @pytest.mark.parametrize(("at", "wrong"), [(17.0, False), (22.5, False), (26.0, True)])

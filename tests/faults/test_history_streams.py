@@ -38,6 +38,22 @@ class TestWatches:
         tale.watch([first(9.0, None), then(10.2, one), then(11.0, two), then(11.2, three)], ended=14.0)
         tale.watch([first(9.0, None), then(11.2, three)], ended=14.0, server=2).holds(False)
 
+    @pytest.mark.parametrize("answer", [True, None])
+    def test_what_is_undone_at_once_is_left_out(self, tale: Tale, answer: bool | None) -> None:
+        """Also by a withdrawal that happens without an answer."""
+        tale.publish(10.0)
+        tale.withdraw(10.2, answer=answer).watch([first(9.0, None)], ended=15.0).holds(False)
+
+    @pytest.mark.parametrize(("until", "wrong"), [(12.2, False), (12.4, True)])
+    def test_it_is_not_told_of_the_latest(self, tale: Tale, until: float, wrong: bool) -> None:
+        one, _ = tale.publish(10.0), tale.publish(10.2)
+        tale.watch([first(9.0, None), then(10.25, one)], ended=until).holds(wrong)
+
+    @pytest.mark.parametrize(("at", "wrong"), [(12.0, False), (12.4, True)])
+    def test_what_is_undone_later_is_shown(self, tale: Tale, at: float, wrong: bool) -> None:
+        tale.publish(10.0)
+        tale.withdraw(at).watch([first(9.0, None)], ended=20.0).holds(wrong)
+
     def test_backward(self, tale: Tale) -> None:
         one, two = tale.publish(10.0), tale.publish(10.3)
         tale.watch([first(9.0, None), then(10.6, two), then(11.0, one), then(11.2, two)], ended=14.0)

@@ -14,8 +14,11 @@ import pytest
 from peerload.wire import p2p_pb2
 from tests.support.live import LiveServer, Rpc, code_of, eventually, publication, ready
 from tests.support.redis import RedisProcess, free_port, redis_process
+from tests.support.working import WorkingTime
 
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
+RECOVER = 5.0
+"""Seconds from Redis's return until everything is taken and known again."""
 Fault: TypeAlias = Callable[[RedisProcess], None]
 
 
@@ -93,11 +96,13 @@ def test_writers_are_told_lists_go_on_and_all_recovers(redis: RedisProcess, serv
             assert listed(rpc) == {"w0"}
         finally:
             mend(redis)
-        assert eventually(lambda: answered(lambda: rpc.publish(publication(worker_id="w1"), timeout=3)))
-        assert eventually(lambda: answered(lambda: rpc.update(heartbeat(source), timeout=3)))
-        assert rpc.update(heartbeat(source)).success, "what was published before is still known"
-        assert len(rpc.get(source, "w0").worker.tensor_source.tensors) == 100
-        assert eventually(lambda: listed(rpc) == {"w0", "w1"})
+        with WorkingTime() as time:
+            assert eventually(lambda: answered(lambda: rpc.publish(publication(worker_id="w1"), timeout=3)))
+            assert eventually(lambda: answered(lambda: rpc.update(heartbeat(source), timeout=3)))
+            assert rpc.update(heartbeat(source)).success, "what was published before is still known"
+            assert len(rpc.get(source, "w0").worker.tensor_source.tensors) == 100
+            assert eventually(lambda: listed(rpc) == {"w0", "w1"})
+            assert time.seconds() < RECOVER
     assert server.stop() == 0
     assert "Traceback" not in server.log()
 

@@ -242,6 +242,7 @@ UNARY = (
     SOURCES + "Withdraw",
     SOURCES + "GetManifest",
     SOURCES + "List",
+    "/peerload.v1.TransferService/Report",
     "/model_express.api.ApiService/SendRequest",
     "/grpc.health.v1.Health/Check",
 )

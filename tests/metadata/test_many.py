@@ -24,7 +24,9 @@ VALUE = publication(topology={"rack": "r1", "host": "h1"}).record.to_value()
 
 def entry(number: int, stamp: int) -> Entry:
     key = SourceKey(f"{number // 64:016x}", number % 64, f"{number:032x}").encode()
-    return Entry(key, {**VALUE, "model": f"org/model-{number // 64}"}, number + 1, number + 1, Beat(stamp), 100)
+    host = f"10.0.{number // 256}.{number % 256}"
+    value = {**VALUE, "model": f"org/model-{number // 64}", "endpoints": f"{host}:6555,{host}:5555"}
+    return Entry(key, value, number + 1, number + 1, Beat(stamp), 100)
 
 
 def fleet() -> tuple[Directory, int]:
@@ -58,7 +60,8 @@ def test_heartbeats_leave_nothing_behind() -> None:
     for beat in range(1, 20):
         beats = tuple(Beaten(key, number + 1, Beat(now + beat)) for number, key in enumerate(keys))
         directory.apply(Feed(beats, Position("1")))
-    assert len(directory._deadlines) == FLEET
+    assert len(directory.expiry._fresh) == FLEET
+    assert not directory.expiry.quiet
     assert not directory._waiting
     assert not directory._tombstones
 

@@ -155,8 +155,12 @@ class World:
             assert set(server.directory.sources()) == models
             directory = server.directory
             assert len(directory) == len(self.model)
-            waiting = {id(held) for _, _, held in directory._deadlines if not held.removed and not held.expired}
-            assert len(waiting) + len(directory._expired) == len(directory)
+            expiry = directory.expiry
+            fresh = {id(held) for _, _, held in expiry._fresh if not held.removed and not held.expired}
+            overdue = {id(held) for _, _, held in filter(lambda place: expiry._counts(*place), expiry._overdue)}
+            assert overdue == {id(held) for held in expiry.quiet.values()}
+            assert not overdue & fresh
+            assert len(fresh) + len(expiry.quiet) + len(expiry.expired) == len(directory)
 
 
 async def run(history: list[tuple[Any, ...]]) -> None:

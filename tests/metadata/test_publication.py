@@ -250,3 +250,27 @@ def test_a_bad_manifest_is_named(changes: dict[str, object], field: str) -> None
 def test_the_form_may_stand_in_the_identity() -> None:
     named = publish(identity=identity(**{"peerload.form": "runtime"}))
     assert named.record.form is Form.RUNTIME
+
+
+def test_how_many_ranks_a_replica_has_is_what_is_said_or_what_the_identity_tells() -> None:
+    def sizes(tensor: int, pipeline: int, rank: int = 0, said: int = 0, replica: str = "") -> tuple[int, str]:
+        about = identity()
+        about.tensor_parallel_size, about.pipeline_parallel_size = tensor, pipeline
+        record = request(identity=about, worker=worker(rank))
+        if not (said or replica):
+            kept = Publication.from_p2p(record.SerializeToString()).record
+            assert (kept.world_size, kept.replica) == (kept.to_value().get("world_size", 0), "")
+        sent = sources_pb2.PublishRequest(record=record, manifest={}, replica=replica, world_size=said)
+        told = Publication.from_v1(sent.SerializeToString()).record
+        return told.world_size, told.replica
+
+    assert sizes(8, 2) == (16, "")
+    assert sizes(8, 2, said=32, replica="job") == (32, "job")
+    assert sizes(0, 1) == sizes(0, 0) == (0, "")
+    # Not among so many: the identity does not tell (data parallel replicas count their ranks through).
+    assert sizes(8, 1, rank=8) == (0, "")
+    assert sizes(2**31, 2**31) == (0, "")
+    with pytest.raises(LimitExceeded, match=r"world_size: has 2000000 ranks, more than 1048576"):
+        sizes(1, 1, said=2_000_000)
+    with pytest.raises(LimitExceeded, match="replica"):
+        sizes(1, 1, replica="r" * 2000)

@@ -39,6 +39,10 @@ records = st.builds(
     mark=st.none() | st.builds(Mark, st.integers(0, 2**53), st.integers(0, 2**53), st.sampled_from(Status)),
     store_revision=st.integers(1, 2**60),
     generation=st.integers(1, 2**60),
+    endpoints=text,
+    replica=text,
+    world_size=st.integers(0, 2**20),
+    suspect=st.just(False),
 )
 
 

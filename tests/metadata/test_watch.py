@@ -14,6 +14,7 @@ from peerload.metadata.directory import Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.watch_event import WatchEvent
+from peerload.store.base import Feed, Put
 from peerload.testing.fake_backend import FakeMetadataBackend
 from tests.metadata.publications import SOURCE, publication
 
@@ -174,6 +175,40 @@ async def test_running_out_is_told_when_it_happens(backend: FakeMetadataBackend)
     assert await update
     await ready.close()
     await everything.close()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_what_runs_out_while_another_change_is_told_is_told_too(
+    backend: FakeMetadataBackend, viewer: Viewer, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    await backend.publish(publication("w1"))
+    await viewer.next()
+    apply = backend.directory.apply
+
+    def late(feed: Feed) -> None:
+        apply(feed)
+        # Those who were woken get to run only now.
+        if any(isinstance(change, Put) and "w2" in change.entry.key for change in feed.changes):
+            backend.clock.jump(0.2)
+
+    monkeypatch.setattr(backend.directory, "apply", late)
+    await backend.clock.advance(89.9)
+    if resumed:
+        await viewer.close()
+        await backend.publish(publication("w2"))
+        viewer = Viewer(backend, token=viewer.token)
+        viewer.shown[SourceKey(SOURCE, 0, "w1")] = Status.READY
+        await viewer.next()
+    else:
+        told = asyncio.ensure_future(viewer.next())
+        await backend.clock.settle()
+        await backend.publish(publication("w2"))
+        await told
+    for _ in range(2):
+        if viewer.shown[SourceKey(SOURCE, 0, "w1")] is not Status.STALE:
+            await viewer.next()
+    assert viewer.shown == {SourceKey(SOURCE, 0, "w1"): Status.STALE, SourceKey(SOURCE, 0, "w2"): Status.READY}
+    await viewer.close()
 
 
 async def test_what_came_and_went_is_not_told(backend: FakeMetadataBackend) -> None:

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from peerload import __version__
 from peerload.server.app import Server
-from peerload.wire import api_pb2, p2p_pb2, sources_pb2
+from peerload.wire import api_pb2, p2p_pb2, sources_pb2, transfers_pb2
 from peerload.wire import health_pb2 as our_health_pb2
 from peerload.wire.identity import source_id
 from tests.support.rpc import P2P, SOURCES, AsyncRpc, identity, publication
@@ -347,6 +347,32 @@ async def test_a_watcher_is_told_when_the_server_stops(url: str) -> None:
         await stopping
 
 
+# TransferService
+
+
+async def test_a_report_changes_an_order_and_its_errors_are_statuses(rpc: AsyncRpc) -> None:
+    for worker_id in ("w0", "w1"):
+        await rpc.publish(publication(worker_id))
+    path = "/peerload.v1.TransferService/Report"
+    (first, second) = await rpc.list()
+    failed = transfers_pb2.Transfer(
+        source=sources_pb2.SourceRef(source_id=first.mx_source_id, worker_id=first.worker_id),
+        outcome=transfers_pb2.OUTCOME_STALLED,
+    )
+    nobody = transfers_pb2.Transfer(
+        source=sources_pb2.SourceRef(source_id="0" * 16, worker_id="nobody"), outcome=transfers_pb2.OUTCOME_OK
+    )
+    request = transfers_pb2.ReportRequest(transfers=[nobody, failed])
+    await rpc.call(path, request, transfers_pb2.ReportResponse)
+    assert [ref.worker_id for ref in await rpc.list()] == [second.worker_id, first.worker_id]
+    listed = {source.worker_id: source.suspect for source in (await rpc.list_v1()).sources}
+    assert listed == {first.worker_id: True, second.worker_id: False}
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "transfers[0].source.source_id"):
+        await rpc.call(path, transfers_pb2.ReportRequest(transfers=[{}]), transfers_pb2.ReportResponse)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "request"):
+        await rpc.call(path, b"\x0a\xff", transfers_pb2.ReportResponse)
+
+
 # Health, API, reflection
 
 
@@ -403,6 +429,7 @@ async def test_reflection_tells_what_is_served(server: Server) -> None:
                 "peerload.v1.ClaimService",
                 "peerload.v1.DiagnosisService",
                 "peerload.v1.SourceService",
+                "peerload.v1.TransferService",
             ]
             file = database.FindFileContainingSymbol("model_express.p2p.P2pService")
             assert [service.name for service in file.service] == ["P2pService", "WorkerService"]

@@ -8,7 +8,10 @@ import os
 import pytest
 
 from peerload.errors import InvalidArgument
+from peerload.server.app import Server
 from peerload.server.settings import resolve
+from peerload.store.memory import MemoryStore
+from peerload.testing import ManualClock
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,18 @@ def test_a_flag_then_ours_then_deployed_then_default(monkeypatch: pytest.MonkeyP
     assert (settings.gc_timeout, origins["gc_timeout"]) == (50, "PEERLOAD_GC_TIMEOUT")
     assert (settings.reaper_interval, origins["reaper_interval"]) == (80, "--reaper-interval")
     assert origins["grace"] == "default"
+
+
+async def test_probing_is_on_until_it_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = resolve({}).settings
+    assert (on.probe, on.probe_after) == (True, 35)
+    assert not resolve({"probe": False}).settings.probe
+    monkeypatch.setenv("PEERLOAD_PROBE", "false")
+    monkeypatch.setenv("PEERLOAD_PROBE_AFTER", "20")
+    off = resolve({})
+    assert off.origins["probe"] == "PEERLOAD_PROBE"
+    settings = Server(off.settings, store=MemoryStore(ManualClock())).backend.settings
+    assert (settings.probe, settings.probe_after) == (False, 20)
 
 
 @pytest.mark.parametrize(

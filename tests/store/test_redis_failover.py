@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import hiredis
@@ -15,63 +14,11 @@ from peerload.clock import SystemClock
 from peerload.errors import Compacted, Unavailable
 from peerload.finding import Level
 from peerload.store.base import Beat, Position, Store, Touch, Touched
-from peerload.store.redis.slot import SLOTS, slot
+from peerload.store.redis.slot import slot
 from peerload.store.redis.store import RedisStore
 from tests.doctor.examined import about, examined, problems
+from tests.support.deployments import PATIENCE, Cluster, Trio, leads, until
 from tests.support.redis import RedisProcess, free_port
-
-PATIENCE = 60.0
-SENTINEL = """sentinel monitor mymaster 127.0.0.1 {port} 2
-sentinel down-after-milliseconds mymaster 1000
-sentinel failover-timeout mymaster 4000
-sentinel parallel-syncs mymaster 2
-"""
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again, for a bounded time, for what nobody announces."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        with contextlib.suppress(OSError, hiredis.ReplyError):
-            if condition():
-                return
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-def replicas(process: RedisProcess) -> int:
-    """How many replicas are connected and up to date."""
-    return int(process.ask("INFO", "replication").count(b"state=online"))
-
-
-class Trio:
-    """A primary, two replicas and three sentinels that know of each other."""
-
-    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
-        def made(name: str, *options: str, sentinel: str | None = None) -> RedisProcess:
-            process = RedisProcess(folder / name, *options, sentinel=sentinel)
-            stack.callback(process.kill)
-            return process.start()
-
-        quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-        self.primary = made("primary", *quick)
-        port = str(self.primary.port)
-        self.replicas = [made(f"replica{n}", *quick, "--replicaof", "127.0.0.1", port) for n in range(2)]
-        until(lambda: replicas(self.primary) == 2, "the replicas")
-        text = SENTINEL.format(port=port)
-        self.sentinels = [made(f"sentinel{n}", sentinel=text) for n in range(3)]
-        for sentinel in self.sentinels:
-            until(lambda each=sentinel: self._knows_all(each), "the sentinels")  # type: ignore[misc]
-
-    def _knows_all(self, sentinel: RedisProcess) -> bool:
-        flat = sentinel.ask("SENTINEL", "master", "mymaster")
-        about = dict(zip(flat[::2], flat[1::2], strict=True))
-        return about[b"num-other-sentinels"] == b"2" and about[b"num-slaves"] == b"2" and about[b"flags"] == b"master"
-
-    @property
-    def url(self) -> str:
-        where = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{where}/mymaster"
 
 
 @pytest.fixture
@@ -137,8 +84,8 @@ async def test_a_primary_killed_under_load_loses_nothing_acknowledged(trio: Trio
         load = Load(store)
         await load.grow(200)
         await asyncio.to_thread(trio.primary.kill)
-        await asyncio.to_thread(until, lambda: any(_leads(each) for each in trio.replicas), "a new primary")
-        new = next(each for each in trio.replicas if _leads(each))
+        await asyncio.to_thread(until, lambda: any(leads(each) for each in trio.replicas), "a new primary")
+        new = next(each for each in trio.replicas if leads(each))
         # Two replicas are asked for, so the dead one has to come back, as one.
         trio.primary.options += ["--replicaof", "127.0.0.1", str(new.port)]
         await asyncio.to_thread(trio.primary.start)
@@ -150,10 +97,6 @@ async def test_a_primary_killed_under_load_loses_nothing_acknowledged(trio: Trio
         await lists_well(store, position)
     finally:
         await store.close()
-
-
-def _leads(process: RedisProcess) -> bool:
-    return bool(process.ask("ROLE")[0] == b"master")
 
 
 async def test_a_service_that_the_sentinels_do_not_know(trio: Trio) -> None:
@@ -197,41 +140,6 @@ def _alone(sentinel: RedisProcess) -> bool:
     except hiredis.ReplyError:
         return True
     return False
-
-
-class Cluster:
-    """Three primaries that share the slots, and a replica of the one that owns ours."""
-
-    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
-        self.nodes: list[RedisProcess] = []
-        self.buses: list[int] = []
-        for n in range(4):
-            self.buses.append(free_port())
-            options = ("--cluster-enabled", "yes", "--cluster-port", str(self.buses[-1]))
-            process = RedisProcess(folder / f"node{n}", *options, "--cluster-node-timeout", "1000")
-            stack.callback(process.kill)
-            self.nodes.append(process.start())
-        *primaries, self.replica = self.nodes
-        bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
-        for number, node in enumerate(primaries):
-            node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        ours = slot("peerload")
-        self.owner = next(node for n, node in enumerate(primaries) if bounds[n] <= ours < bounds[n + 1])
-        for node, bus in zip(self.nodes[1:], self.buses[1:], strict=True):
-            self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-        for node in self.nodes:
-            until(lambda each=node: b"cluster_known_nodes:4" in each.ask("CLUSTER", "INFO"), "the nodes to meet")  # type: ignore[misc]
-        identity = self.owner.ask("CLUSTER", "MYID")
-        until(lambda: self.replica.ask("CLUSTER", "REPLICATE", identity) == b"OK", "the replica to hear of its primary")
-        until(lambda: replicas(self.owner) == 1, "the replica")
-        for node in self.nodes:
-            until(lambda each=node: b"cluster_state:ok" in each.ask("CLUSTER", "INFO"), "the cluster")  # type: ignore[misc]
-
-    @property
-    def url(self) -> str:
-        others = [node for node in self.nodes[:3] if node is not self.owner]
-        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in others)}"
 
 
 async def test_a_cluster_serves_and_fails_over(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from peerload.store.redis.redistime import RedisTime
+from peerload.store.redis.redistime import Measured, RedisTime
 from peerload.testing import ManualClock
 
 HOUR_MS = 3_600_000
@@ -15,7 +15,7 @@ async def test_it_goes_by_redis_and_not_by_the_host() -> None:
     redis = clock.wall_ms() + HOUR_MS
     time = RedisTime(clock)
     with structlog.testing.capture_logs() as logs:
-        time.begin(redis)
+        time.begin(Measured(redis))
     assert time.now() == redis
     assert [log["seconds_ahead"] for log in logs] == [-3600.0]
     await clock.advance(10)
@@ -27,15 +27,15 @@ async def test_a_small_difference_is_made_up_little_by_little() -> None:
     clock = ManualClock()
     redis = clock.wall_ms()
     time = RedisTime(clock)
-    time.begin(redis)
+    time.begin(Measured(redis))
     for turn in range(1, 11):
         await clock.advance(30)
         before = time.now()
-        time.compare(redis + turn * 30_000 + 100)
+        time.compare(Measured(redis + turn * 30_000 + 100))
         assert 0 <= time.now() - before <= 15
     assert time.now() == redis + 300_000 + 100
     await clock.advance(30)
-    time.compare(redis + 330_000)
+    time.compare(Measured(redis + 330_000))
     assert time.now() == redis + 330_000 + 85
 
 
@@ -43,11 +43,25 @@ async def test_a_clock_that_is_far_ahead_is_followed_and_one_behind_is_not() -> 
     clock = ManualClock()
     redis = clock.wall_ms()
     time = RedisTime(clock)
-    time.begin(redis)
+    time.begin(Measured(redis))
     with structlog.testing.capture_logs() as logs:
-        time.compare(redis + HOUR_MS)
+        time.compare(Measured(redis + HOUR_MS))
         assert time.now() == redis + HOUR_MS
-        time.compare(redis)
-        time.compare(redis)
+        time.compare(Measured(redis))
+        time.compare(Measured(redis))
         assert time.now() == redis + HOUR_MS
     assert [log["followed"] for log in logs] == [True, False]
+
+
+async def test_a_late_answer_is_no_reason_to_change_it() -> None:
+    clock = ManualClock()
+    redis = clock.wall_ms()
+    time = RedisTime(clock)
+    time.begin(Measured(redis))
+    for turn in range(1, 5):
+        await clock.advance(30)
+        time.compare(Measured(redis + turn * 30_000 + 80, doubt_ms=90))
+        assert time.now() == redis + turn * 30_000
+    await clock.advance(30)
+    time.compare(Measured(redis + 150_000 + 80, doubt_ms=70))
+    assert time.now() == redis + 150_000 + 10

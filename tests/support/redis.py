@@ -23,6 +23,7 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
+from peerload.store.redis.redistime import Measured
 from peerload.store.redis.store import RedisStore
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
@@ -181,9 +182,9 @@ class HandTimedRedisStore(RedisStore):
         super().__init__(url, clock)
         self._time_ms = time_ms or clock.wall_ms
 
-    async def _measure(self, link: Link) -> float:
+    async def _measure(self, link: Link) -> Measured:
         await super()._measure(link)
-        return self._time_ms()
+        return Measured(self._time_ms())
 
 
 @contextlib.contextmanager

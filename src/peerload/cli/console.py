@@ -17,8 +17,9 @@ from rich.text import Text
 
 from peerload.cli.text import clean
 
-__all__ = ["cell", "err", "out", "print_json", "remark", "say", "table", "write"]
+__all__ = ["cell", "err", "fitted", "out", "print_json", "remark", "say", "table", "write"]
 
+_NATURAL_WIDTH: Final = 10_000
 _PIPED_WIDTH: Final = 240
 """Columns when nobody looks: enough that no cell is cut or wrapped."""
 
@@ -61,6 +62,23 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     )
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def fitted(made: Table, *spare: str) -> Table:
+    """The table without the `spare` columns, as far as it takes to make it fit the terminal: first those in which nothing
+    stands, then in their order."""
+    console = out()
+    natural = console.options.update(max_width=_NATURAL_WIDTH)
+    empty = {column.header for column in made.columns if {str(cell) for cell in column.cells} <= {"", "-"}}
+    for name in sorted(spare, key=lambda name: name not in empty):
+        if console.measure(made, options=natural).maximum <= console.width:
+            break
+        kept = [column for column in made.columns if column.header != name]
+        right = tuple(str(column.header) for column in kept if column.justify == "right")
+        made = table(*(str(column.header) for column in kept), right=right)
+        for row in zip(*(column.cells for column in kept), strict=True):
+            made.add_row(*row)
     return made
 
 

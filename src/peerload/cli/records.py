@@ -13,16 +13,19 @@ from peerload.cli.text import age, clean
 from peerload.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from peerload.client import AsyncClient, SourceInfo, Status
+    from peerload.client import AsyncClient, Replica, SourceInfo, Status
 
 __all__ = [
     "by_source",
     "find_named",
     "one_worker",
+    "ranks_text",
     "record_json",
+    "replica_style",
     "seen",
     "share_of_load",
     "short",
+    "standing",
     "status_text",
     "statuses_text",
 ]
@@ -74,6 +77,38 @@ def status_text(status: Status) -> Text:
     """A status in its colour."""
     name = status.name.lower()
     return Text(name, style=_STYLES.get(name, ""))
+
+
+def standing(record: SourceInfo) -> Text:
+    """A worker's status in its colour, and whether it has failed those who read from it."""
+    return Text.assemble(status_text(record.status), (" (suspect)", "yellow") if record.suspect else "")
+
+
+def ranks_text(records: Sequence[SourceInfo]) -> Text:
+    """How many workers of one source there are; where they are ranks of replicas, how many of each are there and ready, those
+    with missing ones in colour: `3`, `8/8 ranks`, `2 × 8/8 ranks, 7/8 ranks`, `24 (8/8 ranks)`."""
+    from peerload.client import replicas
+
+    counts: dict[str, tuple[int, str]] = {}
+    alone = 0
+    # Whole ones first.
+    for replica in sorted(replicas(records), key=lambda replica: len(replica.missing)):
+        if len({worker.worker_rank for worker in replica.workers}) == 1 and replica.total in (None, 1):
+            alone += len({worker.worker_id for worker in replica.workers})
+            continue
+        text = str(replica)
+        if not replica.name and len(replica.workers) > len({worker.worker_rank for worker in replica.workers}):
+            # More workers than ranks, and nobody says which belong together.
+            text = f"{len(replica.workers)} ({text})"
+        count, _ = counts.get(text, (0, ""))
+        counts[text] = count + 1, replica_style(replica)
+    parts = [Text(f"{count} × {text}" if count > 1 else text, style) for text, (count, style) in counts.items()]
+    return Text(", ").join([Text(str(alone)), *parts] if alone else parts)
+
+
+def replica_style(replica: Replica) -> str:
+    """The colour of a replica: none where it is whole."""
+    return "" if not replica.missing else "yellow" if replica.ranks else "red"
 
 
 def statuses_text(records: Sequence[SourceInfo]) -> Text:

@@ -40,6 +40,18 @@ def command(
     gc_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="A stale source is forgotten after so long (default: 3600).")
     ] = None,
+    probe: Annotated[
+        bool | None,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Connect to sources whose heartbeat is overdue, and hand out no more those whose host refuses "
+            "(default: --probe).",
+        ),
+    ] = None,
+    probe_after: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="After how long without a heartbeat a source is probed (default: 35)."),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +99,8 @@ def command(
                 "heartbeat_timeout": heartbeat_timeout,
                 "reaper_interval": reaper_interval,
                 "gc_timeout": gc_timeout,
+                "probe": probe,
+                "probe_after": probe_after,
                 "metrics": metrics,
                 "grace": grace,
                 "drain_delay": drain_delay,

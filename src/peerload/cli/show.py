@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from peerload.cli.console import cell, out, remark, say, table, write
+from peerload.cli.console import cell, fitted, out, remark, say, table, write
 from peerload.cli.options import Json, Server
 from peerload.cli.outcome import run
-from peerload.cli.records import by_source, find_named, one_worker, record_json, share_of_load, short, status_text
+from peerload.cli.records import (
+    by_source,
+    find_named,
+    one_worker,
+    record_json,
+    replica_style,
+    share_of_load,
+    short,
+    standing,
+)
 from peerload.cli.text import age, clean, plural, size
 from peerload.errors import InvalidArgument, NotFound
 
@@ -72,6 +81,7 @@ async def _show(name: str, worker: str | None, every: bool, as_json: bool, serve
         )
         return
     _describe(records, found)
+    _replicas(records, every)
     _workers(records)
     if found is None:
         remark("Published by another client, without a manifest of Peerload's: nothing is known of its tensors here.")
@@ -119,7 +129,38 @@ def _describe(records: Sequence[SourceInfo], found: SourceManifest | None) -> No
     for label, value in lines:
         if value:
             out().print(Text.assemble((f"{clean(label, limit=40):>14}  ", "dim"), clean(value)), soft_wrap=True)
-    out().print()
+
+
+def _replicas(records: Sequence[SourceInfo], every: bool) -> None:
+    """Those that several workers make up, a line each."""
+    from peerload.client import replicas
+
+    spread = [each for each in replicas(records) if each.total != 1 and (each.total or len(each.workers) > 1)]
+    spread.sort(key=lambda replica: replica.name)
+    for replica in spread if every else spread[:_FIRST]:
+        words = [str(replica)]
+        if replica.missing:
+            words.append(f"not ready: {_numbers(replica.missing)}")
+        if replica.name:
+            words.append(clean(replica.name))
+        elif len(replica.workers) > len({worker.worker_rank for worker in replica.workers}):
+            words.append(f"of {plural(len(replica.workers), 'worker')} that do not say which belong together")
+        label = "replica" if replica.name else "ranks"
+        line = Text.assemble((f"{label:>14}  ", "dim"), ("  ".join(words), replica_style(replica)))
+        out().print(line, soft_wrap=True)
+    _left_out(len(spread), "replica", every)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Numbers in order, runs of them shortened, the first of many: `0, 3-7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_FIRST]]
+    return ", ".join(shown + ["…"] * (len(runs) > _FIRST))
 
 
 def _workers(records: Sequence[SourceInfo]) -> None:
@@ -131,7 +172,7 @@ def _workers(records: Sequence[SourceInfo]) -> None:
         made.add_row(
             short(record.worker_id),
             str(record.worker_rank),
-            status_text(record.status),
+            standing(record),
             f"{age(record.age)} ago",
             _moment(record.published_at),
             share_of_load([record]),
@@ -139,7 +180,7 @@ def _workers(records: Sequence[SourceInfo]) -> None:
             cell(place or "-"),
             cell(f"{record.pod_namespace}/{record.pod_name}" if record.pod_name else "-"),
         )
-    write(made)
+    write(fitted(made, "UP SINCE", "POD", "LOAD", "ENGINES"))
     out().print()
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from peerload.cli.console import cell, remark, say, table, write
+from peerload.cli.console import cell, fitted, remark, say, table, write
 from peerload.cli.options import Json, Server
 from peerload.cli.outcome import run
-from peerload.cli.records import by_source, record_json, seen, share_of_load, short, status_text, statuses_text
+from peerload.cli.records import by_source, ranks_text, record_json, seen, share_of_load, short, standing, statuses_text
 from peerload.cli.text import age, size
 
 __all__ = ["command"]
@@ -25,7 +25,8 @@ def command(
 ) -> None:
     """List who holds what.
 
-    One line for each source (weights that are interchangeable), with how many workers hold it.
+    One line for each source (weights that are interchangeable), with how many workers hold it; of replicas that are spread over
+    several workers, how many of their ranks are ready.
 
     \b
       peerload sources
@@ -58,13 +59,13 @@ async def _sources(model: str | None, workers: bool, ready: bool, as_json: bool,
                 cell(record.source_id),
                 short(record.worker_id),
                 str(record.worker_rank),
-                status_text(record.status),
+                standing(record),
                 f"{age(record.age)} ago",
                 share_of_load([record]),
                 cell(record.topology.get("host", "")),
                 cell(record.pod_name),
             )
-        write(made)
+        write(fitted(made, "POD", "LOAD", "SOURCE", "SEEN"))
         return
     made = table(
         "MODEL", "FORM", "REVISION", "SOURCE", "WORKERS", "STATUS", "SEEN", "LOAD", "SIZE", "ENGINES", right=("SIZE",)
@@ -76,17 +77,13 @@ async def _sources(model: str | None, workers: bool, ready: bool, as_json: bool,
             "-" if first.form.name == "UNSPECIFIED" else first.form.name.lower(),
             cell(first.revision or "-"),
             cell(first.source_id),
-            _workers(len({record.worker_id for record in group}), len({record.worker_rank for record in group})),
+            ranks_text(group),
             statuses_text(group),
             f"{seen(group)} ago",
             share_of_load(group),
             size(first.total_size) if first.total_size else "-",
             cell(", ".join(sorted({engine for record in group for engine in record.engines})) or "-"),
         )
-    write(made)
+    write(fitted(made, "ENGINES", "LOAD", "FORM", "REVISION", "SEEN"))
     if len(records) != len(by_source(records)):
         say("--workers lists each worker.", style="dim")
-
-
-def _workers(count: int, ranks: int) -> str:
-    return str(count) if ranks == 1 else f"{count} ({ranks} ranks)"

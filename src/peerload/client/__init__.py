@@ -12,6 +12,7 @@ from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unans
 from peerload.client.identity import Framework, Identity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
+from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings, server_address
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
@@ -51,6 +52,7 @@ __all__ = [
     "PullReport",
     "PulledFolder",
     "PulledModel",
+    "Replica",
     "Selector",
     "Source",
     "SourceChange",
@@ -67,5 +69,6 @@ __all__ = [
     "WeightIterator",
     "WeightStream",
     "Weights",
+    "replicas",
     "server_address",
 ]

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypedDict
 from peerload.client.buffers import Memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Item
+from peerload.client.ranks import own_rank
 from peerload.client.search import Wanted
 from peerload.client.source import OnSourceEvent
 from peerload.client.sources import Selector
@@ -46,12 +47,14 @@ class IterOptions(_Options, total=False):
 
 
 def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int | None) -> Wanted:
-    """Which weights a pull is about; no rank is rank 0. Raises `InvalidArgument`."""
-    rank = 0 if rank is None else rank
+    """Which weights a pull is about; without a rank, this process's (see `own_rank`). Raises `InvalidArgument`."""
+    whole = Form.CHECKPOINT in (form, model.form if isinstance(model, Identity) else None)
+    rank = 0 if whole else own_rank(rank)
     if isinstance(model, Identity):
         if revision is not None or form is not None or content:
             raise InvalidArgument("model", "an identity says everything; revision, form and content go with a name")
-        return Wanted(Selector(identity=model, rank=rank), rank)
+        # A checkpoint is whole, whoever shares it.
+        return Wanted(Selector(identity=model, rank=None if whole else rank), rank)
     if not model:
         raise InvalidArgument("model", "is empty")
     return Wanted(Selector(model=model, revision=revision, form=form), rank, content)

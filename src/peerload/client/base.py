@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
+from peerload.checkpoint import Skipped
 from peerload.client.arguments import Seconds, destination, seconds, selection
 from peerload.client.buffers import memories
 from peerload.client.connection import Connection
@@ -23,9 +25,10 @@ from peerload.client.identity import Identity
 from peerload.client.manifest import Item, SourceManifest
 from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
+from peerload.client.reports import Reader, Reports
 from peerload.client.search import Wanted, fetch_manifest, find, follow
 from peerload.client.settings import ClientSettings, server_address
-from peerload.client.source import WorkerFacts
+from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
 from peerload.client.sources import Selector, SourceChange, SourceInfo
 from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread
@@ -52,6 +55,7 @@ class BaseClient:
         *,
         host: str | None = None,
         topology: Mapping[str, str] | None = None,
+        replica: str | None = None,
         settings: ClientSettings | None = None,
         engine_settings: Mapping[str, Mapping[str, Any]] | None = None,
         clock: Clock | None = None,
@@ -66,10 +70,12 @@ class BaseClient:
         )
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="peerload-client")
         self._lazy_connection: Connection | None = None
+        self._reports = Reports(lambda: self._connection)
         self._publisher = Publisher(
             lambda: self._connection,
             self._engines,
             facts=WorkerFacts.from_env(self._topology),
+            replica=replica,
             settings=self.settings,
             clock=clock or SystemClock(),
             rng=self._rng,
@@ -88,6 +94,7 @@ class BaseClient:
 
     async def close(self) -> None:
         """End every source of this client, its engines and its connection. Closing twice is allowed."""
+        await self._reports.close()
         self._closed = True
         try:
             await asyncio.gather(*(stream.interrupt() for stream in self._streams))
@@ -239,9 +246,20 @@ class BaseClient:
             executor=self._executor,
             own_workers=self._publisher.own_workers,
             own_addresses=self._publisher.own_addresses,
+            reports=self._reports,
+            reader=Reader(uuid.uuid4().hex, which.rank, self._topology.get("host", "")),
         )
         limit = None if timeout is None else seconds(timeout, 0.0)
         return Pull(context, which, target, wait=seconds(wait, 0.0), timeout=limit, progress=progress)
+
+    async def _open(
+        self, pull: Pull, offer: Offer, on_event: OnSourceEvent | None, skipped: tuple[Skipped, ...] = ()
+    ) -> AsyncSource:
+        """This process as a source of what it pulled: under the worker id by which it was reported as a reader, and at once,
+        whether a server can be reached or not."""
+        return await self._publisher.open(
+            offer, skipped=skipped, on_event=on_event, patient=True, worker_id=pull.worker_id
+        )
 
     def _stop_threads(self) -> None:
         self._engines.close()

@@ -143,8 +143,7 @@ class CacheCalls(BaseClient):
         if not share:
             return pulled
         offer = await in_thread(self._executor, lambda stop: folder.known(staging.kept))
-        source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
-        return pulled.served_by(source)
+        return pulled.served_by(await self._open(pull, offer, on_event, staging.skipped))
 
     async def _once_a_fleet(
         self,

@@ -22,6 +22,7 @@ from peerload.client.into import IntoTarget
 from peerload.client.memory import MemoryTarget
 from peerload.client.offering import offer_tensors
 from peerload.client.opening import Opening
+from peerload.client.ranks import own_rank
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent
 from peerload.client.stream import WINDOW_BYTES, KeptStream, WindowStream
 from peerload.client.targets import FolderTarget
@@ -45,7 +46,9 @@ class AsyncClient(CacheCalls):
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
     are asked, then it is localhost:8001. `host` is the name or address under which peers reach this process (else
     MX_WORKER_HOST, else the address from which the server is reached). `topology` adds to what PEERLOAD_TOPOLOGY says
-    (`zone=a,rack=b`). `engine_settings` are each engine's own, by its name. `clock` and `rng` are for tests.
+    (`zone=a,rack=b`). `replica` is what the processes that hold one copy of a model together call it (else
+    PEERLOAD_REPLICA, else what torch.distributed's launcher calls the job). `engine_settings` are each engine's own, by its
+    name. `clock` and `rng` are for tests.
 
     Nothing is connected or started before it is needed. Belongs to one event loop; close it, or use it as an asynchronous
     context manager: that ends its sources too. Every method may raise `Unavailable` where no server answers in time.
@@ -56,7 +59,7 @@ class AsyncClient(CacheCalls):
         tensors: Mapping[str, Any],
         *,
         model: str | Identity,
-        rank: int = 0,
+        rank: int | None = None,
         copy: bool = False,
         digests: bool | None = None,
         progress: Progress | None = None,
@@ -68,14 +71,17 @@ class AsyncClient(CacheCalls):
         are, and must not change until the source is closed. A transposed one arrives with the same strides; those with holes
         in their memory (slices) are refused, or copied with `copy`. Their digests are computed first (`progress` is told
         bytes done and in all); with `digests` False those who pull cannot check what arrives. Memory of an accelerator needs
-        an engine that reads it, and has digests only with `digests` True, for which it is copied through host memory. `model` is a name, or an identity where more than the name
-        makes the weights what they are; `rank` the worker's global rank.
+        an engine that reads it, and has digests only with `digests` True, for which it is copied through host memory. `model`
+        is a name, or an identity where more than the name makes the weights what they are. `rank` is the worker's global
+        rank; if it is not given, torch.distributed's where that is in use in this process, else that of the variable RANK,
+        else 0. N ranks are N workers.
 
             async with client.publish({"w": array}, model="org/name") as source:
                 ...
 
-        Raises `InvalidArgument` naming the tensor.
+        Raises `InvalidArgument` naming the tensor, or the variable.
         """
+        own = own_rank(rank)
         identity = model if isinstance(model, Identity) else Identity(model=model)
         if identity.form is Form.CHECKPOINT:
             raise InvalidArgument("model", "tensors are published in runtime form; share a folder instead")
@@ -87,7 +93,7 @@ class AsyncClient(CacheCalls):
                 return offer_tensors(
                     tensors,
                     identity,
-                    rank,
+                    own,
                     copy=copy,
                     digests=digests,
                     check=self._engines.check,
@@ -141,7 +147,7 @@ class AsyncClient(CacheCalls):
         self,
         model: str | Identity,
         *,
-        rank: int | None = 0,
+        rank: int | None = None,
         revision: str | None = None,
         form: Form | None = None,
         content: str = "",
@@ -154,11 +160,12 @@ class AsyncClient(CacheCalls):
     ) -> Weights[Any, AsyncSource]:
         """Fetch weights from a peer's memory into this process's, verified.
 
-        By an identity: exactly those of that identity and `rank`. By name: whatever sources of that name have, in
-        either form; `revision`, `form` and `content` (what a checkpoint's content digest begins with) say which where they
-        differ. `wait`: how long to wait for a source to appear (the server tells; nothing is polled). `timeout`: how long
-        it may take in all. `framework` "np" gives numpy arrays, "pt" torch tensors, over the memory that was read
-        into, without a copy; without it each is a `Tensor`. With `publish` this process becomes a source of them in turn, `weights.source`, which
+        By an identity: exactly those of that identity and `rank` (as in `publish`; of weights in runtime form each rank of a
+        replica pulls its own). By name: whatever sources of that name have, in either form; `revision`, `form` and
+        `content` (what a checkpoint's content digest begins with) say which where they differ. `wait`: how long to wait for
+        a source to appear (the server tells; nothing is polled). `timeout`: how long it may take in all. `framework` "np"
+        gives numpy arrays, "pt" torch tensors, over the memory that was read into, without a copy; without it each is a
+        `Tensor`. With `publish` this process becomes a source of them in turn, `weights.source`, which
         publishes later if no server can be reached by then.
 
         Raises `NoSource` (a fact), `Ambiguous` (sources of that name hold different weights; nothing was moved),
@@ -171,7 +178,7 @@ class AsyncClient(CacheCalls):
         assert pull.found is not None
         weights = target.weights(pull.found, report)
         if publish:
-            weights.source = await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True)
+            weights.source = await self._open(pull, target.offer(pull.found), on_event)
         return weights
 
     async def pull_into(
@@ -213,7 +220,7 @@ class AsyncClient(CacheCalls):
         if not publish:
             return filled
         assert pull.found is not None
-        return filled.served_by(await self._publisher.open(target.offer(pull.found), on_event=on_event, patient=True))
+        return filled.served_by(await self._open(pull, target.offer(pull.found), on_event))
 
     @overload
     def iter_weights(
@@ -276,8 +283,7 @@ class AsyncClient(CacheCalls):
             if not isinstance(target, KeptStream):
                 return Delivered(report, None)
             assert pull.found is not None
-            offer = target.offer(pull.found)
-            return Delivered(report, await self._publisher.open(offer, on_event=on_event, patient=True))
+            return Delivered(report, await self._open(pull, target.offer(pull.found), on_event))
 
         stream: WeightStream[Any] = WeightStream(run, target, given, news)
         self._streams.add(stream)
@@ -329,5 +335,4 @@ class AsyncClient(CacheCalls):
             target.local_dir, identity.model, identity.revision, part=target.part_of(pull.found.source.part)
         )
         offer = await in_thread(self._executor, lambda stop: shared.known(staging.kept))
-        source = await self._publisher.open(offer, skipped=staging.skipped, on_event=on_event, patient=True)
-        return folder.served_by(source)
+        return folder.served_by(await self._open(pull, offer, on_event, staging.skipped))

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from peerload.client.settings import ClientSettings
 from peerload.client.status import to_error
 from peerload.errors import DeadlineExceeded, Unavailable
-from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2
+from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
 __all__ = ["MAX_MESSAGE_BYTES", "Connection"]
 
@@ -23,6 +23,7 @@ MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 """The largest message either way."""
 
 _SOURCES: Final = "/peerload.v1.SourceService/"
+_TRANSFERS: Final = "/peerload.v1.TransferService/"
 _CLAIMS: Final = "/peerload.v1.ClaimService/"
 _P2P: Final = "/model_express.p2p.P2pService/"
 _DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
@@ -54,7 +55,7 @@ class Connection:
     """A lazy channel to the server at `address`. Belongs to one event loop.
 
     Every call may raise `Unavailable` (after repeating it for `settings.patience`), `DeadlineExceeded`,
-    `InvalidArgument`, `NotAllowed`. Repeating is safe: every call of the services is idempotent.
+    `InvalidArgument`, `NotAllowed`. Repeating is safe: every call that is repeated is idempotent.
     """
 
     def __init__(self, address: str, settings: ClientSettings, *, rng: random.Random) -> None:
@@ -91,6 +92,10 @@ class Connection:
     async def update_status(self, request: p2p_pb2.UpdateStatusRequest) -> p2p_pb2.UpdateStatusResponse:
         """A heartbeat. `success` is False where the server knows no such worker."""
         return await self._call(f"{_P2P}UpdateStatus", request, p2p_pb2.UpdateStatusResponse)
+
+    async def report(self, request: transfers_pb2.ReportRequest, *, timeout: float) -> transfers_pb2.ReportResponse:
+        """Tell of transfers; tried once, for `timeout` seconds at most."""
+        return await self._once(f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, timeout)
 
     async def acquire(self, request: claims_pb2.AcquireClaimRequest) -> claims_pb2.AcquireClaimResponse:
         """Take a claim that is free; who holds it, if it is not."""

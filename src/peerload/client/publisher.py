@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 from peerload.checkpoint import Skipped
 from peerload.client.connection import Connection
 from peerload.client.engines import Engines
+from peerload.client.ranks import ALONE, Membership
 from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
 from peerload.client.threads import in_thread
 from peerload.clock import Clock
+from peerload.metadata.records import Form
 
 __all__ = ["Publisher"]
 
@@ -27,6 +30,7 @@ class Publisher:
         engines: Engines,
         *,
         facts: WorkerFacts,
+        replica: str | None,
         settings: ClientSettings,
         clock: Clock,
         rng: random.Random,
@@ -35,6 +39,7 @@ class Publisher:
         self._connection = connection
         self._engines = engines
         self._facts = facts
+        self._replica = replica
         self._settings = settings
         self._clock = clock
         self._rng = rng
@@ -52,12 +57,18 @@ class Publisher:
         skipped: tuple[Skipped, ...] = (),
         on_event: OnSourceEvent | None = None,
         patient: bool = False,
+        worker_id: str = "",
     ) -> AsyncSource:
-        """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`."""
+        """A source that serves, is published and heartbeats; `patient` as in `AsyncSource.start`. Its worker id is a fresh
+        one, unless one is given that no source has had."""
+        # Checkpoints are whole; of runtime weights each rank has its own.
+        whole = offer.manifest.form is Form.CHECKPOINT
         source = AsyncSource(
             self._connection(),
             await in_thread(self._executor, lambda stop: self._engines.exporters(device=offer.on_device)),
             offer,
+            worker_id=worker_id or uuid.uuid4().hex,
+            membership=ALONE if whole else Membership.of(offer.rank, self._replica),
             registering=self._engines.registering,
             facts=self._facts,
             settings=self._settings,

@@ -13,6 +13,7 @@ from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
+from peerload.client.reports import Reader, Reports
 from peerload.client.search import Search, Wanted, fetch_manifest
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
@@ -55,6 +56,10 @@ class PullContext:
     """Worker ids of this client's own sources."""
     own_addresses: Collection[tuple[str, str]]
     """Engine and address of this client's own endpoints."""
+    reports: Reports
+    """Where to tell how each attempt ended."""
+    reader: Reader
+    """As whom."""
 
 
 class Pull:
@@ -94,6 +99,11 @@ class Pull:
         self._manifests: dict[SourceKey, SourceManifest] = {}
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
+
+    @property
+    def worker_id(self) -> str:
+        """Under which the target is reported as a reader, and is to publish what it read, if it does."""
+        return self._context.reader.worker_id
 
     @property
     def sources(self) -> Sequence[SourceInfo]:
@@ -268,15 +278,17 @@ class Pull:
             self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
 
         report(0)
-        await transfer(
-            importer,
-            endpoint,
-            target.batches,
-            origin=Served(source, endpoint.address),
-            left=lambda: deadline - loop.time(),
-            executor=context.executor,
-            report=report,
-        )
+        if not all(slot.verified for slot in target.slots):
+            with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
+                await transfer(
+                    importer,
+                    endpoint,
+                    target.batches,
+                    origin=Served(source, endpoint.address),
+                    left=lambda: deadline - loop.time(),
+                    executor=context.executor,
+                    report=report,
+                )
         report(total - base)
         self.found = found
 

@@ -1,8 +1,8 @@
 """Which source to try first.
 
-Nearest first (same host, then the widest shared path through the topology), then the least loaded, then by chance. Load is
-compared in steps: it is as old as the last heartbeat, and a fleet that starts together must not all run to the one
-source that reported a hundredth less.
+What has failed comes last: here, or elsewhere as the server was told. Then nearest first (same host, then the widest shared
+path through the topology), then the least loaded, then by chance. Load is compared in steps: it is as old as the last
+heartbeat, and a fleet that starts together must not all run to the one source that reported a hundredth less.
 """
 
 from __future__ import annotations
@@ -52,13 +52,15 @@ def order(
     rng: random.Random,
     failures: Mapping[SourceKey, int] | None = None,
 ) -> Sequence[SourceInfo]:
-    """The sources, best first. Those with failures (a count by `SourceInfo.key`) come after all that have fewer."""
+    """The sources, best first. Those with failures (a count by `SourceInfo.key`) come after all that have fewer, and those
+    that are suspect after all others with as many."""
     counts = failures or {}
 
-    def rank(source: SourceInfo) -> tuple[int, int, int, float]:
+    def rank(source: SourceInfo) -> tuple[int, bool, int, int, float]:
         load = _UNKNOWN_LOAD if source.load is None else min(1.0, max(0.0, source.load))
         return (
             counts.get(source.key, 0),
+            source.suspect,
             distance(topology, source.topology),
             min(_LOAD_STEPS - 1, int(load * _LOAD_STEPS)),
             rng.random(),

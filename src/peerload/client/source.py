@@ -8,7 +8,6 @@ import enum
 import logging
 import os
 import random
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from peerload.client.connection import Connection
 from peerload.client.host import available_memory
 from peerload.client.identity import Identity
 from peerload.client.manifest import Manifest, write_manifest
+from peerload.client.ranks import Membership
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
 from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
@@ -116,6 +116,8 @@ class AsyncSource:
         exporters: Mapping[str, Exporter],
         offer: Offer,
         *,
+        worker_id: str,
+        membership: Membership,
         registering: Collection[str] = (),
         facts: WorkerFacts,
         settings: ClientSettings,
@@ -129,6 +131,7 @@ class AsyncSource:
         self._connection = connection
         self._exporters = exporters
         self._offer: Offer | None = offer
+        self._membership = membership
         self._registering = registering
         self._facts = facts
         self._settings = settings
@@ -143,7 +146,7 @@ class AsyncSource:
         self._closing: asyncio.Task[None] | None = None
         self._state = SourceState.STARTING
         self._announced = False
-        self.key = SourceKey(source_id(offer.identity), offer.rank, uuid.uuid4().hex)
+        self.key = SourceKey(source_id(offer.identity), offer.rank, worker_id)
         self.identity = Identity.from_wire(offer.identity)
         self.manifest = offer.manifest
         self.skipped = skipped
@@ -302,6 +305,8 @@ class AsyncSource:
                 pod_namespace=facts.pod_namespace,
             ),
             manifest=write_manifest(self.manifest),
+            replica=self._membership.replica,
+            world_size=self._membership.world_size,
         )
 
     async def _beat_forever(self) -> None:

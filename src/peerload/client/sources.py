@@ -46,6 +46,12 @@ class SourceInfo:
     layout_signature: str | None
     pod_name: str
     pod_namespace: str
+    replica: str = ""
+    """What all workers of its replica call that; empty: not said."""
+    world_size: int = 0
+    """How many ranks a whole replica has; 0: not known."""
+    suspect: bool = False
+    """Those who read from it told the server that it failed, and it has not proven itself since."""
     refs: tuple[str, ...] = ()
     """Branches and tags that the source knows its revision by."""
     part: str = ""
@@ -91,6 +97,9 @@ class SourceInfo:
             layout_signature=message.layout_signature if message.HasField("layout_signature") else None,
             pod_name=message.pod_name,
             pod_namespace=message.pod_namespace,
+            replica=message.replica,
+            world_size=message.world_size,
+            suspect=message.suspect,
             refs=tuple(message.refs),
             part=message.part,
         )

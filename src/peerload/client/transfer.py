@@ -13,7 +13,7 @@ from peerload.client.digests import digest
 from peerload.client.sources import SourceInfo
 from peerload.client.threads import in_thread
 from peerload.engines.base import Descriptor, Importer, Job, JobState, Range, Reader
-from peerload.errors import TransferFailed, VerificationFailed
+from peerload.errors import Fault, TransferFailed, VerificationFailed
 
 __all__ = ["FOREVER_S", "Batches", "Served", "Slot", "SourceBusy", "transfer"]
 
@@ -160,9 +160,10 @@ class _Work:
             if progress.state is JobState.FAILED:
                 if progress.busy:
                     raise SourceBusy(progress.reason)
-                raise TransferFailed(progress.reason or "the engine gave no reason", retryable=progress.retryable)
+                reason = progress.reason or "the engine gave no reason"
+                raise TransferFailed(reason, retryable=progress.retryable, fault=progress.fault)
             if self._stop.is_set():
-                raise TransferFailed("abandoned")
+                raise TransferFailed("abandoned", fault=Fault.OURS)
         missing = [slot for slot in slots if not slot.verified]
         if missing:
             raise TransferFailed(f"the engine called it done with {len(missing)} ranges missing")

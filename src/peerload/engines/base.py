@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from peerload.errors import Fault
+
 __all__ = [
     "DIGEST_BYTES",
     "Descriptor",
@@ -134,6 +136,7 @@ class Progress:
 
     `reason` is one printable line for people; `retryable` tells whether the same source may yet succeed,
     `busy` that it is alive and refused only because it serves as many readers as it takes: asking again later helps.
+    `fault` is what the failure says about the source.
     """
 
     state: JobState
@@ -141,6 +144,7 @@ class Progress:
     reason: str = ""
     retryable: bool = True
     busy: bool = False
+    fault: Fault = Fault.OTHER
 
 
 class Job(Protocol):

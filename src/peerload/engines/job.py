@@ -16,7 +16,7 @@ import xxhash
 
 from peerload.clock import Clock
 from peerload.engines.base import JobState, Progress
-from peerload.errors import InvalidArgument
+from peerload.errors import Fault, InvalidArgument
 
 __all__ = ["EMPTY_DIGEST", "LaneJob", "Stop"]
 
@@ -51,7 +51,7 @@ class LaneJob:
         self._woken = 0.0
         self._left = len(self._views) - len(self._news)
         self._bytes = 0
-        self._fault: tuple[str, bool, bool] | None = None
+        self._fault: tuple[str, bool, bool, Fault] | None = None
         self._inside: list[Stop] = []
         self._lanes = 0
         with self._changed:
@@ -84,7 +84,7 @@ class LaneJob:
 
     def abandon(self) -> None:
         with self._changed:
-            self._fail("abandoned", retryable=True)
+            self._fail("abandoned", retryable=True, fault=Fault.OURS)
             # Without a time limit on purpose: to return earlier would be a lie, and what a lane waits for inside
             # (a socket that was shut down) is over whatever the peer does.
             while self._inside:
@@ -147,10 +147,10 @@ class LaneJob:
                     self._changed.notify_all()
         self._expire()
 
-    def fail(self, reason: str, *, retryable: bool = True, busy: bool = False) -> None:
+    def fail(self, reason: str, *, retryable: bool = True, busy: bool = False, fault: Fault = Fault.OTHER) -> None:
         """Decide that the job has failed, unless its fate is decided already, and stop every lane."""
         with self._changed:
-            self._fail(reason, retryable=retryable, busy=busy)
+            self._fail(reason, retryable=retryable, busy=busy, fault=fault)
 
     # With the lock held.
 
@@ -158,17 +158,16 @@ class LaneJob:
         if not self._ended():
             return Progress(JobState.RUNNING, self._bytes)
         if self._fault:
-            reason, retryable, busy = self._fault
-            return Progress(JobState.FAILED, self._bytes, reason, retryable, busy)
+            return Progress(JobState.FAILED, self._bytes, *self._fault)
         return Progress(JobState.DONE, self._bytes)
 
     def _ended(self) -> bool:
         return not self._inside and (self._fault is not None or not self._left)
 
-    def _fail(self, reason: str, *, retryable: bool, busy: bool = False) -> None:
+    def _fail(self, reason: str, *, retryable: bool, busy: bool = False, fault: Fault = Fault.OTHER) -> None:
         if self._fault or not self._left:
             return
-        self._fault = (reason, retryable, busy)
+        self._fault = (reason, retryable, busy, fault)
         for stop in self._inside:
             stop()
         self._settle()
@@ -184,4 +183,4 @@ class LaneJob:
 
     def _expire(self) -> None:
         if not self.over and self.seconds_left <= 0:
-            self.fail(f"not done within its deadline of {self._seconds:g} s")
+            self.fail(f"not done within its deadline of {self._seconds:g} s", fault=Fault.OURS)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from peerload.clock import Clock
 from peerload.errors import Damaged, NotFound, PeerloadError, Unavailable
 from peerload.metadata.confirm import Confirm
+from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
 from peerload.metadata.feed import follow
 from peerload.metadata.health import Health
@@ -24,6 +25,7 @@ from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import ANSWER_SECONDS, Patience
+from peerload.metadata.prober import Prober
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.reaper import Reaper
@@ -31,6 +33,8 @@ from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Stat
 from peerload.metadata.revival import Reviver
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.stored import StoredSource
+from peerload.metadata.suspicion import Suspicions
+from peerload.metadata.transfers import Transfer
 from peerload.metadata.waiting import settled_within
 from peerload.metadata.watch_event import WatchEvent
 from peerload.metadata.watchers import Watchers
@@ -54,9 +58,13 @@ _CLAIM_PREFIX: Final = "claim/"
 
 class MetadataBackend:
     """Sources over a store, with a directory in memory. Every method raises `Unavailable` for an outage, never an
-    answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop."""
+    answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop.
 
-    def __init__(self, store: Store, clock: Clock, settings: MetadataSettings | None = None) -> None:
+    `dial` connects to sources that have fallen silent (see `peerload.metadata.prober`); over the network if none is given."""
+
+    def __init__(
+        self, store: Store, clock: Clock, settings: MetadataSettings | None = None, *, dial: Dial | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self.settings = settings or MetadataSettings()
@@ -77,6 +85,10 @@ class MetadataBackend:
             patience=self._patience,
             server_id=secrets.token_hex(8),
         )
+        self._prober: Prober | None = None
+        if self.settings.probe:
+            self._prober = Prober(self.directory, clock, self.settings, dial or Dialer(clock).dial)
+        self._suspicions = Suspicions(self.directory, self._prober)
         self.claims = Leases(
             _CLAIM_PREFIX,
             store,
@@ -110,6 +122,8 @@ class MetadataBackend:
             "claims": self.claims.run(),
             "reviver": self._reviver.run(),
         }
+        if self._prober is not None:
+            loops["prober"] = self._prober.run()
         for name, loop in loops.items():
             task = asyncio.create_task(loop, name=f"metadata {name}")
             task.add_done_callback(self._stopped)
@@ -213,7 +227,8 @@ class MetadataBackend:
         raise Unavailable("the source is published over and over; try again")
 
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
-        """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first).
+        """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first);
+        those that are suspect come after the others of their rank.
 
         An answer without sources that may be an outage's doing is held until there are some, or it is certain, or
         `MetadataSettings.hold` has passed: then it is `Unavailable`.
@@ -225,11 +240,13 @@ class MetadataBackend:
             records.append(record if len(ranks) == 1 else record._replace(updated_at=_oldest(ranks)))
         if query.limit is None:
             records.sort(key=lambda record: -record.updated_at)
+            records.sort(key=lambda record: record.suspect)
             records.sort(key=lambda record: (record.model_name, record.key.source_id, record.key.worker_rank))
         return records
 
     async def list_refs(self, query: Query, *, deadline: float | None = None) -> bytes:
-        """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first)."""
+        """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first), the
+        suspect ones at the end."""
         return b"".join(
             [
                 ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
@@ -271,6 +288,10 @@ class MetadataBackend:
             keys = [record.key for record in await self._confirmed_ranks(source_id, worker_id)]
         removed = [await self._writes.remove(key.encode()) for key in keys]
         return any(removed)
+
+    def report(self, transfer: Transfer) -> None:
+        """Take note of how an attempt to read from a source has ended. One that failed is handed out last for a while."""
+        self._suspicions.report(transfer.source, transfer.outcome)
 
     async def watch(
         self, query: Query, resume_token: str = "", *, deadline: float | None = None
@@ -366,8 +387,9 @@ class MetadataBackend:
             await settled_within(self._clock, min(hold_until - now, _TICK_SECONDS), self.directory.changed.next())
         if query.limit is not None:
             found.sort(key=_oldest, reverse=True)
-            del found[query.limit :]
-        return found
+        if self._suspicions:
+            found.sort(key=_suspect)
+        return found if query.limit is None else found[: query.limit]
 
     async def _known(self, deadline: float | None) -> None:
         """Return once the directory can be asked; raises `Unavailable`."""
@@ -447,6 +469,7 @@ class MetadataBackend:
                 # The first listing makes a server fit to answer, and who starts one waits for that.
                 await settled_within(self._clock, pause, self.directory.changed.next())
             self.directory.sweep()
+            self._suspicions.sweep()
             self._writes.forget_seen()
             serving = self._health.check()
             lost = self.directory.synced and not serving
@@ -478,3 +501,7 @@ def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
 def _oldest(ranks: tuple[Held, ...]) -> int:
     """The oldest heartbeat among the ranks of an instance."""
     return min(held.heard for held in ranks)
+
+
+def _suspect(ranks: tuple[Held, ...]) -> bool:
+    return any(held.suspect for held in ranks)

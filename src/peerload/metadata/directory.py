@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from asyncio import Future, get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from peerload.clock import Clock
+from peerload.metadata.expiry import Expiry
 from peerload.metadata.feed_time import FeedTime
 from peerload.metadata.held import Held
 from peerload.metadata.index import Index
@@ -28,8 +27,6 @@ _log = structlog.stdlib.get_logger(__name__)
 
 _TOMBSTONES: Final = 16_384
 """Deletions that are remembered, so that a feed that repeats an older change brings nothing back."""
-_MOST_REMOVED: Final = 1_024
-"""Removed records that may wait for their deadline beside as many as there are others."""
 
 
 class Seen(NamedTuple):
@@ -53,10 +50,6 @@ class Directory:
         self._time = FeedTime(store, round(settings.alive_tolerance * 1000))
         self._index = Index()
         self._tombstones: OrderedDict[str, int] = OrderedDict()
-        self._deadlines: list[tuple[int, int, Held]] = []
-        self._order = itertools.count()
-        self._expired: dict[str, Held] = {}
-        self._cutoff = 0
         self._waiting: dict[str, list[tuple[int, Future[None]]]] = {}
         self._lost_data_at: int | None = None
         self.synced = False
@@ -64,6 +57,8 @@ class Directory:
         self.liveness = Liveness(
             timeout_ms=settings.heartbeat_timeout_ms, tolerance_ms=round(settings.alive_tolerance * 1000)
         )
+        self.expiry = Expiry(self.liveness, self.now, quiet_ms=settings.quiet_ms, on_expired=self._tell_status)
+        """How long ago each record was heard from."""
         self.overtaken: dict[str, Held] = {}
         """Records that are marked stale although a later heartbeat is known."""
         self.marked: dict[str, Held] = {}
@@ -111,7 +106,7 @@ class Directory:
             return False
         # Sources that were ready before the outage and have had no time to be heard again.
         return any(
-            held.told is Status.READY and held.heard < outage_end and query.concerns(held.record)
+            held.told is Status.READY and held.heard < outage_end and not held.refuses and query.concerns(held.record)
             for group in self._index.groups(query)
             for ranks in group.members.values()
             for held in ranks
@@ -163,7 +158,7 @@ class Directory:
                 held.beat(change.beat, self.now())
                 self._judge(change.key, held)
                 if held.shown is not was:
-                    self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
+                    self._tell_status(held, was)
         else:
             self._delete(change)
 
@@ -189,7 +184,8 @@ class Directory:
         now = self.now()
         if held is None:
             held = Held(record, now)
-            self._add(key, held)
+            self._index.add(key, held)
+            self.expiry.add(key, held)
             self._judge(key, held)
             self._tell(Seen(record.key, None, Status.UNKNOWN, record, held.shown))
         else:
@@ -220,83 +216,26 @@ class Directory:
 
     def _drop(self, key: str) -> None:
         held = self._index.remove(key)
-        for known in (self._expired, self.marked, self.overtaken):
+        for known in (self.marked, self.overtaken):
             known.pop(key, None)
-        if len(self._deadlines) > 2 * len(self._index.entries) + _MOST_REMOVED:
-            # What comes and goes fast must not be kept for a heartbeat timeout, in an outage for longer.
-            self._deadlines = [item for item in self._deadlines if not item[2].removed]
-            heapq.heapify(self._deadlines)
+        self.expiry.forget(key, len(self._index.entries))
         self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
 
-    def _add(self, key: str, held: Held) -> None:
-        self._index.add(key, held)
-        # In the heap is every record that has not run out, once.
-        if held.heard >= self._cutoff:
-            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
-        else:
-            held.expired = True
-            held.refresh()
-            self._expired[key] = held
+    def _tell_status(self, held: Held, was: Status) -> None:
+        self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
 
     def _tell(self, seen: Seen) -> None:
         if self.on_change is not None and self.synced:
             self.on_change(seen)
         self.changed.beat()
 
-    # Expiry
-
-    def sweep(self) -> None:
-        """Let run out what has run out by now. Cheap where nothing has; called often."""
-        cutoff = self.liveness.cutoff(self.now())
-        if cutoff < self._cutoff:
-            # More time turned out to be an outage than was known: some were judged too early.
-            for key, held in list(self._expired.items()):
-                if held.heard >= cutoff:
-                    self._set_expired(key, held, expired=False)
-        self._cutoff = cutoff
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] < cutoff:
-            _, _, held = heapq.heappop(deadlines)
-            if held.removed or held.expired:
-                continue
-            if held.heard >= cutoff:
-                heapq.heappush(deadlines, (held.heard, next(self._order), held))
-            else:
-                self._set_expired(held.record.key.encode(), held, expired=True)
-
-    def next_expiry_ms(self) -> int | None:
-        """How long until a heartbeat may run out; None where nothing waits."""
-        if not self._deadlines:
-            return None
-        return max(0, self._deadlines[0][0] - self.liveness.cutoff(self.now()) + 1)
-
     def _judge(self, key: str, held: Held) -> None:
         """Put a record that changed where it belongs."""
-        if held.expired and held.heard >= self._cutoff:
-            held.expired = False
-            held.refresh()
-            self._expired.pop(key, None)
-            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
-        elif not held.expired and held.heard < self._cutoff:
-            held.expired = True
-            held.refresh()
-            self._expired[key] = held
+        self.expiry.judge(key, held)
         self._place(self.marked, key, held, held.record.mark is not None)
         self._place(self.overtaken, key, held, held.overtaken)
         if held.overtaken:
             self.changed.beat()
-
-    def _set_expired(self, key: str, held: Held, *, expired: bool) -> None:
-        was = held.shown
-        held.expired = expired
-        held.refresh()
-        if expired:
-            self._expired[key] = held
-        else:
-            del self._expired[key]
-            heapq.heappush(self._deadlines, (held.heard, next(self._order), held))
-        if held.shown is not was:
-            self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
 
     @staticmethod
     def _place(known: dict[str, Held], key: str, held: Held, belongs: bool) -> None:
@@ -304,6 +243,26 @@ class Directory:
             known[key] = held
         else:
             known.pop(key, None)
+
+    # Time, and what is found out besides
+
+    def sweep(self) -> None:
+        """Let run out what has run out by now. Cheap where nothing has; called often."""
+        self.expiry.sweep()
+
+    def next_expiry_ms(self) -> int | None:
+        """How long until a heartbeat may run out; None where nothing waits."""
+        return self.expiry.next_ms()
+
+    def refused(self, key: str, generation: int, since: int) -> bool:
+        """The source's process was found gone: at or after `since` its host refused connections to all its addresses. It is
+        hidden, as one whose heartbeat has run out, until it is heard from again. Whether that changed anything: a
+        heartbeat after `since` wins, and so does another publication."""
+        held = self._index.entries.get(key)
+        if held is None or held.record.generation != generation or not held.refuse(since):
+            return False
+        self._tell_status(held, held.told)
+        return True
 
     # Questions
 
@@ -316,7 +275,7 @@ class Directory:
 
     def expired(self) -> list[tuple[str, Held]]:
         """The records whose heartbeat has run out and that are not marked."""
-        return [(key, held) for key, held in self._expired.items() if held.record.mark is None]
+        return [(key, held) for key, held in self.expiry.expired.items() if held.record.mark is None]
 
     def ranks(self, source_id: str, worker_id: str) -> tuple[Held, ...]:
         """The records under one worker id, lowest rank first."""

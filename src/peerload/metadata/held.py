@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from peerload.metadata.records import SourceRecord, Status, encoded_ref_beat
 from peerload.store.base import Beat
 from peerload.wire import splice
 
 __all__ = ["Group", "Held"]
+
+_PROVES_NOTHING: Final = -1
 
 _INSTANCES_FIELD = 1
 
@@ -15,7 +19,19 @@ class Held:
     """What is known of one key. A directory holds a hundred thousand of these, so they are small, and what lists need
     is encoded once for each change."""
 
-    __slots__ = ("_framed", "_static", "expired", "heard", "load", "record", "removed", "shown", "stamp")
+    __slots__ = (
+        "_framed",
+        "_refused_at",
+        "_static",
+        "expired",
+        "heard",
+        "load",
+        "record",
+        "removed",
+        "shown",
+        "stamp",
+        "suspect",
+    )
 
     def __init__(self, record: SourceRecord, now: int) -> None:
         self.record = record
@@ -26,7 +42,11 @@ class Held:
         self.load = record.load
         self.expired = False
         self.removed = False
+        self.suspect = False
+        """Whether it failed those who read from it, and has not proven itself since: it is handed out last."""
         self.shown = record.status
+        # When its host was found refusing connections to it; 0: it was not, -1: that proves nothing of this publication.
+        self._refused_at = 0
         self._static: bytes | None = None
         self._framed: bytes | None = None
         self.refresh()
@@ -36,6 +56,8 @@ class Held:
         renewed = record.generation != self.record.generation
         self.record = record
         self._static = self._framed = None
+        if renewed:
+            self._refused_at, self.suspect = 0, False
         if renewed or record.updated_at > self.stamp:
             self.beat(Beat(record.updated_at, record.load), now)
         self.refresh()
@@ -44,12 +66,33 @@ class Held:
         """A heartbeat came in."""
         self.stamp, self.load = beat.stamp, beat.load
         self.heard = min(beat.stamp, now)
+        if 0 < self._refused_at < self.heard:
+            # It was alive all along, behind a firewall perhaps that refuses this server: that is not to be heeded again.
+            self._refused_at = _PROVES_NOTHING
         self._framed = None
         self.refresh()
 
     def refresh(self) -> None:
-        """Reckon the status that is shown: as published; STALE once the heartbeat has run out."""
-        self.shown = Status.STALE if self.expired else self.told
+        """Reckon the status that is shown: as published; STALE once the heartbeat has run out, or connections are refused."""
+        self.shown = Status.STALE if self.expired or self._refused_at > 0 else self.told
+
+    def refuse(self, since: int) -> bool:
+        """At or after `since` its host refused connections to it. Whether that hides it now, and did not before."""
+        if self.refuses or not self.judgeable or self.heard >= since or self.shown is Status.STALE:
+            return False
+        self._refused_at = since
+        self.refresh()
+        return True
+
+    @property
+    def refuses(self) -> bool:
+        """Whether its host refused connections to it, and it was not heard from since."""
+        return self._refused_at > 0
+
+    @property
+    def judgeable(self) -> bool:
+        """Whether refused connections say anything: they do not once it was heard from after some."""
+        return self._refused_at >= 0
 
     @property
     def told(self) -> Status:
@@ -65,7 +108,7 @@ class Held:
 
     def view(self) -> SourceRecord:
         """The record as it is now."""
-        return self.record.at(status=self.shown, updated_at=self.heard, load=self.load)
+        return self.record.at(status=self.shown, updated_at=self.heard, load=self.load, suspect=self.suspect)
 
     def framed(self) -> bytes:
         """The record as one field of an encoded `ListSourcesResponse`."""

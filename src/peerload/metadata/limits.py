@@ -21,6 +21,7 @@ __all__ = [
     "MAX_TOPOLOGY_BYTES",
     "MAX_TOTAL_SIZE",
     "MAX_WORKER_ID_BYTES",
+    "MAX_WORLD_SIZE",
     "check_count",
     "check_text",
 ]
@@ -44,6 +45,8 @@ MAX_TENSORS: Final = 1_000_000
 """Tensors in one list, or items in one manifest."""
 MAX_FILES: Final = 100_000
 MAX_ENDPOINTS: Final = 64
+MAX_WORLD_SIZE: Final = 2**20
+"""Ranks of one replica."""
 MAX_REFS: Final = 64
 """Branches and tags of one revision."""
 MAX_REFS_BYTES: Final = 16 * 1024

@@ -71,9 +71,9 @@ class Liveness:
             del self._episodes[key]
             self._gaps = None
 
-    def cutoff(self, now: int) -> int:
-        """The oldest stamp that has not run out at `now`; 0 where none can have."""
-        left, end = self._timeout, now
+    def cutoff(self, now: int, timeout_ms: int | None = None) -> int:
+        """The oldest stamp that has not run out at `now`, after the heartbeat timeout or another; 0 where none can have."""
+        left, end = self._timeout if timeout_ms is None else timeout_ms, now
         for start, stop in reversed(self._outages(now)):
             if end - stop > left:
                 return end - left

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
+from peerload.metadata.addresses import endpoints_of
 from peerload.metadata.limits import check_count, check_text
 from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
@@ -69,7 +70,11 @@ class Publication:
         manifest = splice.submessage(request, _MANIFEST_FIELD)
         if manifest is None:
             raise MissingField("manifest")
-        return _checked(message.record, record, message.manifest, manifest)
+        check_text("replica", message.replica, limits.MAX_TEXT_BYTES)
+        check_count("world_size", message.world_size, limits.MAX_WORLD_SIZE, "ranks")
+        checked = _checked(message.record, record, message.manifest, manifest)
+        size = message.world_size or checked.record.world_size
+        return replace(checked, record=checked.record._replace(replica=message.replica, world_size=size))
 
     @classmethod
     def of(
@@ -174,6 +179,8 @@ def _checked(
         engines=engines,
         pod=pod,
         published_at=0,
+        endpoints=endpoints_of(worker, manifest),
+        world_size=_world_size(identity, worker.worker_rank),
         refs=refs,
         part=part,
     )
@@ -186,6 +193,12 @@ def _check_identity(identity: p2p_pb2.SourceIdentity, size: int) -> None:
     if size > limits.MAX_IDENTITY_BYTES:
         limit = limits.MAX_IDENTITY_BYTES
         raise LimitExceeded("identity", f"has {size} bytes, more than {limit}", limit=limit)
+
+
+def _world_size(identity: p2p_pb2.SourceIdentity, rank: int) -> int:
+    """How many ranks a replica has as far as its identity tells; 0 where it does not, or has no such rank."""
+    size = identity.tensor_parallel_size * identity.pipeline_parallel_size
+    return size if rank < size <= limits.MAX_WORLD_SIZE else 0
 
 
 def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:

@@ -86,13 +86,17 @@ class Query:
             status=Status.of(selector.status, "selector.status") if selector.HasField("status") else None,
         )
 
+    def takes_revision(self, record: SourceRecord) -> bool:
+        """Whether the record's revision is the one asked for, or known by the name that was asked for."""
+        return self.revision is None or record.revision == self.revision or self.revision in record.refs
+
     def concerns(self, record: SourceRecord) -> bool:
         """Whether the record passes the filters that no heartbeat and no change of status can alter."""
         key = record.key
         return (
             (self.source_id is None or key.source_id == self.source_id)
             and (self.model_name is None or record.model_name == self.model_name)
-            and (self.revision is None or record.revision == self.revision or self.revision in record.refs)
+            and self.takes_revision(record)
             and (self.worker_id is None or key.worker_id == self.worker_id)
             and (self.worker_rank is None or key.worker_rank == self.worker_rank)
             and (self.form is None or record.form is self.form)

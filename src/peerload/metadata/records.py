@@ -106,7 +106,7 @@ class Mark(NamedTuple):
 class SourceRecord(NamedTuple):
     """One worker of one source, without its manifest.
 
-    `status`, `updated_at` and `load` are as of the moment when the record was asked for; the rest is as published.
+    `status`, `updated_at`, `load` and `suspect` are as of the moment when the record was asked for; the rest is as published.
     """
 
     key: SourceKey
@@ -140,6 +140,14 @@ class SourceRecord(NamedTuple):
     mark: Mark | None = None
     store_revision: int = 0
     generation: int = 0
+    endpoints: str = ""
+    """Where its process listens for TCP connections: `HOST:PORT`, a few at most, with commas between them."""
+    replica: str = ""
+    """What all workers of its replica call that; empty: not said."""
+    world_size: int = 0
+    """How many ranks a whole replica has; 0: not known."""
+    suspect: bool = False
+    """Whether it failed those who read from it: what this server was told, as of the moment when it was asked."""
 
     @property
     def source_id(self) -> str:
@@ -195,6 +203,9 @@ class SourceRecord(NamedTuple):
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
+            endpoints=_text(value, "endpoints"),
+            replica=sys.intern(_text(value, "replica")),
+            world_size=_number(value, "world_size") or 0,
         )
 
     def to_value(self) -> dict[str, Scalar]:
@@ -213,6 +224,9 @@ class SourceRecord(NamedTuple):
             "item_count": self.item_count,
             "total_size": self.total_size,
             "engines": ",".join(self.engines),
+            "endpoints": self.endpoints,
+            "replica": self.replica,
+            "world_size": self.world_size or None,
             "pod.name": self.pod.name,
             "pod.uid": self.pod.uid,
             "pod.namespace": self.pod.namespace,
@@ -226,9 +240,9 @@ class SourceRecord(NamedTuple):
             members["stale.was"] = self.mark.was.name
         return {name: member for name, member in members.items() if member is not None and member != ""}
 
-    def at(self, *, status: Status, updated_at: int, load: float | None) -> SourceRecord:
-        """The same record with what changes by heartbeats as it is now."""
-        return self._replace(status=status, updated_at=updated_at, load=load)
+    def at(self, *, status: Status, updated_at: int, load: float | None, suspect: bool = False) -> SourceRecord:
+        """The same record with what changes by heartbeats, and by reports, as it is now."""
+        return self._replace(status=status, updated_at=updated_at, load=load, suspect=suspect)
 
     def to_source(self) -> sources_pb2.Source:
         """The record as `peerload.v1.Source`."""
@@ -253,6 +267,9 @@ class SourceRecord(NamedTuple):
             pod_name=self.pod.name,
             pod_namespace=self.pod.namespace,
             published_at=self.published_at,
+            suspect=self.suspect,
+            replica=self.replica,
+            world_size=self.world_size,
             refs=self.refs,
             part=self.part,
         )

@@ -37,12 +37,23 @@ class MetadataSettings:
     """How often a server stores that it is alive."""
     alive_tolerance: float = 5.0
     """A longer silence of all servers, or of the feed, is an outage."""
+    probe: bool = True
+    """Whether sources whose heartbeat is overdue, and those that were reported as failing, are asked by connecting to them."""
+    probe_after: float = 35.0
+    """After how long a heartbeat is overdue: the interval at which workers send them, and a margin."""
     manifest_cache_bytes: int = 64 * 1024 * 1024
     """What may be kept of publications that were read lately."""
 
     @property
     def heartbeat_timeout_ms(self) -> int:
         return round(self.heartbeat_timeout * 1000)
+
+    @property
+    def quiet_ms(self) -> int:
+        """After how long a heartbeat is overdue; the timeout where nobody is asked then."""
+        return (
+            min(self.heartbeat_timeout_ms, round(self.probe_after * 1000)) if self.probe else self.heartbeat_timeout_ms
+        )
 
     @property
     def settle_ms(self) -> int:

@@ -169,7 +169,7 @@ class Writes:
                 if entry is None:
                     return False
                 record = SourceRecord.from_entry(entry)
-                if meant is not None and (self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp):
+                if meant is not None and (self._amends.get(key) is not meant or record.updated_at >= meant.beat.stamp):
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
                 stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp

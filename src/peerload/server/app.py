@@ -33,6 +33,7 @@ from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reflection import Reflection
 from peerload.server.services.sources import SourceService
+from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.store.base import Store
 
@@ -64,6 +65,8 @@ class Server:
                 heartbeat_timeout=settings.heartbeat_timeout,
                 reaper_interval=settings.reaper_interval,
                 gc_timeout=settings.gc_timeout,
+                probe=settings.probe,
+                probe_after=settings.probe_after,
             ),
         )
         self._metrics = Metrics()
@@ -167,6 +170,7 @@ class Server:
             P2pService(self._backend, self._clock, self._parser, self._misses),
             SourceService(self._backend, self._clock, self._parser, self._misses),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
+            TransferService(self._backend),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),

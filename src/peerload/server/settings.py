@@ -132,6 +132,12 @@ class Settings(BaseSettings):
     )
     reaper_interval: Seconds = Field(default=30.0, description="Seconds between two looks for stale sources.")
     gc_timeout: Seconds = Field(default=3600.0, description="Seconds after which a stale source is forgotten.")
+    probe: bool = Field(
+        default=True, description="Whether sources that have fallen silent are asked by connecting to them."
+    )
+    probe_after: Seconds = Field(
+        default=35.0, description="Seconds without a heartbeat after which a source is asked whether it is there."
+    )
     metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
         default=_METRICS_AUTO,
         description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from peerload.metadata.addresses import Address
 from peerload.metadata.backend import MetadataBackend
+from peerload.metadata.dial import Answer, Dial
 from peerload.metadata.settings import MetadataSettings
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
@@ -12,6 +14,10 @@ __all__ = ["FakeMetadataBackend"]
 
 _MOMENT = 0.2
 """Seconds in which a heartbeat that was answered is stored and has come back through the feed."""
+
+
+async def _no_network(address: Address, worker_host: str) -> Answer:
+    return Answer.NOTHING
 
 
 class FakeMetadataBackend(MetadataBackend):
@@ -24,7 +30,8 @@ class FakeMetadataBackend(MetadataBackend):
             backend.store.heal()                 # … and back
 
     Pass the `store` and the `clock` of a fake that was closed to play a restart, and `FaultyStore(fake.store.store)` with
-    the clock of one that runs to play a second server.
+    the clock of one that runs to play a second server. Sources that fall silent are connected to only by a `dial` that is
+    passed.
     """
 
     def __init__(
@@ -33,10 +40,11 @@ class FakeMetadataBackend(MetadataBackend):
         store: FaultyStore | None = None,
         clock: ManualClock | None = None,
         settings: MetadataSettings | None = None,
+        dial: Dial | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.store = store or FaultyStore(MemoryStore(self.clock))
-        super().__init__(self.store, self.clock, settings)
+        super().__init__(self.store, self.clock, settings, dial=dial or _no_network)
 
     async def __aenter__(self) -> FakeMetadataBackend:
         """Connect, and wait until the store was listed if it can be."""

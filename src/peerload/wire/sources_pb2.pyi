@@ -84,12 +84,16 @@ class Endpoint(_message.Message):
     def __init__(self, engine: _Optional[str] = ..., address: _Optional[str] = ..., descriptor: _Optional[bytes] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
-    __slots__ = ("record", "manifest")
+    __slots__ = ("record", "manifest", "replica", "world_size")
     RECORD_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     record: _p2p_pb2.PublishMetadataRequest
     manifest: Manifest
-    def __init__(self, record: _Optional[_Union[_p2p_pb2.PublishMetadataRequest, _Mapping[str, _Any]]] = ..., manifest: _Optional[_Union[Manifest, _Mapping[str, _Any]]] = ...) -> None: ...
+    replica: str
+    world_size: int
+    def __init__(self, record: _Optional[_Union[_p2p_pb2.PublishMetadataRequest, _Mapping[str, _Any]]] = ..., manifest: _Optional[_Union[Manifest, _Mapping[str, _Any]]] = ..., replica: _Optional[str] = ..., world_size: _Optional[int] = ...) -> None: ...
 
 class PublishResponse(_message.Message):
     __slots__ = ("source_id", "worker_id")
@@ -158,7 +162,7 @@ class Selector(_message.Message):
     def __init__(self, identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., source_id: _Optional[str] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., worker_rank: _Optional[int] = ..., form: _Optional[_Union[Form, str]] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., worker_id: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at", "refs", "part")
+    __slots__ = ("source_id", "worker_id", "worker_rank", "model_name", "revision", "status", "updated_at", "accelerator", "topology", "source_load", "training_step", "layout_signature", "form", "content", "item_count", "total_size", "engines", "pod_name", "pod_namespace", "published_at", "suspect", "replica", "world_size", "refs", "part")
     class TopologyEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +190,9 @@ class Source(_message.Message):
     POD_NAME_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    SUSPECT_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     REFS_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     source_id: str
@@ -208,9 +215,12 @@ class Source(_message.Message):
     pod_name: str
     pod_namespace: str
     published_at: int
+    suspect: bool
+    replica: str
+    world_size: int
     refs: _containers.RepeatedScalarFieldContainer[str]
     part: str
-    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
+    def __init__(self, source_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., worker_rank: _Optional[int] = ..., model_name: _Optional[str] = ..., revision: _Optional[str] = ..., status: _Optional[_Union[_p2p_pb2.SourceStatus, str]] = ..., updated_at: _Optional[int] = ..., accelerator: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., source_load: _Optional[float] = ..., training_step: _Optional[int] = ..., layout_signature: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., content: _Optional[str] = ..., item_count: _Optional[int] = ..., total_size: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., published_at: _Optional[int] = ..., suspect: _Optional[bool] = ..., replica: _Optional[str] = ..., world_size: _Optional[int] = ..., refs: _Optional[_Iterable[str]] = ..., part: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("selector",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ class Register:
         self._stored = [-math.inf]
         """When the write was surely in the store."""
         self._beats = [False]
+        self._heard = [-math.inf]
+        """When the latest heartbeat until then was answered; infinite if it is not known whether one was taken."""
         self._servers = [-1]
         """Who answered, where that server must know of it at once; else -1."""
         self._published: dict[int, float] = {}
@@ -83,21 +86,36 @@ class Register:
         self._begun.append(write.begun)
         self._ended.append(write.ended if write.answer is not None else math.inf)
         self._stored.append(stored)
-        self._beats.append(write.what == "publish" or (write.what == "mark" and write.answer is not False))
+        beat = write.what == "publish" or (write.what == "mark" and write.answer is not False)
+        self._beats.append(beat)
+        self._heard.append(max(self._heard[-1], self._ended[-1]) if beat else self._heard[-1])
         self._servers.append(write.server if sure and write.answer is not None else -1)
         return wrong
 
     def place(self, sight: Sight, floor: int) -> int | None:
-        """The first state, from `floor` on, that explains what was shown; None if none does."""
-        low, high = self._window(sight.server, sight.until, sight.since, streamed=sight.streamed)
+        """The first state, from `floor` on, that explains what was shown at first; None if none does, or if what stood
+        in its place later could not explain that it was still shown."""
         known = self._times.knows(sight.server, sight.until, streamed=sight.streamed)
-        # A stream says nothing where a write changes nothing: what it showed must then explain every state on the way to
-        # the first one that it may have stopped at.
-        for index in range(max(min(low, high), floor), high + 1):
-            if all(
-                any(self._explains(state, sight, known) for state in states)
-                for states in self._states[index : max(low, index) + 1]
-            ):
+        low, _ = self._window(sight.server, sight.until, sight.since, streamed=sight.streamed)
+        first = self._window(sight.server, sight.since, sight.since, streamed=True)[0] if sight.streamed else low
+        place = self._explained(sight, known, max(first, floor), sight.since)
+        if place is None:
+            return None
+        # A stream says nothing where a write changes nothing, and need not say what was undone at once: when it must
+        # have heard of one, that or a later one explains what it shows.
+        for index in range(place + 1, low + 1):
+            if self._stored[index] <= known:
+                told = min(sight.until, self._times.told(sight.server, self._stored[index]))
+                if self._explained(sight, known, index, told) is None:
+                    return None
+        return place
+
+    def _explained(self, sight: Sight, known: float, low: int, by: float) -> int | None:
+        """The first state from `low` on, begun by then, that explains what was shown."""
+        for index in range(low, len(self._states)):
+            if self._begun[index] > by:
+                return None
+            if any(self._explains(state, sight, known) for state in self._states[index]):
                 return index
         return None
 
@@ -123,15 +141,16 @@ class Register:
     def _window(self, server: int, until: float, since: float, *, streamed: bool = False) -> tuple[int, int]:
         """The first and the last write that may be the latest one that is known."""
         known = self._times.knows(server, until, streamed=streamed)
-        low = len(self._states) - 1
+        low = self._latest(until)
         while not (
             self._stored[low] <= known or (self._servers[low] == server and self._ended[low] <= until and not streamed)
         ):
             low -= 1
-        high = len(self._states) - 1
-        while self._begun[high] > since:
-            high -= 1
-        return low, high
+        return low, self._latest(since)
+
+    def _latest(self, at: float) -> int:
+        """The last write that had begun by then."""
+        return bisect.bisect_right(self._begun, at) - 1
 
     def _possible(self, window: tuple[int, int]) -> frozenset[State | None]:
         low, high = window
@@ -145,7 +164,7 @@ class Register:
         return self._fresh(sight.since, first) or self._fresh(sight.until, known)
 
     def _fresh(self, at: float, known: float) -> bool:
-        for index in range(len(self._states) - 1, 0, -1):
+        for index in range(self._latest(at), 0, -1):
             if self._beats[index] and self._stored[index] <= known:
                 return self._times.aged(self._begun[index], at) < self._times.timeout - CLOCKS
         return False
@@ -156,9 +175,5 @@ class Register:
 
     def _expired(self, until: float, known: float) -> bool:
         """Whether the last heartbeat has run out for sure, as far as the server knows the time."""
-        beats = [
-            self._ended[index]
-            for index in range(1, len(self._states))
-            if self._beats[index] and self._begun[index] <= until
-        ]
-        return bool(beats) and self._times.counted(max(beats), known) > self._times.timeout + LATE
+        last = self._heard[self._latest(until)]
+        return last > -math.inf and self._times.counted(last, known) > self._times.timeout + LATE

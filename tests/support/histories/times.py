@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,8 @@ RESTART = 3.0
 """A client has found a server again within this after it was restarted, or went on."""
 TOLERANCE = 5.0
 """A longer silence of all servers is an outage, in which no heartbeat ages (`MetadataSettings.alive_tolerance`)."""
+RIDDEN_OUT = 2.0
+"""A server's write waits so long for a Redis that is away."""
 ALIVE = 2.0
 """The last sign of life before an outage is no older than this (one a second, and some delay)."""
 
@@ -53,13 +56,9 @@ class Times:
         ]
         general = [fault for fault in faults if fault.redis or fault.servers == everybody]
         self._doubtful = merged((fault.begun - ALIVE, fault.ended + RECOVER) for fault in general)
-        self._outages = merged(
-            fault.down
-            for fault in general
-            if fault.down is not None
-            and (fault.down[1] - fault.down[0] > TOLERANCE or (fault.killed and not fault.redis))
-        )
+        self._outages = merged(outage for fault in general if (outage := _outage(fault)) is not None)
 
+    @functools.cache  # noqa: B019  asked of every worker that a list does not show, and as long-lived as a check
     def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
         """A server's answer at `at` (or, `streamed`, what its watchers have been told by then) takes in every write
         that was acknowledged by the time returned.
@@ -73,6 +72,11 @@ class Times:
         # One that is stopped answers when it goes on, and looks then how old is what it knows.
         answers = max([at, *(end for begun, end in self._down[server] if begun <= at < end)])
         return max(current, answers - self.timeout - AGREE)
+
+    def told(self, server: int, at: float) -> float:
+        """When a server's watchers have surely been told of what was in the store at `at`, as far as it runs."""
+        heard = forth(self._unwell[server], at, AGREE)
+        return min(heard, forth(self._stopped[server], at, self.timeout + AGREE))
 
     def lasting(self, server: int, at: float) -> float:
         """When a heartbeat that a server answered at `at` is surely in the store; infinite if it was killed before."""
@@ -98,6 +102,20 @@ class Times:
     def repeated(self, begun: float, ended: float) -> bool:
         """Whether a write may have been done twice: because Redis was lost while its server waited for the answer."""
         return any(fault.redis and fault.begun <= ended and begun <= fault.ended + RECOVER for fault in self._faults)
+
+
+def _outage(fault: Fault) -> Span | None:
+    """The part of a fault that is surely no time for anybody's heartbeat."""
+    if fault.down is None:
+        return None
+    begun, ended = fault.down
+    if not fault.redis:
+        # Servers that start anew, or go on after so long, say so.
+        return (begun, ended) if fault.killed or ended - begun > TOLERANCE else None
+    # A sign of life from within the tolerance may lie in the connection of one that is stopped until that goes on, and
+    # one that is on its way while Redis returns counts from when it was sent.
+    begun, ended = begun if fault.killed else begun + TOLERANCE, ended - RIDDEN_OUT
+    return (begun, ended) if ended - fault.down[0] > TOLERANCE else None
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

@@ -17,7 +17,7 @@ from peerload.engines.tcp.lane import Lane, Line, Work, read_reply
 from peerload.engines.tcp.protocol import Endpoint, Kind
 from peerload.engines.tcp.settings import TcpSettings
 from peerload.engines.tcp.sockets import ConnectionLost
-from peerload.errors import InvalidArgument, TransferFailed
+from peerload.errors import Fault, InvalidArgument, TransferFailed
 
 __all__ = ["TcpImporter", "TcpReader"]
 
@@ -118,12 +118,14 @@ class TcpReader:
         try:
             sock = sockets.connect(endpoint.host, endpoint.port, timeout)
         except OSError as error:
-            raise TransferFailed(f"cannot connect to {self.address}: {error.strerror or error}") from None
+            fault = Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
+            raise TransferFailed(f"cannot connect to {self.address}: {error.strerror or error}", fault=fault) from None
         until = self._clock.monotonic() + timeout
 
         def waiting() -> None:
             if self._closed or self._clock.monotonic() > until:
-                raise TransferFailed(f"{self.address} accepted the connection and said nothing for {timeout:g} s")
+                text = f"{self.address} accepted the connection and said nothing for {timeout:g} s"
+                raise TransferFailed(text, fault=Fault.STALLED)
 
         line = None
         try:
@@ -132,7 +134,7 @@ class TcpReader:
                 raise TransferFailed(f"{self.address} does not speak this engine's protocol", retryable=False)
             line = Line(sock)
         except ConnectionLost as error:
-            raise TransferFailed(f"lost the connection to {self.address}: {error}") from None
+            raise TransferFailed(f"lost the connection to {self.address}: {error}", fault=Fault.LOST) from None
         finally:
             if line is None:
                 sock.close()

@@ -17,7 +17,7 @@ from peerload.engines.job import LaneJob
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Kind, Refusal
 from peerload.engines.tcp.sockets import ConnectionLost
-from peerload.errors import TransferFailed
+from peerload.errors import Fault, TransferFailed
 
 __all__ = ["Connector", "Lane", "Line", "SourceBusy", "Work", "read_reply"]
 
@@ -137,7 +137,7 @@ class Lane:
             # Other lanes of this job may have got through; the last one to go says why the job failed.
             reason = str(error)
         except TransferFailed as error:
-            self._job.fail(str(error), retryable=error.retryable)
+            self._job.fail(str(error), retryable=error.retryable, fault=error.fault)
         finally:
             self._job.lane_ended(reason, busy=bool(reason))
 
@@ -157,9 +157,9 @@ class Lane:
         except ConnectionLost as error:
             stale = line.kept and not self._answered
             if not stale:
-                self._job.fail(f"lost the connection to {self._connector.address}: {error}")
+                self._job.fail(f"lost the connection to {self._connector.address}: {error}", fault=Fault.LOST)
         except TransferFailed as error:
-            self._job.fail(str(error), retryable=error.retryable)
+            self._job.fail(str(error), retryable=error.retryable, fault=error.fault)
         finally:
             # The views that were made in there went with its frames, and the exceptions that held these are gone too.
             del destinations
@@ -268,7 +268,8 @@ class Lane:
         if self._job.seconds_left <= 0:
             self._job.poll()  # Finds the deadline passed and fails the job.
         if self._clock.monotonic() - self._moved > self._patience:
-            raise TransferFailed(f"{self._connector.address} sent nothing for {self._patience:g} s")
+            text = f"{self._connector.address} sent nothing for {self._patience:g} s"
+            raise TransferFailed(text, fault=Fault.STALLED)
 
 
 def read_reply(sock: socket.socket, expected: Kind, address: str, waiting: Any) -> int:

@@ -50,7 +50,7 @@ def _failing(query: Query, ranks: Instance) -> tuple[str, ...]:
     fields = []
     if query.model_name is not None and query.model_name != record.model_name:
         fields.append("model_name")
-    if query.revision is not None and query.revision != record.revision:
+    if not query.takes_revision(record):
         fields.append("revision")
     if query.form is not None and query.form is not record.form:
         fields.append("form")
@@ -125,6 +125,8 @@ def _state(wanted: Status, ranks: Instance) -> str:
     """What an instance is that is not as wanted; what it was, if it is no longer heard of."""
     worst = next(held for held in ranks if held.shown is not wanted)
     said = _said(worst)
+    if worst.refuses and not _silent(worst):
+        return f"{said.name}, but gone: the host refuses connections"
     return worst.shown.name if worst.shown is said else f"{worst.shown.name} (last {said.name})"
 
 
