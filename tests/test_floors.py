@@ -28,6 +28,7 @@ FLOORS = {
     "peerload.client": 5,
     "peerload.doctor": 5,
     "peerload.testing": 5,
+    "peerload.integrations": 6,
     "peerload.demo": 6,
     "peerload.cli": 6,
     "peerload.__main__": 7,

@@ -29,8 +29,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import peerload
 assert pathlib.Path(peerload.__file__).is_relative_to(sys.prefix), peerload.__file__
-# What needs an extra, or pytest, says so by where it is.
-extras = ("peerload.demo.minilm", "peerload.store.redis.", "peerload.testing.")
+# What needs an extra, an engine or pytest says so by where it is.
+extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.store.redis.", "peerload.testing.")
 for module in pkgutil.walk_packages(peerload.__path__, "peerload."):
     if not module.name.startswith(extras) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)

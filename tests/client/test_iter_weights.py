@@ -79,6 +79,20 @@ async def test_a_checkpoint_comes_in_the_order_of_its_files(
         await anext(weights)
 
 
+async def test_only_the_files_that_are_asked_for(source: AsyncClient, target: AsyncClient, tmp_path: Path) -> None:
+    async with source.share(checkpoint(tmp_path), model="org/model"):
+        weights = target.iter_weights("org/model", files=lambda path: path == "b.safetensors", framework="np")
+        found = {name: array async for name, array in weights}
+        assert len(found) == 23
+        assert found["other"].tolist() == [2.0, 2.0], "the name is free where only one file counts"
+        assert weights.report is not None
+        assert weights.report.bytes_total == sum(array.nbytes for array in found.values())
+        with pytest.raises(PullFailed, match="none that was asked for"):
+            await anext(target.iter_weights("org/model", files=lambda path: False))
+        with pytest.raises(InvalidArgument, match="files"):
+            target.iter_weights("org/model", files=lambda path: True, publish=True)
+
+
 async def test_runtime_weights_come_in_the_manifests_order_and_tied_ones_together(
     source: AsyncClient, target: AsyncClient
 ) -> None:

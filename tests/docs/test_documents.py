@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,10 +16,12 @@ import typer
 from peerload.cli import COMMANDS
 from peerload.cli.outcome import INTERRUPTED, NOBODY, UNREACHABLE
 from peerload.client.settings import ADDRESS_VARIABLES
+from peerload.integrations.options import LoadOptions
 from peerload.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+LOADING = (ROOT / "docs" / "loading.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -26,6 +30,7 @@ COMMAND_LINES = [
     line.partition("#")[0].strip()
     for text in (
         README,
+        LOADING,
         *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
     )
     for line in text.splitlines()
@@ -97,11 +102,21 @@ def test_exit_statuses_are_told_by_the_help() -> None:
 
 def test_python_in_the_readme_is_that_of_the_examples() -> None:
     """The examples run in tests of their own; the README shows them unchanged."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README + LOADING, re.DOTALL)
     examples = [path.read_text() for path in sorted((ROOT / "examples").glob("*.py"))]
     assert blocks
     for block in blocks:
         assert any(block.strip() in example for example in examples), block
+
+
+def test_options_of_the_loading_page_are_those_of_loaders() -> None:
+    known = [field.name for field in dataclasses.fields(LoadOptions)]
+    table = LOADING.partition("| member |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE) == known
+    shown = re.findall(r"--model-loader-extra-config '(.*?)'", LOADING)
+    assert shown
+    for text in shown:
+        LoadOptions(**json.loads(text))
 
 
 def test_names_that_the_python_page_has_exist() -> None:

@@ -43,6 +43,7 @@ class IterOptions(_Options, total=False):
     """What `iter_weights` takes, whatever it gives."""
 
     window: int
+    files: Callable[[str], bool] | None
 
 
 def wanted(model: str | Identity, revision: str | None, form: Form | None, content: str, rank: int | None) -> Wanted:

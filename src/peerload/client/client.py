@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -247,6 +247,7 @@ class AsyncClient(CacheCalls):
         framework: TensorFramework | None = None,
         publish: bool = False,
         window: int = WINDOW_BYTES,
+        files: Callable[[str], bool] | None = None,
         progress: OnProgress | None = None,
         on_event: OnSourceEvent | None = None,
     ) -> WeightStream[Any]:
@@ -256,16 +257,19 @@ class AsyncClient(CacheCalls):
                 ...
 
         The order is that of the files (a checkpoint's in the order of their paths, each one's tensors in the order of their
-        bytes), else the manifest's; tensors that share memory follow each other. Files that hold no tensors are not read.
-        At most `window` bytes, or one tensor that is larger, are read ahead of the consumer; a tensor that he lets go of is
-        freed. With `publish` everything is kept instead, and this process becomes a source, `source` of the iterator after
-        its end. A source that dies is made up for by the next, for what is missing. Stopping early abandons the read; see
-        `WeightStream`. `timeout` includes the consumer's time. For the rest see `pull`.
+        bytes), else the manifest's; tensors that share memory follow each other. Files that hold no tensors are not read,
+        nor those whose path `files` says no to, as if they were not there. At most `window` bytes, or one tensor that is
+        larger, are read ahead of the consumer; a tensor that he lets go of is freed. With `publish` everything is kept
+        instead, and this process becomes a source, `source` of the iterator after its end. A source that dies is made up
+        for by the next, for what is missing. Stopping early abandons the read; see `WeightStream`. `timeout` includes the
+        consumer's time. For the rest see `pull`.
 
         Raises what `pull` raises, at the first or any later tensor; those given before were verified all the same.
         """
         which, given = wanted(model, revision, form, content, rank), As(framework)
-        target = KeptStream(given) if publish else WindowStream(given, window)
+        if publish and files is not None:
+            raise InvalidArgument("files", "what is published on is the whole")
+        target = KeptStream(given) if publish else WindowStream(given, window, files)
         news = asyncio.Event()
 
         def told(step: PullProgress) -> None:

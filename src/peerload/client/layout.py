@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,11 +42,11 @@ class Offered:
         return mine == theirs and (bool(self.digest) or not self.size)
 
 
-def tensors_of(manifest: Manifest) -> list[Offered]:
+def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -> list[Offered]:
     """The tensors in the order in which they are read.
 
-    Of a checkpoint file by file, in the order of their bytes, under the names of `tensor_names`; else in the manifest's
-    order.
+    Of a checkpoint file by file, in the order of their bytes, under the names of `tensor_names`; of those files only whose
+    path `files` lets through, as if there were no others. Else in the manifest's order.
     """
     checkpoint = manifest.checkpoint
     if checkpoint is None:
@@ -58,7 +58,7 @@ def tensors_of(manifest: Manifest) -> list[Offered]:
         ]
     where = places(manifest)
     found = []
-    for (file, number), name in tensor_names(checkpoint).items():
+    for (file, number), name in tensor_names(checkpoint, files).items():
         part = checkpoint.files[file].parts[number]
         found.append(Offered(name, torch_name(part.dtype), part.shape, part.digest, where[file, number]))
     return found
@@ -72,7 +72,7 @@ def tied(tensors: Iterable[Offered]) -> list[list[Offered]]:
     return list(groups.values())
 
 
-def tensor_names(checkpoint: Checkpoint) -> dict[tuple[int, int], str]:
+def tensor_names(checkpoint: Checkpoint, files: Callable[[str], bool] | None = None) -> dict[tuple[int, int], str]:
     """The parts that are tensors, by file and number, and what each is called.
 
     A name that several files have stands for the first of them where all are the same tensor, else for none: each is
@@ -80,6 +80,8 @@ def tensor_names(checkpoint: Checkpoint) -> dict[tuple[int, int], str]:
     """
     found: dict[str, list[tuple[int, int]]] = {}
     for file, each in enumerate(checkpoint.files):
+        if files is not None and not files(each.path):
+            continue
         for number, part in enumerate(each.parts):
             if part.dtype != _NO_TENSOR:
                 found.setdefault(part.name, []).append((file, number))

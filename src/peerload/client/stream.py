@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,18 +51,20 @@ class _Step:
 class StreamTarget(ABC):
     """A target whose tensors are taken in order. A pull fills it from its threads; `take` is for any one thread."""
 
-    def __init__(self, framework: As) -> None:
+    def __init__(self, framework: As, files: Callable[[str], bool] | None = None) -> None:
         self.slots: list[Slot] = []
         self._framework = framework
+        self._files = files
         self._changed = threading.Condition()
         self._given: dict[str, Offered] = {}
         self._steps: deque[_Step] = deque()
         self._ready: deque[Tensor] = deque()
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
-        tensors = tensors_of(manifest)
+        tensors = tensors_of(manifest, self._files)
         if not tensors and manifest.checkpoint is not None:
-            raise SourceUnusable("has files, but none in the safetensors format: there are no tensors to give")
+            asked = "that was asked for" if self._files else "in the safetensors format"
+            raise SourceUnusable(f"has files, but none {asked}: there are no tensors to give")
         self._framework.check(tensors)
         with self._changed:
             self._check_given({tensor.name: tensor for tensor in tensors})
@@ -108,10 +110,10 @@ class WindowStream(StreamTarget):
     `window` bytes are read ahead at most, or one tensor that is larger.
     """
 
-    def __init__(self, framework: As, window: int = WINDOW_BYTES) -> None:
+    def __init__(self, framework: As, window: int = WINDOW_BYTES, files: Callable[[str], bool] | None = None) -> None:
         if window < 1:
             raise InvalidArgument("window", f"{window} bytes; it must be at least 1")
-        super().__init__(framework)
+        super().__init__(framework, files)
         self._window = window
         self._allocate: Allocate = lambda size: memoryview(bytearray(size))
         self._past: list[Slot] = []
