@@ -248,6 +248,22 @@ async def test_a_server_that_stood_still_kills_nobody(backend: FakeMetadataBacke
         await events.aclose()
 
 
+async def test_a_server_that_stood_still_does_not_age_its_sources_before_it_has_heard(
+    backend: FakeMetadataBackend,
+) -> None:
+    """Whether others ran meanwhile, and heartbeats could arrive, only the feed tells."""
+    await backend.publish(publication())
+    await backend.clock.advance(88)
+    backend.clock.jump(6)
+    for _ in range(2):
+        backend.directory.sweep()
+        assert len(list(backend.directory.find(READY))) == 1
+    await backend.clock.advance(1)
+    assert ids(await backend.select(READY)) == {"w1"}, "nobody ran, so the time does not count"
+    await backend.clock.advance(3)
+    assert not list(backend.directory.find(READY))
+
+
 async def test_a_relisting_finds_what_was_missed(backend: FakeMetadataBackend) -> None:
     for name in ("stays", "goes", "changes"):
         await backend.publish(publication(name))

@@ -23,12 +23,21 @@ class FeedTime:
         self._tolerance = tolerance_ms
         self._contact: int | None = None
         self._current = 0
+        self._asked = 0
+        self._told = 0
+        self._stopped_at: int | None = None
         self.since = 0
         """Since when the feed has spoken without a long pause."""
 
     def now(self) -> int:
-        """The store's clock, held back while the feed is."""
-        return min(self._store.now(), self._current + _SILENCE_MS)
+        """The store's clock, held back while the feed is. Asked several times a second."""
+        now = self._store.now()
+        if self._asked and now - self._asked > _SILENCE_MS:
+            # This process was stopped, perhaps every server was: the feed has to tell first whether that time counts.
+            self._stopped_at = self._told
+        self._asked = now
+        self._told = min(now, self._current + _SILENCE_MS if self._stopped_at is None else self._stopped_at)
+        return self._told
 
     @property
     def silent_ms(self) -> int:
@@ -55,6 +64,7 @@ class FeedTime:
             or any(_stamp(change) >= now - _SILENCE_MS for change in changes)
         ):
             self._current = now
+            self._stopped_at = None
 
 
 def _stamp(change: Change) -> int:
