@@ -138,7 +138,7 @@ async def test_the_nearest_of_several_sources(backend: FakeMetadataBackend, judg
     [
         ("/mnt/a/llama", "/models/llama"),
         ("/mnt/a/llama/", "org/llama"),
-        ("/root/.cache/huggingface/hub/models--org--Llama-3/snapshots/abc", "org/Llama-3"),
+        ("/models/.cache/huggingface/hub/models--org--Llama-3/snapshots/abc", "org/Llama-3"),
         ("org/Lama-3", "org/Llama-3"),
         ("org/llama_3", "org/Llama-3"),
         ("organisation/Llama-3-8B-Instrcut", "organisation/Llama-3-8B-Instruct"),
