@@ -16,7 +16,8 @@ __all__ = ["Reader", "follow"]
 _log = structlog.stdlib.get_logger(__name__)
 
 _RETRY_SECONDS: Final = 0.25
-_RETRY_MAX_SECONDS: Final = 2.0
+_RETRY_MAX_SECONDS: Final = 0.5
+"""Less than the time that a write waits to be seen: it may reach a store that is back before this notices."""
 
 
 class Reader(Protocol):

@@ -190,17 +190,22 @@ class Writes:
         raise Unavailable("the source is changed by others over and over; try again")
 
     async def _written(self, key: str, revision: int) -> None:
-        """Wait, but not for long, until the directory knows of a write.
+        """Wait until the directory knows of a write of this server's, as `_seen` does."""
+        self._unseen[key] = revision
+        if await self._seen(key, revision) and self._unseen.get(key) == revision:
+            del self._unseen[key]
+
+    async def _seen(self, key: str, revision: int) -> bool:
+        """Whether the directory knows of a change, after waiting for it, but not for long.
 
         Raises `Unavailable` if the feed says nothing at all for so long: lists go on from what the directory knows, and must
         not deny what was acknowledged here. Of a feed that is merely slow the answer need not wait.
         """
-        self._unseen[key] = revision
         if await self._directory.seen(key, revision):
-            if self._unseen.get(key) == revision:
-                del self._unseen[key]
-        elif self._directory.silent_ms >= self._settings.visible_within * 1000:
+            return True
+        if self._directory.silent_ms >= self._settings.visible_within * 1000:
             raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
+        return False
 
 
 _NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)
