@@ -71,6 +71,7 @@ def test_a_state_that_never_was(tale: Tale, shown: State) -> None:
 
 
 def test_a_worker_that_nobody_published(tale: Tale) -> None:
+    tale.gets(12.1, None, worker="ghost").holds(False)
     tale.lists(12.2, State(1, READY), worker="ghost").holds(True, "nobody ever published it")
 
 

@@ -48,7 +48,7 @@ def check(history: History) -> list[str]:
                 wrong.append(f"{worker_id}: {sight}, but {complaint}")
             if stream:
                 followed[stream, worker_id].append(sight)
-        else:
+        elif sight.shown is not None:
             wrong.append(f"{worker_id}: {sight}, but nobody ever published it")
     for seen in followed.values():
         rivals.follow(seen)
