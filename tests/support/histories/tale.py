@@ -43,8 +43,8 @@ class Tale:
         self.history.looks.append(Look(server, at, at + 0.1, {worker: shown} if shown else {}, ready))
         return self
 
-    def gets(self, at: float, shown: State | None, *, server: int = 1) -> Self:
-        self.history.looks.append(Look(server, at, at + 0.1, {"w": shown} if shown else {}, only="w"))
+    def gets(self, at: float, shown: State | None, *, server: int = 1, worker: str = "w") -> Self:
+        self.history.looks.append(Look(server, at, at + 0.1, {worker: shown} if shown else {}, only=worker))
         return self
 
     def watch(self, *pieces: list[Told], ended: float, server: int = 1, ready: bool = False) -> Self:
