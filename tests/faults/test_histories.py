@@ -6,8 +6,9 @@ is written down with its times (`support/histories/records.py`), and held agains
 
 - What is shown was published, with that status, and before it was shown. No slack.
 - An acknowledged publish, withdrawal or change of status is known to the server that answered it at once, and to every other
-  within 2 s (`AGREE`) in which its feed was current: that is what servers promise. A feed is not current while Redis or the
-  server is held up, nor for the 5 s (`RECOVER`) after Redis's return, which are promised too.
+  within 2 s (`AGREE`) in which its feed was current: that is what servers promise. One that took 1.5 s (`VISIBLE`) was answered
+  without waiting any longer for the server's own feed, and may be known there as late as elsewhere. A feed is not current
+  while Redis or the server is held up, nor for the 5 s (`RECOVER`) after Redis's return, which are promised too.
 - With a feed that is lost, a server says nothing that is older than the heartbeat timeout. `AGREE` more, for so old may be
   what it knew when the feed was lost. One that was stopped is judged by the moment when it goes on.
 - A server takes a heartbeat of a worker that was published elsewhere, at once, since it looks up whom it does not know; and

@@ -33,6 +33,13 @@ def test_an_acknowledged_publish_is_lost(tale: Tale, server: int, at: float, wro
     getattr(tale, by)(at, None, server=server).holds(wrong)
 
 
+@pytest.mark.parametrize(("at", "wrong"), [(11.7, False), (13.5, False), (13.7, True)])
+def test_a_write_that_waited_in_vain_to_be_known_is_acknowledged(tale: Tale, at: float, wrong: bool) -> None:
+    """For a second and a half, and then its server knows of it as late as the others."""
+    tale.publish(10.0, lasts=1.55)
+    tale.lists(at, None, server=0).holds(wrong)
+
+
 @pytest.mark.parametrize(("server", "at", "wrong"), FOUND_LATER)
 @pytest.mark.parametrize("by", ["lists", "gets"])
 def test_the_publication_before_is_found(tale: Tale, server: int, at: float, wrong: bool, by: str) -> None:

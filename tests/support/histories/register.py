@@ -14,6 +14,9 @@ __all__ = ["Register", "Sight"]
 ABSENT = frozenset({None})
 CLOCKS = 0.3
 """Servers' clocks agree within this."""
+VISIBLE = 1.5
+"""A write waits so long to be known to the server that was asked, and is then answered all the same, if its feed is only
+slow (`MetadataSettings.visible_within`)."""
 LATE = 1.0
 """The times without a server may be known by a sign of life too late, which come once a second."""
 
@@ -89,7 +92,8 @@ class Register:
         beat = write.what == "publish" or (write.what == "mark" and write.answer is not False)
         self._beats.append(beat)
         self._heard.append(max(self._heard[-1], self._ended[-1]) if beat else self._heard[-1])
-        self._servers.append(write.server if sure and write.answer is not None else -1)
+        known_there = sure and write.answer is not None and write.ended - write.begun < VISIBLE
+        self._servers.append(write.server if known_there else -1)
         return wrong
 
     def place(self, sight: Sight, floor: int) -> int | None:

@@ -13,16 +13,16 @@ TIMEOUT = 4.0
 
 
 class Tale:
-    """A history that is told write by write. Every call takes 0.1 s; unless it names another, the worker is "w"."""
+    """A history that is told write by write. Unless it says otherwise a call takes 0.1 s, and the worker is "w"."""
 
     def __init__(self) -> None:
         self.history = History(servers=3, timeout=TIMEOUT)
         self._steps = 0
 
-    def publish(self, at: float, *, server: int = 0, answer: bool | None = True) -> State:
+    def publish(self, at: float, *, server: int = 0, answer: bool | None = True, lasts: float = 0.1) -> State:
         """A publication, and what is shown of it from then on."""
         self._steps += 1
-        self.history.writes.append(Write("publish", "w", server, at, at + 0.1, answer, self._steps))
+        self.history.writes.append(Write("publish", "w", server, at, at + lasts, answer, self._steps))
         return State(self._steps, READY)
 
     def withdraw(self, at: float, *, server: int = 0, answer: bool | None = True) -> Self:
