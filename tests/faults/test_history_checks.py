@@ -105,6 +105,12 @@ def test_an_older_publication_has_run_out(tale: Tale) -> None:
     tale.lists(16.0, State(1, STALE)).holds(True)
 
 
+@pytest.mark.parametrize(("at", "wrong"), [(20.05, False), (20.15, True)])
+def test_a_heartbeat_that_comes_while_a_list_is_answered_keeps_ready(tale: Tale, at: float, wrong: bool) -> None:
+    shown = tale.publish(10.0)
+    tale.lists(20.0, shown).mark(at).holds(wrong)
+
+
 @pytest.mark.parametrize(("at", "wrong"), [(18.0, False), (24.0, True)])
 def test_a_heartbeat_elsewhere_keeps_ready(tale: Tale, at: float, wrong: bool) -> None:
     shown = tale.publish(10.0)

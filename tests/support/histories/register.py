@@ -128,7 +128,7 @@ class Register:
         low, high = self._window(sight.server, sight.until, sight.since, streamed=sight.streamed)
         possible = self._possible((min(low, high), max(low, high)))
         known = self._times.knows(sight.server, sight.until, streamed=sight.streamed)
-        alive, expired = self._alive(sight, known), self._expired(sight.until, known)
+        alive, expired = self._alive(sight, known), self._expired(max(sight.since, sight.until), known)
         return f"{sorted(map(str, possible))}{', alive' if alive else ''}{', run out' if expired else ''}"
 
     def _explains(self, state: State | None, sight: Sight, known: float) -> bool:
@@ -140,7 +140,7 @@ class Register:
             return sight.ready and (state.status != 2 or not self._alive(sight, known))
         if shown.status == STALE and not sight.ready:
             return shown.step == state.step and not self._alive(sight, known) and not self._new(state, sight.since)
-        return shown == state and not self._expired(sight.until, known)
+        return shown == state and not self._expired(max(sight.since, sight.until), known)
 
     def _window(self, server: int, until: float, since: float, *, streamed: bool = False) -> tuple[int, int]:
         """The first and the last write that may be the latest one that is known."""
