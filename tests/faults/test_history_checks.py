@@ -206,7 +206,7 @@ def test_a_heartbeat_that_died_with_its_server(tale: Tale, killed: bool) -> None
     tale.publish(10.0)
     if killed:
         tale.trouble(13.2, 13.5, 2, killed=True)
-    tale.mark(12.9, server=2).lists(16.2, State(1, STALE)).holds(not killed)
+    tale.mark(12.9, server=2).lists(16.4, State(1, STALE)).holds(not killed)
 
 
 @pytest.mark.parametrize(
