@@ -19,7 +19,8 @@ is written down with its times (`support/histories/records.py`), and held agains
 - Who has sent a heartbeat since is neither shown STALE nor missing among the READY. 1 s (`STORED`) until it is in the store,
   which takes 50 ms where nobody is busy, `AGREE` until all know, 0.3 s (`CLOCKS`) between clocks. One that was answered
   and died with its server does not count. Here only that is an outage which no server can have taken for less: what is
-  longer than 5 s (`TOLERANCE`), without the 2 s that a write may wait for Redis (`RIDDEN_OUT`).
+  longer than 5 s (`TOLERANCE`), without the 2 s that a write may wait for Redis (`RIDDEN_OUT`); and while it lasts, without
+  its first second (`BREATH`), in which nobody knows.
 - A watch, also one that is resumed, shows a worker's states in their order, and so do the lists of one server. A stream may
   leave out what changed again at once.
 - All streams of all servers show the publications under the shared key in one order, which is that of time where they did

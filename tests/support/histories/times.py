@@ -18,6 +18,8 @@ RECOVER = 5.0
 """A feed that was lost is current again within this, once Redis is back."""
 RESTART = 3.0
 """A client has found a server again within this after it was restarted, or went on."""
+BREATH = 1.0
+"""A feed that is there speaks once in this time; with a shorter silence no server knows yet that Redis is gone."""
 TOLERANCE = 5.0
 """A longer silence of all servers is an outage, in which no heartbeat ages (`MetadataSettings.alive_tolerance`)."""
 RIDDEN_OUT = 2.0
@@ -57,6 +59,9 @@ class Times:
         general = [fault for fault in faults if fault.redis or fault.servers == everybody]
         self._doubtful = merged((fault.begun - ALIVE, fault.ended + RECOVER) for fault in general)
         self._outages = merged(outage for fault in general if (outage := _outage(fault)) is not None)
+        self._unheard = [
+            (fault.down[0], fault.ended + RECOVER) for fault in general if fault.redis and fault.killed and fault.down
+        ]
 
     @functools.cache  # noqa: B019  asked of every worker that a list does not show, and as long-lived as a check
     def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
@@ -88,8 +93,14 @@ class Times:
         return max(0.0, end - start - overlap(self._doubtful, start, end))
 
     def aged(self, start: float, end: float) -> float:
-        """By how much a heartbeat has aged at most."""
-        return max(0.0, end - start - overlap(self._outages, start, end))
+        """By how much a heartbeat has aged at most, as far as a server may know at the end."""
+        # It goes by what the feed said last, until Redis is back and has said more.
+        believed = sum(
+            overlap(self._outages, max(start, begun), min(end, begun + BREATH))
+            for begun, ended in self._unheard
+            if begun <= end < ended
+        )
+        return max(0.0, end - start - overlap(self._outages, start, end) + believed)
 
     def calm(self, server: int, begun: float, ended: float) -> bool:
         """Whether nothing excuses a server that does not answer within that time."""
