@@ -1,0 +1,3 @@
+"""The store in a Kubernetes API server: no database to run beside the cluster."""
+
+from __future__ import annotations
