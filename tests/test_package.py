@@ -80,6 +80,7 @@ def test_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> Non
         "peerload/wire/p2p_pb2.pyi",
         "peerload/cli/__init__.py",
         "peerload/store/redis/lua/put.lua",
+        "peerload/store/kubernetes/manifests/crd.yaml",
     } <= names
     info = f"peerload-{peerload.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names

@@ -16,7 +16,15 @@ from peerload.engines.base import Engine
 from peerload.errors import InvalidArgument
 from peerload.store.base import Store
 
-__all__ = ["EngineFactory", "StoreFactory", "engine_names", "open_engine", "open_store", "store_schemes"]
+__all__ = [
+    "EngineFactory",
+    "StoreFactory",
+    "engine_names",
+    "kubernetes_manifests",
+    "open_engine",
+    "open_store",
+    "store_schemes",
+]
 
 StoreFactory: TypeAlias = Callable[[str, Clock], Store]
 """Makes an unopened store from its URL. Raises `InvalidArgument` for a URL that it cannot read."""
@@ -96,6 +104,16 @@ _STORES: Final[dict[str, StoreFactory]] = {
     "sqlite": _sqlite_store,
     **dict.fromkeys(_REDIS, _redis_store),
 }
+
+
+def kubernetes_manifests(part: str, *, namespace: str, account: str) -> str:
+    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role` or `all`.
+
+    Raises `InvalidArgument` for a name that Kubernetes would refuse.
+    """
+    from peerload.store.kubernetes.manifests import manifests
+
+    return manifests(part, namespace=namespace, account=account)
 
 
 def engine_names() -> list[str]:

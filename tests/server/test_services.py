@@ -399,9 +399,14 @@ async def test_the_standard_health_service(server: Server, rpc: AsyncRpc) -> Non
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     told = await rpc.call("/model_express.health.HealthService/GetHealth", b"", our_health_pb2.HealthResponse)
     assert told.status == "unavailable: the store is away"
+    alive = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+    assert alive.status == health_pb2.HealthCheckResponse.SERVING
+    living = stub.Watch(health_pb2.HealthCheckRequest(service="liveness"))
+    assert (await living.read()).status == health_pb2.HealthCheckResponse.SERVING
     server.readiness.set(True)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     unknown.cancel()
+    living.cancel()
     watch.cancel()
 
 

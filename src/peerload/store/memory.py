@@ -220,7 +220,7 @@ class MemoryStore:
         yield Finding(
             Level.WARNING,
             "a store in memory is one server's own, and its restart loses every source until its worker publishes again",
-            "choose sqlite:PATH to keep them, or redis://HOST to share them too",
+            "choose sqlite:PATH to keep them, or redis://HOST or kubernetes:NAMESPACE to share them too",
         )
 
     @contextlib.asynccontextmanager

@@ -1,0 +1,104 @@
+"""What `peerload kubernetes manifests` prints, read as YAML. What the API server says of it is in `test_rights.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from peerload.errors import InvalidArgument
+from peerload.store.base import MAX_BLOB_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
+from peerload.store.kubernetes.manifests import PARTS, manifests
+from tests.cli.commands import peerload
+
+
+def documents(text: str) -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+
+def test_parts() -> None:
+    definition = ["CustomResourceDefinition"]
+    rights = ["ServiceAccount", "Role", "RoleBinding"]
+    assert [*documents(manifests("crd", namespace="n"))] == definition
+    assert [*documents(manifests("role", namespace="n"))] == rights
+    assert [*documents(manifests("all", namespace="n"))] == definition + rights
+
+
+@pytest.mark.parametrize("namespace", ["inference", "123", "null", "1e3", "0x1f", "n" * 63])
+def test_names_are_filled_in_as_text(namespace: str) -> None:
+    found = documents(manifests("role", namespace=namespace, account="true"))
+    assert {each["metadata"]["namespace"] for each in found.values()} == {namespace}
+    assert found["ServiceAccount"]["metadata"]["name"] == "true"
+    assert found["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "true", "namespace": namespace}]
+    assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", ["", "Inference", "a_b", "-a", "a-", "a\n", "a: b", "$account", "n" * 64])
+def test_names_that_kubernetes_would_refuse(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="namespace"):
+        manifests("role", namespace=name)
+    with pytest.raises(InvalidArgument, match="service account"):
+        manifests("role", namespace="n", account=name.replace("n" * 64, "n" * 254))
+
+
+def test_the_limits_are_those_of_stores() -> None:
+    (version,) = documents(manifests("crd", namespace="n"))["CustomResourceDefinition"]["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]
+    assert fields["key"]["maxLength"] == MAX_KEY_BYTES
+    assert fields["exact"]["maxLength"] == MAX_VALUE_BYTES
+    assert fields["blob"]["properties"]["size"]["maximum"] == MAX_BLOB_BYTES
+
+
+def test_who_wrote_each_heartbeat_is_not_tracked() -> None:
+    (version,) = documents(manifests("crd", namespace="n"))["CustomResourceDefinition"]["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]
+    maps = {name for name, field in fields.items() if field["type"] == "object"} - {"metadata"}
+    assert {name for name in maps if fields[name].get("x-kubernetes-map-type") == "atomic"} == maps
+
+
+def test_the_role_has_nothing_beyond_what_is_needed() -> None:
+    role = documents(manifests("role", namespace="n"))["Role"]
+    verbs = {(rule["apiGroups"][0], rule["resources"][0]): set(rule["verbs"]) for rule in role["rules"]}
+    assert verbs == {
+        ("peerload.dev", "peerloadrecords"): {"get", "list", "watch", "create", "patch", "delete"},
+        ("", "configmaps"): {"get", "list", "create", "patch", "delete"},
+        ("", "pods"): {"get"},
+    }
+    assert all(len(rule["apiGroups"]) == len(rule["resources"]) == 1 for rule in role["rules"])
+
+
+def test_the_command() -> None:
+    def printed(*words: str, **settings: str) -> str:
+        done = peerload("kubernetes", "manifests", *words, settings=settings)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert printed() == manifests("all", namespace="default")
+    assert printed("--part", "crd") == manifests("crd", namespace="default")
+    assert printed("-n", "a", "--part", "role", "--service-account", "b", POD_NAMESPACE="c") == manifests(
+        "role", namespace="a", account="b"
+    )
+    assert printed(POD_NAMESPACE="c") == manifests("all", namespace="c")
+    assert printed(POD_NAMESPACE="c", MX_METADATA_NAMESPACE="d") == manifests("all", namespace="d")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("manifests", "--namespace", "No"), "namespace: must have 1 to 63 lower-case letters"),
+        (("manifests", "--service-account", "-"), "service account: must have"),
+        (("manifests", "--part", "some"), "some"),
+        (("something",), "something"),
+        ((), "Missing argument"),
+    ],
+)
+def test_wrong_usage(words: tuple[str, ...], said: str) -> None:
+    done = peerload("kubernetes", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_every_part_is_asked_for() -> None:
+    assert {file for files in PARTS.values() for file in files} == set(PARTS["all"])
