@@ -23,7 +23,7 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
-from peerload.store.redis.redistime import Measured
+from peerload.store.servertime import Measured
 from peerload.store.redis.store import RedisStore
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
