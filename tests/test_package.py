@@ -96,6 +96,7 @@ def test_sdist_holds_the_sources_the_tests_and_the_documents(built: Path) -> Non
         "CHANGELOG.md",
         "LICENSE",
         "Makefile",
+        "charts/peerload/values.schema.json",
         "docs/peerload.svg",
         "examples/weights.py",
         "requirements/dev.txt",

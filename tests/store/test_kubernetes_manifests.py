@@ -1,12 +1,16 @@
-"""What `peerload kubernetes manifests` prints, read as YAML. What the API server says of it is in `test_rights.py`."""
+"""What `peerload kubernetes manifests` prints, read as YAML."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import Result
+from typer.testing import CliRunner
 
+from peerload.cli import build_app
 from peerload.errors import InvalidArgument
 from peerload.store.base import MAX_BLOB_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
 from peerload.store.kubernetes.manifests import PARTS, manifests
@@ -68,19 +72,49 @@ def test_the_role_has_nothing_beyond_what_is_needed() -> None:
     assert all(len(rule["apiGroups"]) == len(rule["resources"]) == 1 for rule in role["rules"])
 
 
-def test_the_command() -> None:
-    def printed(*words: str, **settings: str) -> str:
-        done = peerload("kubernetes", "manifests", *words, settings=settings)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `peerload kubernetes` in this process, with these variables."""
+    app = build_app(["kubernetes"])
 
-    assert printed() == manifests("all", namespace="default")
-    assert printed("--part", "crd") == manifests("crd", namespace="default")
-    assert printed("-n", "a", "--part", "role", "--service-account", "b", POD_NAMESPACE="c") == manifests(
-        "role", namespace="a", account="b"
-    )
-    assert printed(POD_NAMESPACE="c") == manifests("all", namespace="c")
-    assert printed(POD_NAMESPACE="c", MX_METADATA_NAMESPACE="d") == manifests("all", namespace="d")
+    def run(*words: str, **settings: str) -> Result:
+        for name in ("MX_METADATA_NAMESPACE", "POD_NAMESPACE"):
+            monkeypatch.delenv(name, raising=False)
+        return CliRunner().invoke(app, ["kubernetes", *words], env=settings)
+
+    return run
+
+
+def test_the_program() -> None:
+    done = peerload("kubernetes", "manifests", "--namespace", "a")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == manifests("all", namespace="a")
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "part", "names"),
+    [
+        ((), {}, "all", {"namespace": "default"}),
+        (("--part", "crd"), {}, "crd", {"namespace": "default"}),
+        (
+            ("-n", "a", "--part", "role", "--service-account", "b"),
+            {"POD_NAMESPACE": "c"},
+            "role",
+            {"namespace": "a", "account": "b"},
+        ),
+        ((), {"POD_NAMESPACE": "c"}, "all", {"namespace": "c"}),
+        ((), {"POD_NAMESPACE": "c", "MX_METADATA_NAMESPACE": "d"}, "all", {"namespace": "d"}),
+    ],
+)
+def test_the_command(
+    command: Callable[..., Result],
+    words: tuple[str, ...],
+    settings: dict[str, str],
+    part: str,
+    names: dict[str, str],
+) -> None:
+    done = command("manifests", *words, **settings)
+    assert (done.exit_code, done.stdout) == (0, manifests(part, **names))
 
 
 @pytest.mark.parametrize(
@@ -93,11 +127,10 @@ def test_the_command() -> None:
         ((), "Missing argument"),
     ],
 )
-def test_wrong_usage(words: tuple[str, ...], said: str) -> None:
-    done = peerload("kubernetes", *words)
-    assert done.returncode == 2
+def test_wrong_usage(command: Callable[..., Result], words: tuple[str, ...], said: str) -> None:
+    done = command(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
-    assert done.stdout == ""
 
 
 def test_every_part_is_asked_for() -> None:
