@@ -119,8 +119,13 @@ class Access:
     def _start(self) -> asyncio.Task[Login]:
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), name="kubernetes credentials")
-            self._reading.add_done_callback(_note)
+            self._reading.add_done_callback(self._note)
         return self._reading
+
+    def _note(self, reading: asyncio.Task[Login]) -> None:
+        if reading.cancelled() or (error := reading.exception()) is None or self._login is None:
+            return  # without a login to go on with, whoever wanted it is told
+        _log.warning("the credentials for the Kubernetes API server cannot be read", error=str(error))
 
     async def _read(self) -> Login:
         self._read_at = self._clock.monotonic()
@@ -143,11 +148,6 @@ class Access:
             proxy=_checked(found.proxy or _usual_proxy(found.server, self._environment)),
         )
         return self._login
-
-
-def _note(reading: asyncio.Task[Login]) -> None:
-    if not reading.cancelled() and (error := reading.exception()) is not None:
-        _log.warning("the credentials for the Kubernetes API server cannot be read", error=str(error))
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -214,7 +214,9 @@ def _usual_proxy(server: str, environment: Mapping[str, str]) -> str | None:
 
 def _checked(proxy: str | None) -> str | None:
     if proxy is not None and not proxy.startswith(("http://", "https://")):
-        raise InvalidArgument("store", f"the proxy before it must be http:// or https://, not {proxy.partition(':')[0]}:")
+        raise InvalidArgument(
+            "store", f"the proxy before it must be http:// or https://, not {proxy.partition(':')[0]}:"
+        )
     return proxy
 
 
