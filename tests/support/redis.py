@@ -23,8 +23,8 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
-from peerload.store.servertime import Measured
 from peerload.store.redis.store import RedisStore
+from peerload.store.servertime import Measured
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 

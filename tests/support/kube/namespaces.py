@@ -7,14 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peerload.store.kubernetes.manifests import ACCOUNT, manifests
 from tests.support.kube.certificates import ISSUER
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.live import eventually
-
-try:
-    from peerload.store.kubernetes.manifests import ACCOUNT, manifests
-except ImportError:
-    from tests.support.kube.minimal import ACCOUNT, manifests
 
 if TYPE_CHECKING:
     from tests.support.kube.plane import ControlPlane

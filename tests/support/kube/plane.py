@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -14,7 +16,7 @@ from tests.support.kube.certificates import ISSUER, Certificates
 from tests.support.kube.etcd import etcd_members
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.kube.namespaces import Namespace
-from tests.support.kube.programs import Program, needs_kube, quiet_port
+from tests.support.kube.programs import Program, needs_kube, program, quiet_port
 
 __all__ = ["ControlPlane"]
 
@@ -98,6 +100,19 @@ class ControlPlane:
         )
         self._controllers.start()
         return self._controllers
+
+    def run(self, program_name: str, *words: str, kubeconfig: Path | None = None, given: str = "") -> str:
+        """What kubectl or helm prints for these words; `given` is its standard input. As an administrator, unless otherwise."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "KUBECONFIG": str(kubeconfig or self.kubeconfig()),
+        }
+        done = subprocess.run(
+            [program(program_name), *words], input=given, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{program_name} {words}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
     def kubeconfig(self, *, url: str = "", namespace: str = "default") -> Path:
         """A file with which one may do everything, by way of `url` if that is given."""

@@ -81,16 +81,16 @@ class Access:
             return await self._read_or_keep(self._login)
         if self._found.expires_ms is not None:
             left = self._found.expires_ms - self._clock.wall_ms()
-            if left <= 0:
-                return await self._read_or_keep(self._login)  # the API server knows best whether it has expired
-            if left < _AHEAD_MS and self._rested():
+            if left < _AHEAD_MS and self._worth_reading():
+                if left <= 0:
+                    return await self._read_or_keep(self._login)
                 self._start()  # nobody waits for it
         return self._login
 
     async def renew(self, refused: Login) -> Login:
         """The one to use after the API server refused that one, or was not whom it takes it for; the same if there is
         no other. Raises as `login`."""
-        if self._login is not None and (self._login is not refused or not self._rested()):
+        if self._login is not None and (self._login is not refused or not self._worth_reading()):
             return self._login
         return await self._read_once()
 
@@ -100,8 +100,10 @@ class Access:
             self._reading.cancel()
             await asyncio.wait([self._reading])
 
-    def _rested(self) -> bool:
-        return self._clock.monotonic() - self._read_at >= _PAUSE_SECONDS
+    def _worth_reading(self) -> bool:
+        """Whether something may come of it that is not known: it is being read, or was some time ago."""
+        reading = self._reading is not None and not self._reading.done()
+        return reading or self._clock.monotonic() - self._read_at >= _PAUSE_SECONDS
 
     async def _read_or_keep(self, login: Login) -> Login:
         """What there is to be read now; while that cannot be used (a file half written, say), what was read before."""
@@ -117,8 +119,13 @@ class Access:
     def _start(self) -> asyncio.Task[Login]:
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), name="kubernetes credentials")
-            self._reading.add_done_callback(_note)
+            self._reading.add_done_callback(self._note)
         return self._reading
+
+    def _note(self, reading: asyncio.Task[Login]) -> None:
+        if reading.cancelled() or (error := reading.exception()) is None or self._login is None:
+            return  # without a login to go on with, whoever wanted it is told
+        _log.warning("the credentials for the Kubernetes API server cannot be read", error=str(error))
 
     async def _read(self) -> Login:
         self._read_at = self._clock.monotonic()
@@ -138,14 +145,9 @@ class Access:
             authorization=found.authorization,
             tls=tls,
             server_name=found.server_name or None,
-            proxy=found.proxy or _usual_proxy(found.server, self._environment),
+            proxy=_checked(found.proxy or _usual_proxy(found.server, self._environment)),
         )
         return self._login
-
-
-def _note(reading: asyncio.Task[Login]) -> None:
-    if not reading.cancelled() and (error := reading.exception()) is not None:
-        _log.warning("the credentials for the Kubernetes API server cannot be read", error=str(error))
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -208,6 +210,14 @@ def _usual_proxy(server: str, environment: Mapping[str, str]) -> str | None:
     if not proxy or _direct(host, said("no_proxy")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _checked(proxy: str | None) -> str | None:
+    if proxy is not None and not proxy.startswith(("http://", "https://")):
+        raise InvalidArgument(
+            "store", f"the proxy before it must be http:// or https://, not {proxy.partition(':')[0]}:"
+        )
+    return proxy
 
 
 def _direct(host: str, exceptions: str) -> bool:

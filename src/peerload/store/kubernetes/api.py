@@ -12,27 +12,25 @@ import contextlib
 import io
 import json
 import random
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peerload import __version__
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingExtra, PeerloadError
 from peerload.store.kubernetes.access import Access, Login
+from peerload.store.kubernetes.lines import MOST_EVENT_BYTES, Lines
 from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.trouble import (
     Broken,
     Distrusted,
     Outage,
-    Refused,
     Unauthorized,
-    connection_words,
-    read_status,
+    read_object,
     refusal,
     retry_after,
 )
+from peerload.store.kubernetes.wires import Wires, translated
 
 try:
     import aiohttp
@@ -44,7 +42,6 @@ __all__ = ["JSON_PATCH", "MOST_ANSWER_BYTES", "MOST_EVENT_BYTES", "SLOW_BYTES", 
 JSON_PATCH: Final = "application/json-patch+json"
 """The content type of a list of changes, made if all of them can be."""
 MOST_ANSWER_BYTES: Final = 256 * 1024 * 1024
-MOST_EVENT_BYTES: Final = 16 * 1024 * 1024
 SLOW_BYTES: Final = 10_000_000
 """Bytes a second that the slowest network worth waiting for carries."""
 
@@ -55,15 +52,8 @@ _PAUSE_SECONDS: Final = 0.05
 _LATE_SECONDS: Final = 0.5
 _OPENING_SECONDS: Final = 10.0
 """After this a watch that the API server has not begun is given up."""
-_IDLE_SECONDS: Final = 30.0
-_KEEPALIVE: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
 _MOST_STATUS_BYTES: Final = 1 << 20
+_CLOSED: Final = "the store was closed"
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
@@ -77,7 +67,7 @@ class Answer:
 
     def json(self) -> dict[str, Any]:
         """The body. Raises `Broken` if it is no JSON object: then what answers is no API server."""
-        found = read_status(self.body)
+        found = read_object(self.body)
         if not found:
             raise Broken("what answers there is no Kubernetes API server: it sent no JSON object", ambiguous=True)
         return found
@@ -107,10 +97,9 @@ class KubeApi:
         self._place = place
         self._clock = clock
         self._access = Access(place, clock) if access is None else access
-        self._calls: _Wires | None = None
-        self._watches: _Wires | None = None
+        self._calls: Wires | None = None
+        self._watches: Wires | None = None
         self._deadlines: set[asyncio.Timeout] = set()
-        self._closed = True
         self._namespace = place.namespace
         self.on_date: Callable[[float, float, str], None] | None = None
         """Called with every answer's `Date` header, and the monotonic times between which it was written."""
@@ -124,19 +113,17 @@ class KubeApi:
         """Find out where the API server is; it is not asked yet. Raises `InvalidArgument` where no configuration can be
         used, `Unauthorized` where a credential plugin fails, `MissingExtra`."""
         self._namespace = (await self._access.login()).namespace
-        self._calls, self._watches = _Wires(_MOST_CONNECTIONS), _Wires(0)
-        self._closed = False
+        self._calls, self._watches = Wires(_MOST_CONNECTIONS), Wires(0)
 
     async def close(self) -> None:
         """End every call and every watch in flight, which raise `Unavailable`, and every connection."""
-        self._closed = True
+        wires, self._calls, self._watches = (self._calls, self._watches), None, None
         loop = asyncio.get_running_loop()
         for deadline in list(self._deadlines):
             deadline.reschedule(loop.time())
-        for wires in (self._calls, self._watches):
-            if wires is not None:
-                await wires.retire()
-        self._calls = self._watches = None
+        for each in wires:
+            if each is not None:
+                await each.close()
         await self._access.close()
 
     async def call(
@@ -198,6 +185,8 @@ class KubeApi:
                         return await self._attempt(request, deadline, progress)
                     except Outage as error:
                         progress.note(error)
+                        if self._closed:  # which is why
+                            raise Broken(_CLOSED, ambiguous=progress.doubtful) from None
                         pause = _pause(error, request, loop.time() - begun)
                         if pause is None or loop.time() + pause >= when:
                             raise
@@ -210,15 +199,15 @@ class KubeApi:
         except TimeoutError:
             ambiguous = progress.doubtful or (request.writes and progress.sending)
             if self._closed:
-                raise Broken("the store was closed", ambiguous=ambiguous) from None
-            if progress.sending and self._calls is not None:
-                await self._renew_connections()  # the others lead to the same silence
+                raise Broken(_CLOSED, ambiguous=ambiguous) from None
             if not request.writes and loop.time() - (deadline.when() or 0.0) > _LATE_SECONDS:
                 raise _Late from None
+            if progress.sending:
+                await self._renew_connections(progress.wires)  # the others lead to the same silence
             if progress.last is not None:
                 progress.last.ambiguous = ambiguous
                 raise progress.last from None
-            what = "did not answer in time" if progress.sending else "was not asked: no credentials in time"
+            what = "did not answer in time" if progress.sending else "was not asked: no credentials came in time"
             raise Broken(f"the Kubernetes API server {what}", ambiguous=ambiguous) from None
 
     async def watch(
@@ -233,15 +222,15 @@ class KubeApi:
         request = _Request("GET", path, asked, {"Accept": "application/json"}, None, MOST_EVENT_BYTES)
         async with contextlib.AsyncExitStack() as stack:
             response, server = await self._begin(stack, request)
-            lines = _Lines()
+            lines = Lines()
             while chunk := await self._more(response, silence):
                 for line in lines.feed(chunk):
-                    event = read_status(line)
-                    if "object" not in event:
+                    event = read_object(line)
+                    said = event.get("object")
+                    if not isinstance(said, dict):
                         raise Broken("what answers there is no Kubernetes API server: it sent no event")
                     if event.get("type") == "ERROR":
-                        status = event["object"]
-                        raise refusal(server, status.get("code") or 500, status, writes=False)
+                        raise refusal(server, said.get("code"), said, after=retry_after({}, said), writes=False)
                     yield event
             if lines.partial:
                 raise Broken("the watch ended in the middle of an event")
@@ -252,24 +241,21 @@ class KubeApi:
             async with self._until(_OPENING_SECONDS):
                 login = await self._login()
                 while True:
+                    if self._watches is None:
+                        raise Broken(_CLOSED)
                     try:
-                        assert self._watches is not None
                         sent = self._sent(self._watches, login, request, _OPENING_SECONDS)
-                        response = await stack.enter_async_context(sent)
-                        if response.status != 200:
-                            raise await self._refused(response, login, request)
-                        return response, login.server
-                    except (Unauthorized, Distrusted):
-                        renewed = await self._login(login)
-                        if renewed == login:
+                        return await stack.enter_async_context(sent), login.server
+                    except Unauthorized:
+                        login, refused = await self._login(login), login
+                        if login == refused:
                             raise
-                        login = renewed
         except TimeoutError:
             raise Broken(self._silent("did not begin a watch in time")) from None
 
     async def _more(self, response: aiohttp.ClientResponse, silence: float) -> bytes:
         """What comes next; nothing at the end."""
-        with _translated(writes=False):
+        with translated(writes=False):
             try:
                 async with self._until(silence):
                     return await response.content.readany()
@@ -280,7 +266,11 @@ class KubeApi:
                 raise Broken(self._silent(f"sent nothing on a watch for {silence:g} s")) from None
 
     def _silent(self, words: str) -> str:
-        return "the store was closed" if self._closed else f"the Kubernetes API server {words}"
+        return _CLOSED if self._closed else f"the Kubernetes API server {words}"
+
+    @property
+    def _closed(self) -> bool:
+        return self._calls is None
 
     @contextlib.asynccontextmanager
     async def _until(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
@@ -303,45 +293,45 @@ class KubeApi:
         login = await self._login()
         try:
             return await self._send(login, request, deadline, progress)
-        except (Unauthorized, Distrusted):  # nothing was done
+        except Unauthorized:  # nothing was done
+            progress.sending = False
             renewed = await self._login(login)
             if renewed == login:
                 raise
             return await self._send(renewed, request, deadline, progress)
 
     async def _send(self, login: Login, request: _Request, deadline: asyncio.Timeout, progress: _Progress) -> Answer:
-        assert self._calls is not None
-        loop = asyncio.get_running_loop()
+        wires = self._calls
+        if wires is None:
+            raise Broken(_CLOSED)
         allowed = deadline.when() or 0.0
+        left = allowed - asyncio.get_running_loop().time()
         parts: list[bytes] = []
         size = 0
-        progress.sending = True
-        async with self._sent(self._calls, login, request, allowed - loop.time()) as response:
-            if not response.ok:
-                error = await self._refused(response, login, request)
-                progress.sending = False
-                raise error
-            with _translated(writes=request.writes):
+        progress.sending, progress.wires = True, wires
+        async with self._sent(wires, login, request, left) as response:
+            with translated(writes=request.writes):
                 async for chunk in response.content.iter_any():
                     size += len(chunk)
                     if size > request.most_bytes:
                         raise Broken(f"an answer has more than {request.most_bytes} bytes", ambiguous=request.writes)
                     parts.append(chunk)
-                    deadline.reschedule(allowed + size / SLOW_BYTES)
+                    if not self._closed:  # which is a deadline, too
+                        deadline.reschedule(allowed + size / SLOW_BYTES)
         progress.sending = False
         return Answer(response.status, response.headers, b"".join(parts))
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self, wires: _Wires, login: Login, request: _Request, seconds: float
+        self, wires: Wires, login: Login, request: _Request, seconds: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to a request that is sent once, to be read in the block."""
+        """The answer to a request that is sent once, to be read in the block. Raises what it means if it is no success."""
         headers = dict(request.headers)
         if login.authorization:
             headers["Authorization"] = login.authorization
         before = self._clock.monotonic()
         async with wires.used() as session:
-            with _translated(writes=request.writes):
+            with translated(writes=request.writes):
                 response = await session.request(
                     request.method,
                     login.server + request.path,
@@ -358,21 +348,22 @@ class KubeApi:
             try:
                 if self.on_date is not None and (date := response.headers.get("Date")):
                     self.on_date(before, self._clock.monotonic(), date)
+                if not 200 <= response.status < 300:
+                    with translated(writes=request.writes):
+                        status = read_object(await response.content.read(_MOST_STATUS_BYTES))
+                    after = retry_after(response.headers, status)
+                    raise refusal(login.server, response.status, status, after=after, writes=request.writes)
                 yield response
             finally:
-                response.close() if not response.content.at_eof() else response.release()
+                if response.content.at_eof():
+                    response.release()
+                else:
+                    response.close()
 
-    async def _refused(self, response: aiohttp.ClientResponse, login: Login, request: _Request) -> PeerloadError:
-        """What an answer that is no success means."""
-        with _translated(writes=request.writes):
-            status = read_status(await response.content.read(_MOST_STATUS_BYTES))
-        after = retry_after(response.headers, status)
-        return refusal(login.server, response.status, status, after=after, writes=request.writes)
-
-    async def _renew_connections(self) -> None:
-        """Use no connection again that was made until now."""
-        if self._calls is not None:
-            wires, self._calls = self._calls, _Wires(_MOST_CONNECTIONS)
+    async def _renew_connections(self, wires: Wires | None) -> None:
+        """Use none of these connections again."""
+        if wires is not None and self._calls is wires:
+            self._calls = Wires(_MOST_CONNECTIONS)
             await wires.retire()
 
 
@@ -389,6 +380,8 @@ class _Progress:
         """An attempt that failed may have been done."""
         self.sending = False
         """An attempt is on its way."""
+        self.wires: Wires | None = None
+        """The connections that the last attempt was given."""
 
     def note(self, error: Outage) -> None:
         """An attempt failed."""
@@ -406,101 +399,3 @@ def _pause(error: Outage, request: _Request, elapsed: float) -> float | None:
         harmless = not request.writes or not error.ambiguous
         return _PAUSE_SECONDS if harmless and elapsed < _RIDE_SECONDS else None
     return None
-
-
-class _Lines:
-    """Puts the lines of a stream together, of any length up to `MOST_EVENT_BYTES`."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    @property
-    def partial(self) -> bool:
-        """Whether there is the beginning of a line."""
-        return bool(self._held)
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that are complete now. Raises `Broken` for one that is too long."""
-        seen = len(self._held)
-        self._held += chunk
-        while (end := self._held.find(b"\n", seen)) >= 0:
-            line = bytes(self._held[:end])
-            del self._held[: end + 1]
-            seen = 0
-            yield line
-        if len(self._held) > MOST_EVENT_BYTES:
-            raise Broken(f"an event of a watch has more than {MOST_EVENT_BYTES} bytes")
-
-
-class _Wires:
-    """Connections that are used, and given up, together."""
-
-    def __init__(self, most: int) -> None:
-        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=(_once,),
-            skip_auto_headers=("Accept-Encoding",),  # packing costs the API server more than the bytes cost the network
-            headers={"User-Agent": f"peerload/{__version__}"},
-        )
-        self._users = 0
-        self._retired = False
-
-    @contextlib.asynccontextmanager
-    async def used(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """The session, for one request."""
-        self._users += 1
-        try:
-            yield self._session
-        finally:
-            self._users -= 1
-            if self._retired and not self._users:
-                await self._session.close()
-
-    async def retire(self) -> None:
-        """Take no new request, and close when the last one has ended."""
-        self._retired = True
-        if not self._users:
-            await self._session.close()
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Where a connection breaks aiohttp sends some requests, DELETE among them, a second time: not if the error is ours."""
-    with _translated(writes=request.method not in ("GET", "HEAD")):
-        return await handler(request)
-
-
-def _socket(info: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, _ = info
-    made = socket.socket(family, kind, protocol)
-    for option in _KEEPALIVE:
-        made.setsockopt(*option)
-    made.setblocking(False)
-    return made
-
-
-@contextlib.contextmanager
-def _translated(*, writes: bool) -> Iterator[None]:
-    """What aiohttp raises, as what it means."""
-    try:
-        yield
-    # What is raised there holds the request's headers, or the proxy's password: so no error of ours has it as its cause.
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise Distrusted(_unreached(connection_words(error.certificate_error))) from None
-    except aiohttp.ClientHttpProxyError as error:
-        raise Broken(_unreached(f"the proxy refuses the connection ({error.status})")) from None
-    except aiohttp.ClientConnectorError as error:
-        raise Broken(_unreached(connection_words(error.os_error))) from None
-    except aiohttp.ConnectionTimeoutError:
-        raise Broken(_unreached("no connection was made in time")) from None
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-        raise Refused(_unreached("its address is not one")) from None
-    except (aiohttp.ClientError, OSError) as error:
-        reason = "it closed the connection" if isinstance(error, aiohttp.ServerDisconnectedError) else ""
-        reason = reason or f"the connection broke ({connection_words(error)})"
-        raise Broken(_unreached(reason), ambiguous=writes) from None
-
-
-def _unreached(reason: str) -> str:
-    return f"the Kubernetes API server cannot be reached: {reason}"

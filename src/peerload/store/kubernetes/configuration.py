@@ -122,7 +122,9 @@ async def _read(library: ModuleType, paths: str, context: str, environment: Mapp
         raise InvalidArgument("store", f"kubeconfig {paths}: there is no such file")
     chosen = config["contexts"].get_with_name(context or config["current-context"])["context"]
     cluster = config["clusters"].get_with_name(chosen["cluster"])["cluster"]
-    server = cluster["server"]
+    server = cluster["server"].rstrip("/")
+    if not _SERVER.fullmatch(server):
+        raise InvalidArgument("store", f"kubeconfig {paths}: its server must be https://HOST:PORT")
     user, folder = _user(library, config, chosen)
     credential = Credential()
     if "exec" in user:
@@ -142,7 +144,7 @@ async def _read(library: ModuleType, paths: str, context: str, environment: Mapp
     if not all(map(_HEADER.fullmatch, authorization.split())):
         raise InvalidArgument("store", f"kubeconfig {paths}: the token has characters that no token has")
     return Found(
-        server=server.rstrip("/"),
+        server=server,
         namespace=chosen.safe_get("namespace") or "default",
         authorization=authorization,
         authority=said.ssl_ca_cert or "",
@@ -168,6 +170,7 @@ def _user(library: ModuleType, config: Any, chosen: Any) -> tuple[dict[str, Any]
     return user, Path(node.path).resolve().parent
 
 
+_SERVER: Final = re.compile(r"https?://[^@/?#\s]+(/[^?#\s]*)?")
 _LACKS: Final = re.compile(r"Expected key (\S+) in")
 _UNKNOWN: Final = re.compile(r"Expected object with name (.{1,100}?) in \S+?/(\w+) list")
 _NO_FILE: Final = re.compile(r"File does not exists: (.*)")

@@ -32,7 +32,7 @@ __all__ = [
     "Terminating",
     "Unauthorized",
     "connection_words",
-    "read_status",
+    "read_object",
     "refusal",
     "retry_after",
 ]
@@ -111,11 +111,11 @@ class Gone(Compacted):
     """The API server no longer knows what was at that resourceVersion, or the page of a list has expired."""
 
 
-def read_status(body: bytes) -> dict[str, Any]:
-    """The Status object that explains an answer; empty where there is none."""
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that is the body of an answer; an empty one where there is none."""
     try:
         found = json.loads(body)
-    except ValueError:  # plain text: of a path that it does not know, or of a proxy
+    except (ValueError, RecursionError):  # plain text: of a path that it does not know, or of a proxy
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -130,9 +130,11 @@ def retry_after(headers: Mapping[str, str], status: Mapping[str, Any]) -> float 
 
 
 def refusal(
-    server: str, code: int, status: Mapping[str, Any], *, after: float | None = None, writes: bool = True
+    server: str, code: object, status: Mapping[str, Any], *, after: float | None = None, writes: bool = True
 ) -> PeerloadError:
     """The exception for an answer with HTTP status `code`. `writes`: the request would have changed something."""
+    if not isinstance(code, int):
+        code = 500
     name = f"the Kubernetes API server at {server}"
     reason = status.get("reason")
     causes = {cause.get("reason") for cause in _details(status).get("causes") or () if isinstance(cause, dict)}
@@ -205,11 +207,16 @@ def _forbidden(name: str, words: str) -> str:
     found = _RBAC.search(words)
     if found is None:
         return f"{name} does not allow it: {words}"
-    where = f" in namespace {found['namespace']}" if found["namespace"] else ""
+    user, namespace = found["user"], found["namespace"]
     resource = f"{found['resource']}.{found['group']}" if found["group"] else found["resource"]
+    options = f" --namespace {namespace}" if namespace else ""
+    where = f" in namespace {namespace}" if namespace else ""
+    account = user.removeprefix(f"system:serviceaccount:{namespace}:")
+    if account not in (user, "peerload"):
+        options += f" --service-account {account}"
     return (
-        f"{name} does not allow {found['user']} to {found['verb']} {resource}{where}:"
-        ' give it the Role that "peerload kubernetes manifests" prints'
+        f"{name} does not allow {user} to {found['verb']} {resource}{where}:"
+        f" peerload kubernetes manifests{options} | kubectl apply -f -"
     )
 
 

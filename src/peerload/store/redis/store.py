@@ -47,10 +47,10 @@ from peerload.store.redis.link import Command, Link, Replies
 from peerload.store.redis.place import RedisPlace
 from peerload.store.redis.poller import Poller
 from peerload.store.redis.pool import CALL_SECONDS, Pool, checked
-from peerload.store.servertime import Measured, ServerTime
 from peerload.store.redis.route import route_to
 from peerload.store.redis.scripts import script
 from peerload.store.redis.trouble import NewerLayout
+from peerload.store.servertime import Measured, ServerTime
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["RedisStore"]
