@@ -54,7 +54,7 @@ def test_the_limits_are_those_of_stores() -> None:
     assert fields["blob"]["properties"]["size"]["maximum"] == MAX_BLOB_BYTES
 
 
-def test_who_wrote_each_heartbeat_is_not_tracked() -> None:
+def test_who_wrote_each_member_is_not_tracked() -> None:
     (version,) = documents(manifests("crd", namespace="n"))["CustomResourceDefinition"]["spec"]["versions"]
     fields = version["schema"]["openAPIV3Schema"]["properties"]
     maps = {name for name, field in fields.items() if field["type"] == "object"} - {"metadata"}

@@ -45,7 +45,7 @@ SAMPLE: Final[Mapping[str, Any]] = {
     "status": "READY",
     "accelerator": "cuda",
     "beat": {"stamp": 0, "load": 0.5, "time": "1970-01-01T00:00:00Z"},
-    "beats": {"1": [0, 0.5], "2": [0, None]},
+    "beats": "1=0,0.5 2=0",
     "blob": {"size": 0, "inline": "", "chunks": 1, "token": "0", "digest": "0" * 32},
     "revision": "1",
     "generation": "1",
