@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -143,9 +144,9 @@ def _alone() -> Iterator[None]:
 @contextlib.contextmanager
 def _workplace() -> Iterator[Path]:
     """An empty folder beside what is built, removed afterwards."""
-    work = cached() / "building"
-    shutil.rmtree(work, ignore_errors=True)  # of one that was killed
-    work.mkdir()
+    for left in cached().glob("building-*"):
+        shutil.rmtree(left, ignore_errors=True)  # by one that was killed, whose compilers may still be at it
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=cached()))
     try:
         yield work
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ import yaml
 from tests.support.live import eventually
 
 __all__ = ["Admin", "KubeRefused", "Stream"]
+
+_REQUESTS = re.compile(r"apiserver_request_total\{(.*)\} (\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION")
 
 
 class KubeRefused(Exception):
@@ -129,6 +134,18 @@ class Admin:
         except (OSError, KubeRefused):
             return False
         return True
+
+    def writes(self) -> int:
+        """How many requests would have changed Peerload's records, or a ConfigMap, by the API server's own count."""
+        total = 0
+        for line in self.text("GET", "/metrics").decode().splitlines():
+            if (match := _REQUESTS.match(line)) is None:
+                continue
+            labels = dict(_LABEL.findall(match[1]))
+            ours = labels["group"] == "peerload.dev" or (labels["group"], labels["resource"]) == ("", "configmaps")
+            if ours and labels["verb"] in _WRITES:
+                total += int(float(match[2]))
+        return total
 
     def apply(self, documents: str) -> None:
         """What `kubectl apply --server-side` does with YAML; kinds that it defines are served once this returns."""

@@ -25,6 +25,12 @@ class Namespace:
         self.plane = plane
         self.name = name
 
+    def create(self, *, ready: bool = True) -> None:
+        """Create it; with what Peerload needs in it, unless `ready` is false."""
+        self.plane.admin.post("/api/v1/namespaces", {"metadata": {"name": self.name}})
+        if ready:
+            self.prepare()
+
     def prepare(self, part: str = "all") -> None:
         """What an administrator does: apply what the package prints. Returns once the API server goes by it."""
         self.plane.admin.apply(manifests(part, namespace=self.name))

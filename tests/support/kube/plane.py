@@ -127,7 +127,5 @@ class ControlPlane:
     def fresh_namespace(self, *, ready: bool = True) -> Namespace:
         """A namespace that nobody has used; with what Peerload needs in it, unless `ready` is false."""
         namespace = Namespace(self, f"test-{secrets.token_hex(6)}")
-        self.admin.post("/api/v1/namespaces", {"metadata": {"name": namespace.name}})
-        if ready:
-            namespace.prepare()
+        namespace.create(ready=ready)
         return namespace
