@@ -16,7 +16,7 @@ from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
 from tests.support.redis import RedisProcess
 
-_LOG_LIMIT = 700
+_LOG_LIMIT = 400
 """Changes that the feed of a store in Kubernetes reaches back, in tests."""
 
 

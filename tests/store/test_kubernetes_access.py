@@ -516,4 +516,11 @@ async def test_a_plugin_that_hangs_ends_with_whoever_wanted_it(found: Found) -> 
         with pytest.raises(asyncio.CancelledError):
             await login
     pid = int((found.folder / "pid").read_text())
-    eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", what="its end")
+    eventually(lambda: has_ended(pid), what="its end")
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

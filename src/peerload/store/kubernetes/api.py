@@ -394,7 +394,7 @@ def _pause(error: Outage, request: _Request, elapsed: float) -> float | None:
     """Seconds after which a call is worth trying again; None: it is not."""
     if error.retry_after is not None:
         # Some later than asked for, and not all at once.
-        return error.retry_after * random.uniform(1.0, 1.1)
+        return max(_PAUSE_SECONDS, error.retry_after) * random.uniform(1.0, 1.1)
     if isinstance(error, Broken) and not isinstance(error, Distrusted):
         harmless = not request.writes or not error.ambiguous
         return _PAUSE_SECONDS if harmless and elapsed < _RIDE_SECONDS else None

@@ -19,11 +19,11 @@ import structlog
 import xxhash
 
 from peerload.errors import Damaged, PeerloadError
-from peerload.store.kubernetes.names import API_VERSION, KIND, LABELS, Type, chunk_name
+from peerload.store.kubernetes.names import LABELS, Type, chunk_name
 from peerload.store.kubernetes.objects import BlobRef
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.several import each
-from peerload.store.kubernetes.trouble import Exists, NotThere
+from peerload.store.kubernetes.trouble import Exists, NotThere, Outage
 
 __all__ = ["CHUNK_BYTES", "INLINE_BYTES", "Blobs", "inlined"]
 
@@ -56,33 +56,31 @@ class Blobs:
         if self._removing:
             await asyncio.wait(self._removing)
 
-    async def write(self, blob: bytes, owner: tuple[str, str] | None) -> BlobRef:
-        """Write the parts of a blob. `owner`: name and uid of the record that they go with, if it is there already."""
+    async def write(self, blob: bytes, owner: Mapping[str, str] | None) -> BlobRef:
+        """Write the parts of a blob. `owner`: a reference to the record that they go with, if it is there already.
+
+        It is the first part that goes with the record; the others go with that.
+        """
         token = secrets.token_hex(10)
         view = memoryview(blob)
-        starts = range(0, len(blob), CHUNK_BYTES)
-        await each(
-            (
-                self._create(chunk_name(token, number), view[start : start + CHUNK_BYTES], owner)
-                for number, start in enumerate(starts)
-            ),
-            _AT_ONCE,
-        )
-        return BlobRef(len(blob), None, token, len(starts), xxhash.xxh3_128_hexdigest(blob))
+        parts = [view[start : start + CHUNK_BYTES] for start in range(0, len(blob), CHUNK_BYTES)]
+        await self._create_all(token, parts, owner)
+        return BlobRef(len(blob), None, token, len(parts), xxhash.xxh3_128_hexdigest(blob))
 
-    async def adopt(self, ref: BlobRef, blob: bytes, owner: tuple[str, str]) -> None:
-        """Let the parts of a blob go with a record, by its name and uid; a part that is gone is written again."""
-        view = memoryview(blob)
+    async def adopt(self, ref: BlobRef, owner: Mapping[str, str]) -> bool:
+        """Let the parts of a blob go with a record. False if they are gone already."""
+        try:
+            await self._resources.own_chunk(chunk_name(ref.token, 0), owner)
+        except NotThere:
+            return False
+        return True
 
-        async def own(number: int) -> None:
-            name = chunk_name(ref.token, number)
-            try:
-                await self._resources.own_chunk(name, _reference(owner))
-            except NotThere:
-                part = view[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-                await self._create(name, part, owner)
-
-        await each((own(number) for number in range(ref.chunks)), _AT_ONCE)
+    async def _create_all(self, token: str, parts: list[memoryview], owner: Mapping[str, str] | None) -> None:
+        first = chunk_name(token, 0)
+        uid = await self._create(first, parts[0], owner)
+        head = {"apiVersion": "v1", "kind": "ConfigMap", "name": first, "uid": uid}
+        others = enumerate(parts[1:], start=1)
+        await each((self._create(chunk_name(token, number), part, head) for number, part in others), _AT_ONCE)
 
     async def read(self, ref: BlobRef) -> bytes | None:
         """A blob from its parts; None if one is missing. Raises `Damaged` if they are not what was written."""
@@ -116,25 +114,25 @@ class Blobs:
         except PeerloadError as error:
             _log.info("parts of a blob are left to the sweep", token=ref.token, error=str(error))
 
-    async def _create(self, name: str, part: memoryview, owner: tuple[str, str] | None) -> None:
+    async def _create(self, name: str, part: memoryview, owner: Mapping[str, str] | None) -> str:
+        """Write one part; its uid."""
         labels = {LABELS.INSTANCE: self._resources.instance, LABELS.TYPE: Type.BLOB}
         metadata: dict[str, Any] = {"name": name, "labels": labels}
         if owner is not None:
-            metadata["ownerReferences"] = [_reference(owner)]
-        text = base64.b64encode(part).decode()
+            metadata["ownerReferences"] = [owner]
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata,
             "immutable": True,
-            "binaryData": {_MEMBER: text},
+            "binaryData": {_MEMBER: base64.b64encode(part).decode()},
         }
         try:
-            await self._resources.create_chunk(json.dumps(body).encode())
-        except Exists:
-            pass  # by an earlier try, whose answer was lost: nobody else has the token
-
-
-def _reference(owner: tuple[str, str]) -> Mapping[str, Any]:
-    name, uid = owner
-    return {"apiVersion": API_VERSION, "kind": KIND, "name": name, "uid": uid}
+            created = await self._resources.create_chunk(json.dumps(body).encode())
+        except Exists:  # by an earlier try, whose answer was lost: nobody else has the token
+            found = await self._resources.chunk(name)
+            if found is None:
+                raise Outage(f"the ConfigMap {name!r} was removed while a blob was written", ambiguous=False) from None
+            created = found
+        uid: str = created["metadata"]["uid"]
+        return uid

@@ -22,6 +22,8 @@ __all__ = ["Layout", "NewerLayout", "begin_anew", "read_layout", "settle"]
 
 _LAYOUT: Final = 1
 _ATTEMPTS: Final = 5
+_CREATE_SECONDS: Final = 10.0
+"""The first object of a kind that was just defined takes the API server longer."""
 
 
 class NewerLayout(Unavailable):
@@ -48,9 +50,9 @@ async def settle(resources: Resources, now_ms: int, *, after: int = 0) -> Layout
         base = max(now_ms * 1_000, after)
         # As text: a person who looks at it shall not see it rounded.
         value = {"layout": _LAYOUT, "epoch": secrets.token_hex(6), "base": str(base)}
-        content = {"key": "layout", "value": value}
+        body = body_of(resources.instance, name, Type.LAYOUT, {"key": "layout", "value": value})
         try:
-            return read_layout(await resources.create(body_of(resources.instance, name, Type.LAYOUT, content)))
+            return read_layout(await resources.create(body, seconds=_CREATE_SECONDS))
         except Exists:
             continue  # another server was faster
     raise Unavailable("the record that says how the store is kept comes and goes")

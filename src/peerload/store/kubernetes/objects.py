@@ -98,6 +98,11 @@ class Record:
     write: str
     mark: str
 
+    @property
+    def reference(self) -> dict[str, str]:
+        """As the owner of other objects."""
+        return {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
+
 
 @dataclass(frozen=True, slots=True)
 class Content:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 
 from peerload.errors import Unavailable
+from peerload.locks import KeyLocks
 from peerload.store.base import ABSENT, Beat, Expect, Keep, Value, Written
 from peerload.store.kubernetes.blobs import Blobs, inlined
 from peerload.store.kubernetes.index import Index
@@ -37,6 +38,7 @@ class Puts:
         self._index = index
         self._records = records
         self._blobs = blobs
+        self._locks = KeyLocks()
         self._pods_forbidden = False
 
     async def put(
@@ -48,7 +50,9 @@ class Puts:
             async with asyncio.timeout(_PUT_SECONDS):
                 owner = None if isinstance(blob, Keep) else await self._pod(key, value)
                 content = Content(key, value, text, secrets.token_hex(8), beat, None, isinstance(blob, Keep), owner)
-                record = await put.run(content, blob, expect)
+                # Of those who would write it at once, all but the first know that they are late without asking.
+                async with self._locks.hold(key):
+                    record = await put.run(content, blob, expect)
         except TimeoutError:
             raise Unavailable(f"the entry could not be written within {_PUT_SECONDS:g} s") from None
         return Written(self._index.base + record.revision, self._index.base + record.generation)
@@ -87,9 +91,10 @@ class _Put:
         """Write it. Raises `Conflict`, and then nothing is left of it."""
         record, asked = self._records.find(content.key), False
         for _ in range(_ATTEMPTS):
-            if record is not None and record.write == content.write:
-                return await self._finish(record, blob)  # an attempt whose answer was lost
-            if self._unexpected(record, expect):
+            begun = record is not None and record.write == content.write
+            if record is not None and begun and self._names_blob(record) and await self._adopted(record):
+                return record
+            if not begun and self._unexpected(record, expect):
                 if asked or self._records.over(record, expect):
                     self._blobs.remove_later(self._ref)
                     raise self._records.conflict(content.key, record)
@@ -106,9 +111,9 @@ class _Put:
                     raise
                 record = found
             else:
-                if record is not None and not isinstance(blob, Keep):
+                if record is not None and not begun and not isinstance(blob, Keep):
                     self._blobs.remove_later(record.blob)
-                return await self._finish(written, blob)
+                record = written
         raise Unavailable(f"{content.key!r} is written by others over and over; try again")
 
     def _unexpected(self, record: Record | None, expect: Expect) -> bool:
@@ -127,7 +132,7 @@ class _Put:
         uid = None if record is None else record.uid
         if self._ref is None or (self._ref_owner is not None and self._ref_owner != uid):
             # What was written for a record that is gone by now, goes after it.
-            self._ref = await self._blobs.write(blob, None if record is None else (record.name, record.uid))
+            self._ref = await self._blobs.write(blob, None if record is None else record.reference)
             self._ref_owner = uid
         return content.over(beat=content.beat, blob=self._ref)
 
@@ -136,8 +141,13 @@ class _Put:
             return await self._records.create(create_body(self._instance, content))
         return await self._records.patch(record, update_patch(record, content))
 
-    async def _finish(self, record: Record, blob: bytes | Keep) -> Record:
-        """Let the parts of the blob go with the record, before anybody relies on it."""
-        if self._ref is not None and self._ref_owner != record.uid and not isinstance(blob, Keep):
-            await self._blobs.adopt(self._ref, blob, (record.name, record.uid))
-        return record
+    def _names_blob(self, record: Record) -> bool:
+        """Whether a record that this put has written has the parts of the blob that it wrote last."""
+        return self._ref is None or (record.blob is not None and record.blob.token == self._ref.token)
+
+    async def _adopted(self, record: Record) -> bool:
+        """Let the parts of the blob go with the record, before anybody relies on it. False if they must be written again."""
+        if self._ref is None or self._ref_owner == record.uid or await self._blobs.adopt(self._ref, record.reference):
+            return True
+        self._ref = None
+        return False

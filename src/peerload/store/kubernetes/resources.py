@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
@@ -19,7 +20,8 @@ _PAGE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = (300, 600)
 _SILENCE_SECONDS: Final = 90.0
 """A quiet watch brings a bookmark a minute."""
-_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class Resources:
@@ -31,21 +33,37 @@ class Resources:
         self.instance = instance
         self.latest = 0
         """The latest resourceVersion that the API server has told of."""
+        self._asking: dict[str, asyncio.Task[dict[str, Any] | None]] = {}
+        self._asked_next: dict[str, asyncio.Task[dict[str, Any] | None]] = {}
 
     @property
     def namespace(self) -> str:
         return self._api.namespace
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """A record as it is now."""
+        """A record as it is now; not to be changed. Who asks while an answer is on its way shares the next one with all who
+        do, because that answer may be older than the question."""
+        task = self._asked_next.get(name)
+        if task is None:
+            task = self._asked_next[name] = asyncio.create_task(self._ask(name, self._asking.get(name)))
+            task.add_done_callback(_seen)
+        return await asyncio.shield(task)
+
+    async def _ask(self, name: str, before: asyncio.Task[dict[str, Any] | None] | None) -> dict[str, Any] | None:
+        if before is not None:
+            await asyncio.wait([before])
+        task = self._asking[name] = self._asked_next.pop(name)
         try:
             return await self._api.call("GET", self._records(name), seconds=CALL_SECONDS)
         except NotThere:
             return None
+        finally:
+            if self._asking.get(name) is task:
+                del self._asking[name]
 
-    async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def create(self, body: Mapping[str, Any], *, seconds: float = CALL_SECONDS) -> dict[str, Any]:
         """Create a record. Raises `Exists`."""
-        return self._told(await self._api.call("POST", self._records(), body=body, seconds=CALL_SECONDS))
+        return self._told(await self._api.call("POST", self._records(), body=body, seconds=seconds))
 
     async def patch(self, name: str, patch: list[dict[str, Any]]) -> dict[str, Any]:
         """Change a record. Raises `Moved` and `NotThere`."""
@@ -94,15 +112,14 @@ class Resources:
         except NotThere:
             return None
 
-    async def create_chunk(self, body: bytes) -> None:
-        """Create a ConfigMap from its JSON. Raises `Exists`."""
-        await self._api.call("POST", self._chunks(), body=body, seconds=CALL_SECONDS)
+    async def create_chunk(self, body: bytes) -> dict[str, Any]:
+        """Create a ConfigMap from its JSON; its metadata. Raises `Exists`."""
+        return await self._api.call("POST", self._chunks(), body=body, accept=_METADATA)
 
     async def own_chunk(self, name: str, owner: Mapping[str, Any]) -> None:
         """Let a ConfigMap go when its owner goes. Raises `NotThere`."""
         patch = [{"op": "add", "path": "/metadata/ownerReferences", "value": [owner]}]
-        accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-        await self._api.call("PATCH", self._chunks(name), body=patch, content_type=JSON_PATCH, accept=accept)
+        await self._api.call("PATCH", self._chunks(name), body=patch, content_type=JSON_PATCH, accept=_METADATA)
 
     async def delete_chunk(self, name: str) -> None:
         """Delete a ConfigMap, if it is there."""
@@ -129,7 +146,7 @@ class Resources:
         query = {"limit": str(_PAGE_OBJECTS)}
         while True:
             page = await self._page(path, query, labels, metadata_only=metadata_only)
-            yield version_of(page), page["items"]
+            yield version_of(page), page["items"] or []
             following = page["metadata"].get("continue")
             if not following:
                 return
@@ -139,7 +156,7 @@ class Resources:
         self, path: str, query: Mapping[str, str], labels: Mapping[str, str], *, metadata_only: bool
     ) -> dict[str, Any]:
         selected = selector({LABELS.INSTANCE: self.instance, **labels})
-        accept = _METADATA_ONLY if metadata_only else "application/json"
+        accept = _METADATA_LIST if metadata_only else "application/json"
         query = {**query, "labelSelector": selected}
         return self._told(await self._api.call("GET", path, query=query, accept=accept, seconds=_PAGE_SECONDS))
 
@@ -152,3 +169,9 @@ class Resources:
 
     def _chunks(self, name: str = "") -> str:
         return f"/api/v1/namespaces/{self.namespace}/configmaps" + (f"/{name}" if name else "")
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Whoever asked may be gone; then nobody looks at how it ended."""
+    if not task.cancelled():
+        task.exception()
