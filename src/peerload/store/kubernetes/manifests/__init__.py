@@ -14,7 +14,7 @@ from typing import Final
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["ACCOUNT", "PARTS", "check_account", "check_namespace", "manifests"]
+__all__ = ["ACCOUNT", "PARTS", "RIGHTS", "check_account", "check_namespace", "manifests"]
 
 ACCOUNT: Final = "peerload"
 """The service account, unless another is named."""
@@ -26,6 +26,13 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What can be asked for, and the files that it is: the kind of object, once a cluster; who may do what, in each
 namespace; both."""
+
+RIGHTS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("peerload.dev", "peerloadrecords"): ("get", "list", "watch", "create", "patch", "delete"),
+    ("", "configmaps"): ("get", "list", "create", "patch", "delete"),
+    ("", "pods"): ("get",),
+}
+"""What the Role allows: by API group and resource, the verbs."""
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _NAMESPACE: Final = re.compile(_LABEL)
