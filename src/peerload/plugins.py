@@ -47,7 +47,8 @@ def open_store(url: str, clock: Clock) -> Store:
 
     `memory:` is a fresh store in this process; `sqlite:PATH` a file on this machine's own disk (a leading `~` is
     the user's home; `sqlite:///abs/path` is understood too); `redis://HOST` and its relatives a Redis that servers share
-    (`peerload.store.redis.place` has all forms). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
+    (`peerload.store.redis.place` has all forms); `kubernetes:NAMESPACE` the API server of a cluster
+    (`peerload.store.kubernetes.place`). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
     the store needs packages that are not installed.
     """
     scheme, colon, _ = url.partition(":")
@@ -90,6 +91,12 @@ def _redis_store(url: str, clock: Clock) -> Store:
     return RedisStore(url, clock)
 
 
+def _kubernetes_store(url: str, clock: Clock) -> Store:
+    from peerload.store.kubernetes.store import KubernetesStore
+
+    return KubernetesStore(url, clock)
+
+
 _REDIS: Final = (
     "redis",
     "rediss",
@@ -103,6 +110,7 @@ _STORES: Final[dict[str, StoreFactory]] = {
     "memory": _memory_store,
     "sqlite": _sqlite_store,
     **dict.fromkeys(_REDIS, _redis_store),
+    "kubernetes": _kubernetes_store,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -16,9 +17,13 @@ import yaml
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.finding import Finding, Level, worst
+from peerload.store.base import Beat
 from peerload.store.kubernetes.examination import SAMPLE, examine
 from peerload.store.kubernetes.manifests import manifests
+from peerload.store.kubernetes.objects import BlobRef, Content, Record, beat_patch, create_body, mark_patch
 from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.store.kubernetes.store import KubernetesStore
+from tests.doctor.examined import examined
 from tests.support.kube import ControlPlane, Namespace, program
 from tests.support.live import free_port
 
@@ -58,6 +63,19 @@ def follow(advice: str, plane: ControlPlane) -> None:
     assert done.returncode == 0, f"{advice}\n{done.stdout}{done.stderr}"
 
 
+def test_the_sample_has_all_that_is_written() -> None:
+    value = {"model": "a/b", "accelerator": "cuda", "status": "READY", "big": 1 << 70}
+    beat = Beat(1, 0.5)
+    for blob in (BlobRef(0, ""), BlobRef(2_000, None, "0", 1, "0" * 32)):
+        body = create_body("main", Content("source/a/0/w", value, "{}", "w", beat, blob))
+        record = Record("n", "source/a/0/w", "u", 1, 1, 1, beat, None, "", "")
+        steps = [*beat_patch(record, beat), *mark_patch(record, "m")]
+        written = body.keys() | {step["path"].split("/")[1] for step in steps}
+        assert written - {"apiVersion", "kind", "metadata"} <= SAMPLE.keys()
+        assert body["blob"].keys() <= SAMPLE["blob"].keys()
+        assert body["beat"].keys() == SAMPLE["beat"].keys()
+
+
 def whats(findings: list[Finding]) -> list[str]:
     return [finding.what for finding in findings]
 
@@ -91,15 +109,48 @@ async def test_a_namespace_that_is_ready(kube_namespace: Namespace) -> None:
     assert f"answers at {kube_namespace.plane.url} in " in server
     assert rights == f"{user} may do all that the store needs in namespace {name}"
     assert known == "the cluster knows peerloadrecords.peerload.dev with all that this release keeps there"
-    assert content == f"namespace {name} has no records; the first server makes what it needs"
+    assert content == f"instance 'main' in namespace {name} is empty; the first server makes what it needs"
     assert credential == "the token is good for another 60 minutes, and is asked for again before"
-    # It has written nothing, and counts what others have.
-    assert kube_namespace.plane.admin.get(kube_namespace.records)["items"] == []
-    record = {"apiVersion": "peerload.dev/v1", "kind": "PeerloadRecord", "metadata": {}, "key": "k", "value": {}}
-    for number in range(3):
-        record["metadata"] = {"name": f"r{number}"}
-        kube_namespace.plane.admin.post(kube_namespace.records, record)
-    assert about(await found(url), f"namespace {name} has 3 records")
+    assert kube_namespace.plane.admin.get(kube_namespace.records)["items"] == []  # it has written nothing
+
+
+async def test_the_whole_of_the_doctor(kube_namespace: Namespace) -> None:
+    url = kube_namespace.store_url()
+    store = KubernetesStore(url, SystemClock())
+    await store.open()
+    await store.put("other/a", {"n": 1}, blob=b"x" * 5_000)
+    before = await store.list()
+    report = await examined(url)
+    assert (report.url, report.reached, report.rehearsed) == (url, True, True)
+    assert report.level is not Level.PROBLEM
+    assert about([*report.findings], "rounds of put, get, blob, touch, delete and the feed of changes went through")
+    assert about(
+        [*report.findings], f"in namespace {kube_namespace.name} is in layout 1; the namespace has 2 records in all"
+    )
+    # Who uses it has noticed nothing, and nothing is left.
+    assert (await store.list()).entries == before.entries
+    async with contextlib.aclosing(store.watch(before.position)) as feeds:
+        assert (await anext(feeds)).changes == ()
+    await store.close()
+    for path in (kube_namespace.records, f"{kube_namespace.core}/configmaps"):
+        labels = [each["metadata"].get("labels", {}) for each in kube_namespace.plane.admin.get(path)["items"]]
+        assert not [each for each in labels if each.get("peerload.dev/instance", "main") != "main"]
+
+
+async def test_a_newer_layout(kube_namespace: Namespace) -> None:
+    store = KubernetesStore(kube_namespace.store_url(), SystemClock())
+    await store.open()
+    await store.close()
+    admin = kube_namespace.plane.admin
+    (layout,) = admin.get(kube_namespace.records, labelSelector="peerload.dev/type=layout")["items"]
+    path = f"{kube_namespace.records}/{layout['metadata']['name']}"
+    merge = "application/merge-patch+json"
+    admin.ask("PATCH", path, {"value": {"layout": 2}}, content_type=merge)
+    report = await examined(kube_namespace.store_url())
+    assert not report.rehearsed
+    assert "layout 2, which a newer Peerload wrote" in problem([*report.findings]).what
+    admin.ask("PATCH", path, {"value": {"layout": 1, "base": "x"}}, content_type=merge)
+    assert "cannot be read" in problem(await found(kube_namespace.store_url())).what
 
 
 async def test_an_administrator_before_anything_was_done(shared_kube: ControlPlane) -> None:

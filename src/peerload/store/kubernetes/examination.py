@@ -19,20 +19,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.errors import InvalidArgument
+from peerload.errors import Damaged, InvalidArgument
 from peerload.finding import Finding, Level, worst
 from peerload.store.kubernetes.access import Access, Login
 from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
+from peerload.store.kubernetes.layout import NewerLayout, read_layout
 from peerload.store.kubernetes.manifests import ACCOUNT, RIGHTS
+from peerload.store.kubernetes.names import API_VERSION, GROUP, PLURAL, Type, layout_name
+from peerload.store.kubernetes.objects import body_of
 from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.trouble import Forbidden, NoNamespace, NotInstalled, Refused, Terminating, Unauthorized
 
 __all__ = ["SAMPLE", "examine"]
 
-_GROUP: Final = "peerload.dev"
-_KIND: Final = "peerloadrecords"
+_KIND: Final = f"{PLURAL}.{GROUP}"
 _ACCOUNT: Final = "system:serviceaccount:"
+_ONLY_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _WITHOUT_PODS: Final = ("", "pods")
 """What the store can do without."""
 
@@ -202,17 +206,14 @@ def _give(namespace: str, user: str) -> str:
 
 async def _trial(api: KubeApi, place: KubernetesPlace) -> Finding:
     """What the API server would say to a record with everything in it."""
-    path = f"/apis/{_GROUP}/v1/namespaces/{api.namespace}/{_KIND}"
-    labels = {f"{_GROUP}/instance": place.instance, f"{_GROUP}/type": "other"}
-    metadata = {"name": f"doctor-{secrets.token_hex(8)}", "labels": labels}
-    body = {"apiVersion": f"{_GROUP}/v1", "kind": "PeerloadRecord", "metadata": metadata, **SAMPLE}
+    body = body_of(place.instance, f"doctor-{secrets.token_hex(8)}", Type.OTHER, SAMPLE)
     install = "peerload kubernetes manifests --part crd | kubectl apply -f -"
     asked = {"dryRun": "All", "fieldValidation": "Strict"}
     try:
         # For two seconds after a kind was defined the API server holds up what is created of it.
-        await api.call("POST", path, query=asked, body=body, seconds=10.0)
+        await api.call("POST", _path(api), query=asked, body=body, seconds=10.0)
     except NotInstalled:
-        return Finding(Level.PROBLEM, f"the cluster does not know {_KIND}.{_GROUP}", install)
+        return Finding(Level.PROBLEM, f"the cluster does not know {_KIND}", install)
     except NoNamespace:
         return Finding(
             Level.PROBLEM, f"there is no namespace {api.namespace}", f"kubectl create namespace {api.namespace}"
@@ -234,20 +235,35 @@ async def _trial(api: KubeApi, place: KubernetesPlace) -> Finding:
         raise
     except Refused as error:
         return Finding(
-            Level.PROBLEM, f"the definition of {_KIND}.{_GROUP} in the cluster is not this release's: {error}", install
+            Level.PROBLEM, f"the definition of {_KIND} in the cluster is not this release's: {error}", install
         )
-    return Finding(Level.OK, f"the cluster knows {_KIND}.{_GROUP} with all that this release keeps there")
+    return Finding(Level.OK, f"the cluster knows {_KIND} with all that this release keeps there")
 
 
 async def _content(api: KubeApi, place: KubernetesPlace) -> Finding:
-    path = f"/apis/{_GROUP}/v1/namespaces/{api.namespace}/{_KIND}"
-    only_metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    where = f"instance {place.instance!r} in namespace {api.namespace}"
+    held = await Resources(api, place.instance).get(layout_name(place.instance))
+    if held is None:
+        return Finding(Level.OK, f"{where} is empty; the first server makes what it needs")
+    try:
+        read_layout(held)
+    except NewerLayout as error:
+        return Finding(
+            Level.PROBLEM, str(error), "upgrade Peerload, or give it another instance (?instance=NAME in the URL)"
+        )
+    except Damaged as error:
+        return Finding(
+            Level.PROBLEM, str(error), "see who has written it (kubectl get plr -o yaml --show-managed-fields)"
+        )
     # Without a selector, so that the API server says how many there are after the first.
-    page = await api.call("GET", path, query={"limit": "1"}, accept=only_metadata)
+    page = await api.call("GET", _path(api), query={"limit": "1"}, accept=_ONLY_METADATA)
     count = len(page.get("items") or ()) + int(page.get("metadata", {}).get("remainingItemCount") or 0)
-    if not count:
-        return Finding(Level.OK, f"namespace {api.namespace} has no records; the first server makes what it needs")
-    return Finding(Level.OK, f"namespace {api.namespace} has {count:,} {'record' if count == 1 else 'records'}")
+    records = f"{count:,} {'record' if count == 1 else 'records'}"
+    return Finding(Level.OK, f"{where} is in layout {held['value']['layout']}; the namespace has {records} in all")
+
+
+def _path(api: KubeApi) -> str:
+    return f"/apis/{API_VERSION}/namespaces/{api.namespace}/{PLURAL}"
 
 
 def _credential(found: Found, clock: Clock) -> Finding:
