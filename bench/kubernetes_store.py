@@ -1,6 +1,6 @@
 """The Kubernetes store beside the API server that it stands on: what one server does, and what the bare requests allow.
 
-`python bench/kubernetes.py [--workers N] [--seconds S]` starts etcd and a kube-apiserver of its own (`make kube` builds
+`python bench/kubernetes_store.py [--workers N] [--seconds S]` starts etcd and a kube-apiserver of its own (`make kube` builds
 them) and a server over them. Each line has what that server did a second, what the API server did a second of the very
 requests that the call cannot do without (objects of the same size, as many callers), measured right after, and what part
 of it that is. A call that needs none of the API server has no bound. Everything shares the machine, the callers too.
@@ -126,7 +126,9 @@ class Bare:
         self._chunks = f"{namespace.core}/configmaps"
         self._instance = f"bare-{instance}"
         self._shown = {"labelSelector": f"peerload.dev/instance={self._instance}"}
-        self._versions: dict[int, str] = {}
+        self._written = 0
+        self._idle: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        """Records that nobody is changing, and their versions."""
         self._templates: tuple[dict[str, Any], list[dict[str, Any]]]
 
     async def learn(self, instance: str) -> str:
@@ -154,25 +156,25 @@ class Bare:
         for part, chunk in enumerate(chunks):
             await self._ask("POST", self._chunks, body=self._copy(chunk, f"{self._name(number)}-{part}"))
         written = await self._ask("POST", self._records, body=self._copy(record, self._name(number)))
-        self._versions[number] = written["metadata"]["resourceVersion"]
+        self._idle.put_nowait((number, written["metadata"]["resourceVersion"]))
+        self._written += 1
 
     async def change(self, number: int) -> None:
-        """One field, conditionally; each object has one caller at a time."""
-        worker = number % len(self._versions)
-        version = self._versions.pop(worker, "")
+        """One field, conditionally."""
+        worker, version = await self._idle.get()
         patch = [
             {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
             {"op": "add", "path": "/write", "value": str(number)},
         ]
         path = f"{self._records}/{self._name(worker)}"
         written = await self._ask("PATCH", path, body=patch, content_type=JSON_PATCH)
-        self._versions[worker] = written["metadata"]["resourceVersion"]
+        self._idle.put_nowait((worker, written["metadata"]["resourceVersion"]))
 
     async def list(self, number: int) -> None:
         await self._ask("GET", self._records, query=self._shown | {"limit": "500"})
 
     async def get(self, number: int) -> None:
-        name = self._name(number % len(self._versions))
+        name = self._name(number % self._written)
         await self._ask("GET", f"{self._records}/{name}")
         for part in range(len(self._templates[1])):
             await self._ask("GET", f"{self._chunks}/{name}-{part}")
