@@ -1,7 +1,7 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench),
-# SECONDS and SEED (of histories). In the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS
+# SECONDS, SEED and STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS
 # (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
@@ -19,6 +19,7 @@ WORKERS ?= 2
 ARGS ?=
 SECONDS ?= 600
 SEED ?=
+STORE ?=
 
 .PHONY: help install demo test redis kube scale histories check format bench wire lock build clean
 
@@ -79,9 +80,9 @@ scale: install redis kube ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 
-histories: install redis kube ## Kill servers and Redis under load for SECONDS=600, and check all that clients are told
+histories: install redis kube ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
 	@echo "==> Histories, $(SECONDS) s"
-	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
+	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) PEERLOAD_HISTORY_STORE="$(STORE)" $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
 
 check: install ## Formatting, lint, strict types, and generated code up to date

@@ -25,7 +25,7 @@ READY = p2p_pb2.SOURCE_STATUS_READY
 STALE = p2p_pb2.SOURCE_STATUS_STALE
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "kubernetes"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return store_url(request, tmp_path)
 

@@ -71,6 +71,10 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def name(self) -> str:
+        return "redis" if self._sentinel is None else "sentinel"
+
+    @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 

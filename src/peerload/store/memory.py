@@ -78,6 +78,10 @@ class MemoryStore:
     def url(self) -> str:
         return "memory:"
 
+    @property
+    def pace(self) -> float:
+        return 0.0
+
     async def open(self) -> None:
         self._opened += 1
         if self._wakeups is None:

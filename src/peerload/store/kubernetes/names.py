@@ -37,7 +37,8 @@ API_VERSION: Final = f"{GROUP}/v1"
 KIND: Final = "PeerloadRecord"
 PLURAL: Final = "peerloadrecords"
 
-_SLUG_CHARACTERS: Final = 150
+_SLUG_CHARACTERS: Final = 36
+"""Enough for a source's id, rank and the beginning of its worker id: kubectl shows names whole, before all else."""
 _HASH_BYTES: Final = 20
 _LABEL_CHARACTERS: Final = 63
 _OTHERS: Final = re.compile(r"[^a-z0-9]+")

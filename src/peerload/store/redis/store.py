@@ -108,6 +108,10 @@ class RedisStore:
     def url(self) -> str:
         return self._place.shown
 
+    @property
+    def pace(self) -> float:
+        return 0.0
+
     async def open(self) -> None:
         async with self._opening:
             if self._parts is not None:
