@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ except ImportError:
 __all__ = ["Wires", "open_socket", "translated"]
 
 _IDLE_SECONDS: Final = 15.0
+_FAREWELL_TURNS: Final = 20
+"""Turns of the event loop that TLS takes to notice that nobody is there any more."""
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -32,7 +36,7 @@ class Wires:
     """Connections that are used, and given up, together."""
 
     def __init__(self, most: int) -> None:
-        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=open_socket)
+        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=self._socket)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -40,6 +44,7 @@ class Wires:
             skip_auto_headers=("Accept-Encoding",),  # packing costs the API server more than the bytes cost the network
             headers={"User-Agent": f"peerload/{__version__}"},
         )
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._users = 0
         self._retired = False
 
@@ -52,17 +57,33 @@ class Wires:
         finally:
             self._users -= 1
             if self._retired and not self._users:
-                await self._session.close()
+                await self.close()
 
     async def retire(self) -> None:
         """Take no new request, and close when the last one has ended."""
         self._retired = True
         if not self._users:
-            await self._session.close()
+            await self.close()
 
     async def close(self) -> None:
         """Break all of them."""
         await self._session.close()
+        # One that was given up alone still waits for the other side to say goodbye, for half a minute.
+        for left in self._open():
+            with contextlib.suppress(OSError):
+                left.shutdown(socket.SHUT_RDWR)
+        for _ in range(_FAREWELL_TURNS):
+            if not self._open():
+                return
+            await asyncio.sleep(0)
+
+    def _open(self) -> list[socket.socket]:
+        return [each for each in self._sockets if each.fileno() >= 0]
+
+    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+        made = open_socket(info)
+        self._sockets.add(made)
+        return made
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
