@@ -21,7 +21,7 @@ PATIENT = {"MX_HEARTBEAT_TIMEOUT_SECS": "6", "MX_REAPER_SCAN_INTERVAL_SECS": "0.
 LONGER_THAN_THE_TIMEOUT = 8.0
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "kubernetes"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return store_url(request, tmp_path)
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from peerload.store.base import Store
+from peerload.store.base import Store, Written
+from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
 from tests.support.redis import RedisProcess
+
+_LOG_LIMIT = 400
+"""Changes that the feed of a store in Kubernetes reaches back, in tests."""
 
 
 class MemoryPlace:
@@ -72,3 +80,31 @@ class RedisPlace:
             await store.put("forget/1", {"n": n})
         namespace = self.url.partition("namespace=")[2]
         self._process.ask("XTRIM", f"{{{namespace}}}:feed", "MAXLEN", "1")
+
+
+class NamespacePlace:
+    """Every server uses the same namespace. With `sharing` every heartbeat is kept in shared objects, and hardly any is
+    written into a record."""
+
+    def __init__(self, clock: ManualClock, url: str, *, sharing: bool = False) -> None:
+        self._clock = clock
+        self._sharing = sharing
+        self.url = url
+
+    def store(self) -> Store:
+        if self._sharing:
+            return KubernetesStore(
+                self.url, self._clock, shares=lambda key: True, copies_a_second=0.0, log_limit=_LOG_LIMIT
+            )
+        return KubernetesStore(self.url, self._clock, log_limit=_LOG_LIMIT)
+
+    async def forget_feed(self, store: Store) -> None:
+        puts = (store.put(f"forget/{n}", {}) for n in range(_LOG_LIMIT + 1))
+        for some in _some(puts, 50):
+            await asyncio.gather(*some)
+
+
+def _some(puts: Iterable[Coroutine[Any, Any, Written]], count: int) -> Iterator[list[Coroutine[Any, Any, Written]]]:
+    waiting = iter(puts)
+    while some := list(islice(waiting, count)):
+        yield some

@@ -23,8 +23,8 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
-from peerload.store.redis.redistime import Measured
 from peerload.store.redis.store import RedisStore
+from peerload.store.servertime import Measured
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 
@@ -72,6 +72,10 @@ class RedisProcess:
         self._sentinel = sentinel
         self._pinned = False
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        return "redis" if self._sentinel is None else "sentinel"
 
     @property
     def url(self) -> str:

@@ -9,11 +9,11 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Conflict, Unavailable
+from peerload.locks import KeyLocks
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
-from peerload.metadata.locks import KeyLocks
 from peerload.metadata.patience import Patience
 from peerload.metadata.publication import Publication
 from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status

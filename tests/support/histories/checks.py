@@ -19,7 +19,7 @@ PATIENT = 8.0
 
 def check(history: History) -> list[str]:
     """What was said or shown that cannot be: a sentence each."""
-    times = Times(history.faults, history.servers, history.timeout)
+    times = Times(history.faults, history.servers, history.bounds)
     wrong: list[str] = [*unanswered(history, times)]
     registers: defaultdict[str, Register] = defaultdict(lambda: Register(times))
     for write in sorted(history.writes, key=lambda write: write.begun):
