@@ -53,9 +53,9 @@ from peerload.store.kubernetes.objects import read_entry, read_record
 from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.puts import Puts
 from peerload.store.kubernetes.records import Records
-from peerload.store.kubernetes.reflector import Reflector
+from peerload.store.kubernetes.reflector import BACK_SECONDS, Reflector
 from peerload.store.kubernetes.removal import removed_after
-from peerload.store.kubernetes.resources import Resources
+from peerload.store.kubernetes.resources import CALL_SECONDS, Resources
 from peerload.store.kubernetes.sweep import Sweep
 from peerload.store.wakeups import Wakeups
 
@@ -103,9 +103,11 @@ class KubernetesStore:
         shares: Callable[[str], bool] = _is_source,
         copies_a_second: float = COPIES_A_SECOND,
         log_limit: int = LOG_LIMIT,
+        call_seconds: float = CALL_SECONDS,
     ) -> None:
         """`shares` says of a key whether its heartbeats may be kept in shared objects alone, and `copies_a_second` how many
-        of those are written into their records too; `log_limit` is how many changes a watch can be behind.
+        of those are written into their records too; `log_limit` is how many changes a watch can be behind, and `call_seconds` how long a
+        simple call may take.
 
         Raises `InvalidArgument` for a URL that cannot be read.
         """
@@ -114,6 +116,7 @@ class KubernetesStore:
         self._shares = shares
         self._copies_a_second = copies_a_second
         self._log_limit = log_limit
+        self._call_seconds = call_seconds
         self._time = KubeTime(clock)
         self._parts: _Parts | None = None
         self._opening = asyncio.Lock()
@@ -144,7 +147,7 @@ class KubernetesStore:
 
     async def _build(self, api: KubeApi) -> _Parts:
         token = secrets.token_hex(8)
-        resources = Resources(api, self._place.instance)
+        resources = Resources(api, self._place.instance, call_seconds=self._call_seconds)
         index = Index(self._place.instance, self._clock)
         records = Records(resources, index)
         blobs = Blobs(resources)
@@ -154,7 +157,15 @@ class KubernetesStore:
             if wakeups is not None:
                 wakeups.ring()
 
-        reflector = Reflector(resources, index, self._clock, self._time.now, ring, log_limit=self._log_limit)
+        reflector = Reflector(
+            resources,
+            index,
+            self._clock,
+            self._time.now,
+            ring,
+            log_limit=self._log_limit,
+            back_seconds=BACK_SECONDS * self._call_seconds / CALL_SECONDS,
+        )
         fence = Fence(resources, reflector, self._clock, token)
         heartbeats = Heartbeats(
             resources,
@@ -194,6 +205,7 @@ class KubernetesStore:
         parts.sweeping.cancel()
         await parts.reflector.close()
         await parts.api.close()
+        await parts.resources.close()
         await parts.heartbeats.close()
         await parts.fence.close()
         await parts.blobs.close()
