@@ -58,7 +58,7 @@ async def test_a_server_with_nothing_to_store_is_not_taken_for_gone() -> None:
     async with FakeMetadataBackend(store=store, clock=clock) as backend:
         await backend.publish(publication())
         await clock.advance(60)
-        assert len([entry for entry in (await store.list("server/")).entries]) == 1
+        assert len((await store.list("server/")).entries) == 1
         assert (await backend.select(Query(status=Status.READY)))[0].worker_id == "w1"
         await clock.advance(40)
         assert not [r for r in await backend.select(Query()) if r.status is Status.READY]
