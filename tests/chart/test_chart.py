@@ -143,6 +143,8 @@ def environment(found: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str]
 def test_the_definition_is_the_packages() -> None:
     (file,) = (CHART / "crds").iterdir()
     assert file.read_text() == manifests("crd", namespace="any")
+    shown = helm("show", "crds", CHART)  # what is piped to kubectl after an upgrade
+    assert yaml.safe_load(shown.stdout) == yaml.safe_load(file.read_text())
 
 
 def test_the_version_is_the_packages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ import yaml
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.finding import Finding, Level, worst
-from peerload.store.base import Beat
+from peerload.store.base import Beat, Entry
 from peerload.store.kubernetes.examination import SAMPLE, examine
 from peerload.store.kubernetes.manifests import manifests
 from peerload.store.kubernetes.objects import BlobRef, Content, Record, beat_patch, create_body, mark_patch
@@ -135,6 +136,31 @@ async def test_the_whole_of_the_doctor(kube_namespace: Namespace) -> None:
     for path in (kube_namespace.records, f"{kube_namespace.core}/configmaps"):
         labels = [each["metadata"].get("labels", {}) for each in kube_namespace.plane.admin.get(path)["items"]]
         assert not [each for each in labels if each.get("peerload.dev/instance", "main") != "main"]
+
+
+async def test_whoever_ends_it_leaves_nothing(kube_namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = asyncio.Event()
+    get = KubernetesStore.get
+
+    async def waiting(self: KubernetesStore, key: str) -> Entry | None:
+        reached.set()
+        await asyncio.sleep(60)
+        return await get(self, key)
+
+    def left() -> list[str]:
+        admin = kube_namespace.plane.admin
+        paths = (kube_namespace.records, f"{kube_namespace.core}/configmaps")
+        found = [each["metadata"] for path in paths for each in admin.get(path)["items"]]
+        return [each["name"] for each in found if "peerload.dev/instance" in each.get("labels", {})]
+
+    monkeypatch.setattr(KubernetesStore, "get", waiting)
+    task = asyncio.create_task(examined(kube_namespace.store_url()))
+    await reached.wait()
+    assert left()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert left() == []
 
 
 async def test_a_newer_layout(kube_namespace: Namespace) -> None:
