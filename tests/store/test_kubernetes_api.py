@@ -38,7 +38,11 @@ from peerload.store.kubernetes.trouble import (
     Refused,
     Unauthorized,
     connection_words,
+    read_object,
+    refusal,
+    retry_after,
 )
+from peerload.store.kubernetes.wires import open_socket
 from tests.support.kube.certificates import Certificates
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.live import free_port
@@ -177,6 +181,14 @@ async def test_connections_are_used_again(setting: Setting) -> None:
         assert len(setting.server.connections) == 1
         await asyncio.gather(*(api.call("GET", "/", seconds=10) for _ in range(200)))
         assert len(setting.server.connections) <= 33
+
+
+def test_connections_to_a_host_that_is_gone_are_found_out() -> None:
+    with open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, between, count = (made.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle + between * count <= 30
 
 
 async def test_every_answer_tells_the_time(setting: Setting) -> None:
@@ -329,6 +341,25 @@ async def test_answers_that_are_no_success(
             await api.call("PUT", "/", body={})
         assert getattr(error.value, "ambiguous", None) is ambiguous
         assert len(setting.server.asked) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=5,
+)
+DETAILS = st.fixed_dictionaries({}, optional=dict.fromkeys(("causes", "name", "kind", "retryAfterSeconds"), JSON))
+STATUS = st.fixed_dictionaries({}, optional={"reason": JSON, "message": JSON, "details": JSON | DETAILS})
+
+
+@settings(max_examples=50)
+@given(code=st.sampled_from([400, 401, 403, 404, 409, 410, 418, 429, 500, 503, 504, 599]) | JSON, said=STATUS)
+def test_every_refusal_means_something(code: Any, said: dict[str, Any]) -> None:
+    assert read_object(json.dumps(said).encode()).keys() == said.keys()
+    after = retry_after({"Retry-After": str(said.get("reason"))}, said)
+    error = refusal("https://kube", code, said, after=after)
+    assert isinstance(error, PeerloadError)
+    assert len(str(error)) < 1_000
 
 
 async def test_nobody_else_is_told_the_token(setting: Setting) -> None:

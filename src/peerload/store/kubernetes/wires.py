@@ -16,7 +16,7 @@ try:
 except ImportError:
     raise MissingExtra("the Kubernetes store", "kubernetes") from None
 
-__all__ = ["Wires", "translated"]
+__all__ = ["Wires", "open_socket", "translated"]
 
 _IDLE_SECONDS: Final = 15.0
 _KEEPALIVE: Final = (
@@ -32,7 +32,7 @@ class Wires:
     """Connections that are used, and given up, together."""
 
     def __init__(self, most: int) -> None:
-        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket)
+        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=open_socket)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -71,7 +71,8 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         return await handler(request)
 
 
-def _socket(info: tuple[Any, ...]) -> socket.socket:
+def open_socket(info: tuple[Any, ...]) -> socket.socket:
+    """A socket for an address as `getaddrinfo` gives it, that finds out when the host at its other end is gone."""
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
     for option in _KEEPALIVE:
