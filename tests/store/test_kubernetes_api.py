@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import structlog
 import yaml
@@ -214,6 +215,41 @@ async def test_silence_ends_a_call_and_all_connections(setting: Setting, writes:
         await api.call("GET", "/")
         assert len(setting.server.connections) == 2
         assert len(setting.server.asked) == 3
+
+
+async def test_no_connection_outlives_it_to_a_server_that_stands_still(setting: Setting) -> None:
+    asked = asyncio.Event()
+    wires: list[asyncio.StreamWriter] = []
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it will not hear that the other side goes
+        wires.append(writer)
+        asked.set()
+
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*setting.server.certificate)
+    standing = await asyncio.start_server(stand_still, "127.0.0.1", 0, ssl=tls)
+    port = standing.sockets[0].getsockname()[1]
+    setting.url = f"https://127.0.0.1:{port}"
+    async with setting.open(good()) as api:
+        with pytest.raises(Broken, match="did not answer in time"):
+            await api.call("POST", "/", body={"a": "x" * 1_000_000}, seconds=0.2)
+        pending = asyncio.create_task(api.call("GET", "/", seconds=60))
+        asked.clear()
+        await asked.wait()
+        await api.close()
+        with pytest.raises(Broken, match="the store was closed"):
+            await pending
+
+        def ours() -> list[object]:
+            return [each for each in psutil.Process().net_connections() if each.raddr and each.raddr.port == port]
+
+        while ours():
+            await asyncio.sleep(0.01)
+    standing.close()
+    for writer in wires:
+        writer.transport.abort()
 
 
 async def test_a_connection_that_is_given_up_leaves_calls_alone_that_use_another(setting: Setting) -> None:
