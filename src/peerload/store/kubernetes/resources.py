@@ -17,6 +17,7 @@ __all__ = ["CALL_SECONDS", "Resources"]
 CALL_SECONDS: Final = 2.0
 _PAGE_OBJECTS: Final = 500
 _PAGE_SECONDS: Final = 10.0
+_CHUNK_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = (300, 600)
 _SILENCE_SECONDS: Final = 90.0
 """A quiet watch brings a bookmark a minute."""
@@ -108,18 +109,21 @@ class Resources:
     async def chunk(self, name: str) -> dict[str, Any] | None:
         """A ConfigMap."""
         try:
-            return await self._api.call("GET", self._chunks(name), seconds=CALL_SECONDS)
+            return await self._api.call("GET", self._chunks(name), seconds=_CHUNK_SECONDS)
         except NotThere:
             return None
 
     async def create_chunk(self, body: bytes) -> dict[str, Any]:
         """Create a ConfigMap from its JSON; its metadata. Raises `Exists`."""
-        return await self._api.call("POST", self._chunks(), body=body, accept=_METADATA)
+        return await self._api.call("POST", self._chunks(), body=body, accept=_METADATA, seconds=_CHUNK_SECONDS)
 
     async def own_chunk(self, name: str, owner: Mapping[str, Any]) -> None:
         """Let a ConfigMap go when its owner goes. Raises `NotThere`."""
         patch = [{"op": "add", "path": "/metadata/ownerReferences", "value": [owner]}]
-        await self._api.call("PATCH", self._chunks(name), body=patch, content_type=JSON_PATCH, accept=_METADATA)
+        path = self._chunks(name)
+        await self._api.call(
+            "PATCH", path, body=patch, content_type=JSON_PATCH, accept=_METADATA, seconds=_CHUNK_SECONDS
+        )
 
     async def delete_chunk(self, name: str) -> None:
         """Delete a ConfigMap, if it is there."""

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-import structlog
-
 from peerload.clock import Clock
 from peerload.errors import Compacted, Damaged, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding
@@ -39,6 +37,7 @@ from peerload.store.base import (
     check_prefix,
     encode_value,
 )
+from peerload.store.kubernetes import examination
 from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.blobs import Blobs
 from peerload.store.kubernetes.deletions import Deletions
@@ -66,8 +65,6 @@ COPIES_A_SECOND: Final = 8.0
 """How many heartbeats of sources are also written into their records, by all servers together."""
 _PACE_SECONDS: Final = 3.0
 _DIGITS: Final = 20
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 def _is_source(key: str) -> bool:
@@ -314,8 +311,6 @@ class KubernetesStore:
                     await listener.wait()
 
     async def examine(self) -> AsyncGenerator[Finding, None]:
-        from peerload.store.kubernetes import examination
-
         async with contextlib.aclosing(examination.examine(self._place, self._clock)) as found:
             async for finding in found:
                 yield finding
