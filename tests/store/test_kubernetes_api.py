@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import structlog
 import yaml
@@ -38,7 +39,11 @@ from peerload.store.kubernetes.trouble import (
     Refused,
     Unauthorized,
     connection_words,
+    read_object,
+    refusal,
+    retry_after,
 )
+from peerload.store.kubernetes.wires import open_socket
 from tests.support.kube.certificates import Certificates
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.live import free_port
@@ -179,6 +184,14 @@ async def test_connections_are_used_again(setting: Setting) -> None:
         assert len(setting.server.connections) <= 33
 
 
+def test_connections_to_a_host_that_is_gone_are_found_out() -> None:
+    with open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, between, count = (made.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle + between * count <= 30
+
+
 async def test_every_answer_tells_the_time(setting: Setting) -> None:
     heard: list[tuple[float, float, str]] = []
     async with setting.open(status(404, "NotFound", details={"kind": "x", "name": "y"})) as api:
@@ -202,6 +215,41 @@ async def test_silence_ends_a_call_and_all_connections(setting: Setting, writes:
         await api.call("GET", "/")
         assert len(setting.server.connections) == 2
         assert len(setting.server.asked) == 3
+
+
+async def test_no_connection_outlives_it_to_a_server_that_stands_still(setting: Setting) -> None:
+    asked = asyncio.Event()
+    wires: list[asyncio.StreamWriter] = []
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it will not hear that the other side goes
+        wires.append(writer)
+        asked.set()
+
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*setting.server.certificate)
+    standing = await asyncio.start_server(stand_still, "127.0.0.1", 0, ssl=tls)
+    port = standing.sockets[0].getsockname()[1]
+    setting.url = f"https://127.0.0.1:{port}"
+    async with setting.open(good()) as api:
+        with pytest.raises(Broken, match="did not answer in time"):
+            await api.call("POST", "/", body={"a": "x" * 1_000_000}, seconds=0.2)
+        pending = asyncio.create_task(api.call("GET", "/", seconds=60))
+        asked.clear()
+        await asked.wait()
+        await api.close()
+        with pytest.raises(Broken, match="the store was closed"):
+            await pending
+
+        def ours() -> list[object]:
+            return [each for each in psutil.Process().net_connections() if each.raddr and each.raddr.port == port]
+
+        while ours():
+            await asyncio.sleep(0.01)
+    standing.close()
+    for writer in wires:
+        writer.transport.abort()
 
 
 async def test_a_connection_that_is_given_up_leaves_calls_alone_that_use_another(setting: Setting) -> None:
@@ -329,6 +377,25 @@ async def test_answers_that_are_no_success(
             await api.call("PUT", "/", body={})
         assert getattr(error.value, "ambiguous", None) is ambiguous
         assert len(setting.server.asked) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=5,
+)
+DETAILS = st.fixed_dictionaries({}, optional=dict.fromkeys(("causes", "name", "kind", "retryAfterSeconds"), JSON))
+STATUS = st.fixed_dictionaries({}, optional={"reason": JSON, "message": JSON, "details": JSON | DETAILS})
+
+
+@settings(max_examples=50)
+@given(code=st.sampled_from([400, 401, 403, 404, 409, 410, 418, 429, 500, 503, 504, 599]) | JSON, said=STATUS)
+def test_every_refusal_means_something(code: Any, said: dict[str, Any]) -> None:
+    assert read_object(json.dumps(said).encode()).keys() == said.keys()
+    after = retry_after({"Retry-After": str(said.get("reason"))}, said)
+    error = refusal("https://kube", code, said, after=after)
+    assert isinstance(error, PeerloadError)
+    assert len(str(error)) < 1_000
 
 
 async def test_nobody_else_is_told_the_token(setting: Setting) -> None:

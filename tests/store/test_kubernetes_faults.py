@@ -34,9 +34,17 @@ def url(kube_namespace: Namespace, proxy: FaultProxy) -> str:
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
+async def store(url: str, proxy: FaultProxy) -> AsyncIterator[Store]:
     async with opened(url) as store:
+        await watching(proxy)
         yield store
+
+
+async def watching(proxy: FaultProxy) -> None:
+    """Return once there is a watch."""
+    async with asyncio.timeout(PATIENCE):
+        while not proxy.watches():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -64,13 +72,19 @@ async def test_what_cannot_be_done_is_unavailable_and_soon_over(
 ) -> None:
     written = await store.put("k", {"n": 1})
     with proxy.fault(action, watching=False):
-        await refused(store, reason)
-        for call in (store.get("k"), store.list()):
-            with pytest.raises(Unavailable, match=reason):
-                async with asyncio.timeout(PATIENCE):
-                    await call
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refused(store, reason))
+            group.create_task(unreadable(store, reason))
     await recovered(store)
     assert (await store.put("k", {"n": 3}, expect=written.revision)).generation == written.generation
+
+
+async def unreadable(store: Store, reason: str) -> None:
+    """Every kind of read is unavailable, and says why."""
+    async with asyncio.timeout(PATIENCE):
+        for outcome in await asyncio.gather(store.get("k"), store.list(), return_exceptions=True):
+            with pytest.raises(Unavailable, match=reason):
+                raise outcome if isinstance(outcome, BaseException) else AssertionError("it was read")
 
 
 async def test_who_is_asked_to_come_later_does(proxy: FaultProxy, store: Store) -> None:
@@ -80,26 +94,43 @@ async def test_who_is_asked_to_come_later_does(proxy: FaultProxy, store: Store) 
 
 
 async def test_a_write_whose_answer_is_lost_is_known_to_be_done(proxy: FaultProxy, store: Store) -> None:
-    """Each time what came of it is asked; never is one's own write taken for another's."""
-
-    def losing(method: str, path: str = "peerloadrecords") -> contextlib.AbstractContextManager[object]:
-        return proxy.fault(Lose(), method=method, path=path, times=1)
-
-    mirror = Mirror(await store.list())
-    with losing("POST"):
+    """What came of it is asked; never is one's own write taken for another's."""
+    with proxy.fault(Lose(), method="POST", times=1) as lost:
         created = await store.put("k", {"n": 1}, expect=ABSENT)
-    with losing("PATCH"):
+    assert lost.met == 1
+    with proxy.fault(Lose(), method="PATCH", times=1) as lost:
         changed = await store.put("k", {"n": 2}, expect=created.revision)
+    assert lost.met == 1
     assert changed.revision > created.revision
-    with losing("POST", "configmaps"):
-        published = await store.put("k", {"n": 3}, blob=LARGE, expect=changed.revision)
-    assert await store.blob("k", published.generation) == LARGE
-    with losing("DELETE"):
-        deleted = await store.delete("k", expect=published.revision)
-    assert deleted > published.revision
+    assert changed.generation == created.generation
+    assert await store.get("k") == (await store.list()).entries[0]
+
+
+async def test_what_was_lost_is_done_by_repeating_it(proxy: FaultProxy, store: Store) -> None:
+    """Blobs of several parts, heartbeats and deletions, of which one answer is lost each."""
+    written = await store.put("k", {"n": 1})
+    mirror = Mirror(await store.list())
+    with proxy.fault(Lose(), method="POST", path="configmaps", times=1) as lost:
+        with contextlib.suppress(Unavailable):
+            written = await store.put("k", {"n": 2}, blob=LARGE, expect=written.revision)
+        if (await store.get("k")).value == {"n": 1}:  # type: ignore[union-attr]
+            written = await store.put("k", {"n": 2}, blob=LARGE, expect=written.revision)
+    assert lost.met == 1
+    assert await store.blob("k", written.generation) == LARGE
+    touch = Touch("k", written.generation, Beat(5))
+    with proxy.fault(Lose(), method="PATCH", times=1) as lost:
+        with contextlib.suppress(Unavailable):
+            assert await store.touch([touch]) == [Touched.APPLIED]
+        assert await store.touch([touch]) == [Touched.OLDER]
+    assert lost.met == 1
+    await follow(store, mirror, lambda m: m.entries["k"].beat == Beat(5))
+    with proxy.fault(Lose(), method="DELETE", path="peerloadrecords", times=1) as lost:
+        with contextlib.suppress(Unavailable):
+            assert await store.delete("k", expect=written.revision) > written.revision
+    assert lost.met == 1
     with pytest.raises(Conflict):
         await store.delete("k")
-    await follow(store, mirror, lambda m: m.deleted.get("k") == deleted)
+    await follow(store, mirror, lambda m: "k" in m.deleted)
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])
@@ -141,8 +172,7 @@ async def test_of_many_who_change_one_entry_each_knows_who_did(store: Store, oth
     counted = await asyncio.gather(count(store), count(store), count(other), count(other))
     entry = await store.get("k")
     assert entry is not None
-    assert entry.value["n"] == sum(counted)
-    assert all(counted)
+    assert entry.value["n"] == sum(counted) > 0
 
 
 async def test_a_watch_that_no_longer_reaches_back_loses_nothing(proxy: FaultProxy, store: Store, other: Store) -> None:
@@ -182,6 +212,7 @@ async def test_a_watch_that_falls_silent_is_noticed(proxy: FaultProxy, store: St
     assert proxy.hush()
     await other.put("k", {"n": 2})
     await follow(store, mirror, lambda m: m.entries["k"].value == {"n": 2})
+    await watching(proxy)
     assert proxy.hush()
     # What takes the watch to be judged is judged rightly, or not at all.
     async with asyncio.timeout(PATIENCE):
@@ -261,7 +292,7 @@ async def test_a_missing_right_is_named(kube_namespace: Namespace) -> None:
         admin.ask("PUT", kube_namespace.allowed, {**role, "rules": fewer, "metadata": _named(role)})
         await _until_unavailable(store)
         with pytest.raises(
-            Unavailable, match=r'to patch peerloadrecords\.peerload\.dev .*"peerload kubernetes manifests"'
+            Unavailable, match=r"to patch peerloadrecords\.peerload\.dev.*peerload kubernetes manifests"
         ):
             await store.put("k", {"n": 2})
         with pytest.raises(Unavailable, match=r"to create peerloadrecords\.peerload\.dev"):

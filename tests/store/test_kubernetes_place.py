@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument
@@ -60,6 +60,7 @@ def test_bad_urls_name_the_part(url: str, part: str) -> None:
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
 
+@settings(max_examples=30)
 @given(
     namespace=st.from_regex(r"([a-z0-9]([a-z0-9-]{0,5}[a-z0-9])?)?", fullmatch=True),
     instance=st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,5}[A-Za-z0-9])?", fullmatch=True),

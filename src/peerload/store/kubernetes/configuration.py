@@ -101,7 +101,8 @@ async def _of_kubeconfig(paths: str, context: str, environment: Mapping[str, str
         where = f" (line {mark.line + 1})" if mark else ""
         raise InvalidArgument("store", f"kubeconfig {paths} is not YAML{where}") from None
     except OSError as error:
-        raise InvalidArgument("store", f"kubeconfig {paths}: {error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise InvalidArgument("store", f"kubeconfig {paths}: {where}{error.strerror}") from None
     except ImportError as error:
         raise InvalidArgument("store", f"kubeconfig {paths}: its auth-provider needs {error.name}") from None
     except (KeyError, TypeError, AttributeError, ValueError):  # the library trusts in the form of what it reads

@@ -137,7 +137,7 @@ def refusal(
         code = 500
     name = f"the Kubernetes API server at {server}"
     reason = status.get("reason")
-    causes = {cause.get("reason") for cause in _details(status).get("causes") or () if isinstance(cause, dict)}
+    causes = _causes(status)
     words = _words(status)
     said = f": {words}" if words else ""
     match code:
@@ -183,6 +183,11 @@ def refusal(
 def _details(status: Mapping[str, Any]) -> dict[str, Any]:
     details = status.get("details")
     return details if isinstance(details, dict) else {}
+
+
+def _causes(status: Mapping[str, Any]) -> list[object]:
+    causes = _details(status).get("causes")
+    return [cause.get("reason") for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
 
 
 def _words(status: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ try:
 except ImportError:
     raise MissingExtra("the Kubernetes store", "kubernetes") from None
 
-__all__ = ["Wires", "translated"]
+__all__ = ["Wires", "open_socket", "translated"]
 
 _IDLE_SECONDS: Final = 15.0
 _KEEPALIVE: Final = (
@@ -32,7 +33,8 @@ class Wires:
     """Connections that are used, and given up, together."""
 
     def __init__(self, most: int) -> None:
-        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket)
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=self._connect)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -52,17 +54,26 @@ class Wires:
         finally:
             self._users -= 1
             if self._retired and not self._users:
-                await self._session.close()
+                await self.close()
 
     async def retire(self) -> None:
         """Take no new request, and close when the last one has ended."""
         self._retired = True
         if not self._users:
-            await self._session.close()
+            await self.close()
 
     async def close(self) -> None:
         """Break all of them."""
+        for made in self._sockets:
+            # TLS would wait, half a minute, until a server says goodbye that says nothing.
+            with contextlib.suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
         await self._session.close()
+
+    def _connect(self, info: tuple[Any, ...]) -> socket.socket:
+        made = open_socket(info)
+        self._sockets.add(made)
+        return made
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -71,7 +82,8 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         return await handler(request)
 
 
-def _socket(info: tuple[Any, ...]) -> socket.socket:
+def open_socket(info: tuple[Any, ...]) -> socket.socket:
+    """A socket for an address as `getaddrinfo` gives it, that finds out when the host at its other end is gone."""
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
     for option in _KEEPALIVE:
