@@ -133,6 +133,15 @@ class Reflector:
             self._stream.cancel()
         return error
 
+    def doubt(self, error: Unavailable) -> None:
+        """The watch is quiet, and what would prove it alive cannot be written."""
+        self._fail(error)
+
+    def went_back(self) -> Unavailable:
+        """The API server counts from an earlier number than it has told of: its data are not what they were. List again."""
+        self._lost = True
+        return self.suspect()
+
     async def _run(self) -> None:
         delay = _RETRY_SECONDS
         while True:
