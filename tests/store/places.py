@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peerload.store.base import Store, Written
+from peerload.store.base import Beat, Store, Touch
 from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
+from peerload.testing.store_suite.place import PATIENCE_SECONDS
 from tests.support.redis import RedisProcess
 
 _LOG_LIMIT = 400
@@ -92,19 +91,24 @@ class NamespacePlace:
         self.url = url
 
     def store(self) -> Store:
-        if self._sharing:
-            return KubernetesStore(
-                self.url, self._clock, shares=lambda key: True, copies_a_second=0.0, log_limit=_LOG_LIMIT
-            )
-        return KubernetesStore(self.url, self._clock, log_limit=_LOG_LIMIT)
+        sharing: dict[str, Any] = {"shares": lambda key: True, "copies_a_second": 0.0} if self._sharing else {}
+        # What takes long here says something about the machine that runs all of Kubernetes besides the tests.
+        return HandTimedKubernetesStore(
+            self.url, self._clock, log_limit=_LOG_LIMIT, call_seconds=PATIENCE_SECONDS / 2, **sharing
+        )
 
     async def forget_feed(self, store: Store) -> None:
-        puts = (store.put(f"forget/{n}", {}) for n in range(_LOG_LIMIT + 1))
-        for some in _some(puts, 50):
-            await asyncio.gather(*some)
+        numbers = range(_LOG_LIMIT + 1)
+        for start in numbers[::8]:
+            await asyncio.gather(*(store.put(f"forget/{n}", {}) for n in numbers[start : start + 8]))
+        # What nobody has is judged when the store has heard of all that was written before.
+        await store.touch([Touch("forget/nobody", 1, Beat(1)), Touch("forget/none", 1, Beat(1))])
 
 
-def _some(puts: Iterable[Coroutine[Any, Any, Written]], count: int) -> Iterator[list[Coroutine[Any, Any, Written]]]:
-    waiting = iter(puts)
-    while some := list(islice(waiting, count)):
-        yield some
+class HandTimedKubernetesStore(KubernetesStore):
+    """Its clock is right when it is opened, and from then on it moves with the test's: the API server's does not."""
+
+    async def open(self) -> None:
+        await super().open()
+        assert self._parts is not None
+        self._parts.api.on_date = None

@@ -35,6 +35,7 @@ def test_names_are_filled_in_as_text(namespace: str) -> None:
     assert {each["metadata"]["namespace"] for each in found.values()} == {namespace}
     assert found["ServiceAccount"]["metadata"]["name"] == "true"
     assert found["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "true", "namespace": namespace}]
+    assert found["RoleBinding"]["metadata"]["name"] == "true"  # so that another account's stays
     assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
 
 

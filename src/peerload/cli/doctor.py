@@ -51,6 +51,7 @@ def command(
     \b
       peerload doctor
       peerload doctor --store redis://redis.internal:6379
+      peerload doctor --store kubernetes:inference
       peerload doctor --json | jq '.store.findings[] | select(.level != "ok")'
 
     Exit status: 0 nothing is wrong (there may be warnings), 1 a problem, 2 wrong usage, 4 the store could not be reached.

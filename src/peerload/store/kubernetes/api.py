@@ -358,6 +358,9 @@ class KubeApi:
                 if response.content.at_eof():
                     response.release()
                 else:
+                    # A TLS connection that is closed waits for the other side to say goodbye, and outlives the store.
+                    if response.connection is not None and response.connection.transport is not None:
+                        response.connection.transport.abort()
                     response.close()
 
     async def _renew_connections(self, wires: Wires | None) -> None:

@@ -6,7 +6,6 @@ everything but the last step.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import contextlib
@@ -14,7 +13,7 @@ import json
 import os
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,20 +24,17 @@ from peerload.store.kubernetes.access import Access, Login
 from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
 from peerload.store.kubernetes.layout import NewerLayout, read_layout
-from peerload.store.kubernetes.manifests import ACCOUNT, RIGHTS
 from peerload.store.kubernetes.names import API_VERSION, GROUP, PLURAL, Type, layout_name
 from peerload.store.kubernetes.objects import body_of
 from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.resources import Resources
+from peerload.store.kubernetes.rights import ask_rights
 from peerload.store.kubernetes.trouble import Forbidden, NoNamespace, NotInstalled, Refused, Terminating, Unauthorized
 
 __all__ = ["SAMPLE", "examine"]
 
 _KIND: Final = f"{PLURAL}.{GROUP}"
-_ACCOUNT: Final = "system:serviceaccount:"
 _ONLY_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_WITHOUT_PODS: Final = ("", "pods")
-"""What the store can do without."""
 
 SAMPLE: Final[Mapping[str, Any]] = {
     "key": "doctor/sample",
@@ -110,8 +106,7 @@ async def _facts(api: KubeApi, place: KubernetesPlace, clock: Clock, login: Logi
             if login.tls is None
             else "name its certificate-authority instead of insecure-skip-tls-verify",
         )
-    user = await _user(api)
-    rights = await _rights(api, user)
+    rights = await ask_rights(api)
     for finding in rights:
         yield finding
     if worst(rights) is Level.PROBLEM:
@@ -135,72 +130,6 @@ async def _server(api: KubeApi, clock: Clock, login: Login) -> Finding:
     return Finding(
         Level.OK,
         " ".join(["Kubernetes", *([version] if version else []), f"answers at {login.server} in {took:.1f} ms"]),
-    )
-
-
-async def _user(api: KubeApi) -> str:
-    """As whom the API server knows us; empty where it does not tell."""
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    try:
-        answer = await api.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
-    except (Forbidden, NotInstalled):  # the second: before Kubernetes 1.28
-        return ""
-    return str(answer.get("status", {}).get("userInfo", {}).get("username", ""))
-
-
-async def _rights(api: KubeApi, user: str) -> list[Finding]:
-    """What we may not do of all that is needed."""
-    namespace, name = api.namespace, user or "this user"
-    wanted = [(group, resource, verb) for (group, resource), verbs in RIGHTS.items() for verb in verbs]
-    try:
-        allowed = await asyncio.gather(*(_may(api, *each) for each in wanted))
-    except Forbidden as error:
-        return [
-            Finding(Level.WARNING, f"what {name} may do cannot be asked: {error}", "see what the rehearsal comes to")
-        ]
-    missing: dict[tuple[str, str], list[str]] = {}
-    for (group, resource, verb), may in zip(wanted, allowed, strict=True):
-        if not may:
-            missing.setdefault((group, resource), []).append(verb)
-    without_pods = missing.pop(_WITHOUT_PODS, None)
-    findings = []
-    if missing:
-        what = "; ".join(f"{_list(verbs)} {_resource(*where)}" for where, verbs in missing.items())
-        findings.append(
-            Finding(Level.PROBLEM, f"{name} may not {what} in namespace {namespace}", _give(namespace, user))
-        )
-    elif without_pods:
-        findings.append(
-            Finding(
-                Level.WARNING,
-                f"{name} may not get pods in namespace {namespace}, and records do not go with their Pods",
-                _give(namespace, user),
-            )
-        )
-    return findings or [Finding(Level.OK, f"{name} may do all that the store needs in namespace {namespace}")]
-
-
-async def _may(api: KubeApi, group: str, resource: str, verb: str) -> bool:
-    attributes = {"namespace": api.namespace, "verb": verb, "group": group, "resource": resource}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    answer = await api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
-    return answer.get("status", {}).get("allowed") is True
-
-
-def _give(namespace: str, user: str) -> str:
-    """The commands that give somebody the rights."""
-    where = f"peerload kubernetes manifests --part role --namespace {namespace}"
-    home, colon, account = user.removeprefix(_ACCOUNT).partition(":")
-    if user.startswith(_ACCOUNT) and colon and home == namespace:
-        return f"{where}{'' if account == ACCOUNT else f' --service-account {account}'} | kubectl apply -f -"
-    whom = f"--serviceaccount={home}:{account}" if user.startswith(_ACCOUNT) else f"--user={user or 'NAME'}"
-    return (
-        f"{where} | kubectl apply -f - && kubectl create rolebinding peerload-{secrets.token_hex(2)} --role=peerload"
-        f" {whom} --namespace {namespace}"
     )
 
 
@@ -312,11 +241,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{max(0.0, seconds):.0f} seconds"
-
-
-def _resource(group: str, resource: str) -> str:
-    return f"{resource}.{group}" if group else resource
-
-
-def _list(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]

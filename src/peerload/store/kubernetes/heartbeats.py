@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from peerload.clock import Clock
-from peerload.errors import PeerloadError, Unavailable
+from peerload.errors import Unavailable
 from peerload.store.base import Beat, Touch, Touched
+from peerload.store.kubernetes.copies import Copies
 from peerload.store.kubernetes.fence import Fence
 from peerload.store.kubernetes.index import Index
-from peerload.store.kubernetes.names import server_of
 from peerload.store.kubernetes.objects import Record, beat_patch
 from peerload.store.kubernetes.records import Records
 from peerload.store.kubernetes.reflector import Reflector
@@ -37,16 +37,11 @@ from peerload.store.kubernetes.trouble import Moved, NotThere, Outage
 
 __all__ = ["Heartbeats"]
 
-_MOST_BEATS: Final = 8_000
-"""Heartbeats in one batch, unless one call has more."""
+_MOST_TOUCHES: Final = 8_000
+"""Touches in one batch. Of one call with more each batch is kept whole or not at all."""
 _ROUNDS: Final = 5
 _ATTEMPTS: Final = 10
-_BACK_SECONDS: Final = 1.5
 _AT_ONCE: Final = 8
-_ALIVE_SECONDS: Final = 15.0
-"""A server whose shared heartbeats have not changed for so long writes none."""
-_SAVED_SECONDS: Final = 6.0
-"""Over how long the writes that are allowed add up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +84,12 @@ class Heartbeats:
         self._records = records
         self._reflector = reflector
         self._fence = fence
-        self._clock = clock
-        self._token = token
         self._shares = shares
-        self._rate = rate
-        self._allowed = 0.0
-        self._allowed_at = clock.monotonic()
+        self._copies = Copies(index, records, clock, token, shares=shares, rate=rate)
         self._segments = Segments(resources, index, token)
         self._calls: list[_Call] = []
         self._coming = asyncio.Event()
         self._expected: tuple[str, _Batch] | None = None
-        self._copying: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         index.on_shared = self._came_back
 
@@ -109,11 +99,10 @@ class Heartbeats:
 
     async def close(self) -> None:
         """End; whoever waits is told that the store is unavailable."""
-        tasks = [task for task in (self._task, self._copying) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._copies.close()
         _fail(self._calls, Unavailable("the store was closed"))
         self._calls = []
 
@@ -136,7 +125,7 @@ class Heartbeats:
             self._coming.clear()
             while self._calls:
                 calls = self._next_calls()
-                batch = asyncio.ensure_future(self._store([touch for call in calls for touch in call.touches]))
+                batch = asyncio.ensure_future(self._store_all([touch for call in calls for touch in call.touches]))
                 try:
                     await asyncio.wait([batch])
                 except asyncio.CancelledError:
@@ -157,10 +146,16 @@ class Heartbeats:
     def _next_calls(self) -> list[_Call]:
         calls: list[_Call] = []
         count = 0
-        while self._calls and (not calls or count + len(self._calls[0].touches) <= _MOST_BEATS):
+        while self._calls and (not calls or count + len(self._calls[0].touches) <= _MOST_TOUCHES):
             calls.append(self._calls.pop(0))
             count += len(calls[-1].touches)
         return calls
+
+    async def _store_all(self, touches: list[Touch]) -> list[Touched]:
+        verdicts: list[Touched] = []
+        for start in range(0, len(touches), _MOST_TOUCHES):
+            verdicts += await self._store(touches[start : start + _MOST_TOUCHES])
+        return verdicts
 
     async def _store(self, touches: list[Touch]) -> list[Touched]:
         verdicts: list[Touched | None] = [None] * len(touches)
@@ -199,7 +194,7 @@ class Heartbeats:
         finally:
             self._expected = None
         await self._write_directly(batch)
-        self._copy(batch)
+        self._copies.write(batch.written)
         return batch.verdicts
 
     def _later_ones(self, touches: Iterable[Touch]) -> dict[int, Beat]:
@@ -215,11 +210,10 @@ class Heartbeats:
                 latest[generation] = touch.beat
         return latest
 
-    @staticmethod
-    async def _told(judged: asyncio.Future[None], error: Outage) -> None:
+    async def _told(self, judged: asyncio.Future[None], error: Outage) -> None:
         """Wait for the watch to bring a write that may have been done."""
         try:
-            async with asyncio.timeout(_BACK_SECONDS):
+            async with asyncio.timeout(self._reflector.back_seconds):
                 await asyncio.shield(judged)
         except TimeoutError:
             raise error from None
@@ -311,37 +305,6 @@ class Heartbeats:
                 return None, None
             record, asked = await self._records.ask(key), True
         raise Unavailable(f"{key!r} is written by others over and over; try again")
-
-    def _copy(self, batch: _Batch) -> None:
-        """Write as many heartbeats into their records as is allowed, in the background: the oldest ones there first."""
-        now = self._clock.monotonic()
-        servers = {
-            server_of(name) for name, shared in self._index.shared.items() if now - shared.changed < _ALIVE_SECONDS
-        }
-        rate = self._rate / max(1, len(servers | {self._token}))
-        self._allowed = min(self._allowed + (now - self._allowed_at) * rate, _SAVED_SECONDS * rate)
-        self._allowed_at = now
-        if self._copying is not None and not self._copying.done():
-            return
-        records = [self._index.by_generation.get(generation) for generation in batch.written]
-        due = [record for record in records if record is not None and self._shares(record.key)]
-        due.sort(key=lambda record: -1 if record.beat is None else record.beat.stamp)
-        due = due[: max(1, int(self._allowed))]
-        self._allowed = max(0.0, self._allowed - len(due))
-        copies = (self._copy_one(record, batch.written[record.generation]) for record in due)
-        self._copying = asyncio.create_task(self._copy_all(copies), name="kubernetes heartbeats for the eye")
-
-    @staticmethod
-    async def _copy_all(copies: Iterable[Awaitable[None]]) -> None:
-        await each(copies, _AT_ONCE)
-
-    async def _copy_one(self, record: Record, beat: Beat) -> None:
-        if record.beat is not None and record.beat.stamp >= beat.stamp:
-            return
-        try:
-            await self._records.patch(record, beat_patch(record, beat))
-        except PeerloadError:
-            pass  # it was changed meanwhile, or it is not the time for it
 
 
 def _verdict(touch: Touch, record: Record, base: int, *, later: bool) -> Touched:

@@ -54,8 +54,8 @@ class Index:
         self._written: dict[str, Record] = {}
         self.on_shared: Callable[[str], None] = lambda write: None
         """Called with the `write` of an object of shared heartbeats before what is new in it counts."""
-        self.on_deleted: Callable[[str, int], None] = lambda uid, version: None
-        """Called with the uid of a record that is gone, and the resourceVersion of its end."""
+        self.on_deleted: Callable[[Record, int], None] = lambda record, version: None
+        """Called with a record that is gone, and the resourceVersion of its end."""
 
     def clear(self, base: int) -> None:
         """Begin anew."""
@@ -145,7 +145,7 @@ class Index:
             return
         if held is not None:
             if held.uid != record.uid:
-                self.on_deleted(held.uid, record.version - 1)
+                self.on_deleted(held, record.version - 1)
             self._unlink(held)
         written = self._written.get(record.name)
         if written is not None and written.version <= record.version:
@@ -165,7 +165,7 @@ class Index:
         held = self.records.pop(name, None)
         if held is not None:
             self._unlink(held)
-            self.on_deleted(held.uid, version)
+            self.on_deleted(held, version)
             yield Deleted(held.key, self.base + version)
 
     def _unlink(self, held: Record) -> None:

@@ -24,16 +24,16 @@ from peerload.store.kubernetes.index import Index
 from peerload.store.kubernetes.layout import Layout, begin_anew, read_layout, settle
 from peerload.store.kubernetes.log import LOG_LIMIT, Log
 from peerload.store.kubernetes.names import Type
-from peerload.store.kubernetes.objects import type_in, version_of
+from peerload.store.kubernetes.objects import Record, type_in, version_of
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.trouble import Behind, Gone
 
-__all__ = ["Reflector"]
+__all__ = ["BACK_SECONDS", "Reflector"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_REACH_SECONDS: Final = 1.5
-"""How long what was written may take to come back."""
+BACK_SECONDS: Final = 1.5
+"""How long what was written may take to come back on the watch."""
 _RETRY_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
 _GOOD_SECONDS: Final = 10.0
@@ -56,6 +56,7 @@ class Reflector:
         on_news: Callable[[], None],
         *,
         log_limit: int = LOG_LIMIT,
+        back_seconds: float = BACK_SECONDS,
     ) -> None:
         self._resources = resources
         self._index = index
@@ -63,6 +64,7 @@ class Reflector:
         self._now_ms = now_ms
         self._on_news = on_news
         self._log_limit = log_limit
+        self.back_seconds = back_seconds
         self.log = Log(0, log_limit)
         self.layout = Layout("", 0, "")
         self.trouble: Unavailable | None = None
@@ -70,11 +72,12 @@ class Reflector:
         self.heard = 0.0
         """When something was last heard, in monotonic seconds."""
         self.on_trouble: Callable[[], None] = lambda: None
+        self._events = 0
         self._lost = False
         self._owed: list[Change] = []
         self._reached: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
-        self._deletions: dict[str, list[asyncio.Future[int]]] = {}
+        self._deletions: dict[str, list[asyncio.Future[tuple[int, str]]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._stream: asyncio.Future[None] | None = None
         index.on_deleted = self._deleted
@@ -93,22 +96,26 @@ class Reflector:
         self._fail_waiters(Unavailable("the store was closed"))
 
     async def reached(self, version: int) -> None:
-        """Return once the index is as of that resourceVersion or a later one. Raises `Unavailable` if that takes long; then
-        the watch is taken for hung."""
+        """Return once the index is as of that resourceVersion or a later one. Raises `Unavailable` if that takes long; and if
+        nothing has come meanwhile, the watch is taken for hung."""
         if self.log.end >= version:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._reached, (version, next(self._order), future))
+        heard = self._events
         try:
-            async with asyncio.timeout(_REACH_SECONDS):
+            async with asyncio.timeout(self.back_seconds):
                 await future
         except TimeoutError:
-            raise self.suspect() from None
+            if self._events == heard:
+                raise self.suspect() from None
+            raise Unavailable("the Kubernetes API server's watch is slow to tell what was written") from None
 
     @contextlib.contextmanager
-    def deletion(self, uid: str) -> Iterator[asyncio.Future[int]]:
-        """A future with the resourceVersion of the end of a record, for as long as the block runs."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    def deletion(self, uid: str) -> Iterator[asyncio.Future[tuple[int, str]]]:
+        """A future with the resourceVersion of the end of a record, and the last mark that it is known to have had, for as long
+        as the block runs."""
+        future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._deletions.setdefault(uid, []).append(future)
         try:
             yield future
@@ -256,6 +263,7 @@ class Reflector:
             self._on_news()
 
     def _alive(self) -> None:
+        self._events += 1
         self.heard = self._clock.monotonic()
         if self.trouble is not None:
             self.trouble = None
@@ -276,7 +284,7 @@ class Reflector:
                 future.exception()  # whoever waited may be gone
         self._reached.clear()
 
-    def _deleted(self, uid: str, version: int) -> None:
-        for future in self._deletions.get(uid, ()):
+    def _deleted(self, record: Record, version: int) -> None:
+        for future in self._deletions.get(record.uid, ()):
             if not future.done():
-                future.set_result(version)
+                future.set_result((version, record.mark))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import weakref
@@ -21,8 +20,6 @@ except ImportError:
 __all__ = ["Wires", "open_socket", "translated"]
 
 _IDLE_SECONDS: Final = 15.0
-_FAREWELL_TURNS: Final = 20
-"""Turns of the event loop that TLS takes to notice that nobody is there any more."""
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -36,7 +33,8 @@ class Wires:
     """Connections that are used, and given up, together."""
 
     def __init__(self, most: int) -> None:
-        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=self._socket)
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        connector = aiohttp.TCPConnector(limit=most, keepalive_timeout=_IDLE_SECONDS, socket_factory=self._connect)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -44,7 +42,6 @@ class Wires:
             skip_auto_headers=("Accept-Encoding",),  # packing costs the API server more than the bytes cost the network
             headers={"User-Agent": f"peerload/{__version__}"},
         )
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._users = 0
         self._retired = False
 
@@ -67,20 +64,13 @@ class Wires:
 
     async def close(self) -> None:
         """Break all of them."""
-        await self._session.close()
-        # One that was given up alone still waits for the other side to say goodbye, for half a minute.
-        for left in self._open():
+        for made in self._sockets:
+            # TLS would wait, half a minute, until a server says goodbye that says nothing.
             with contextlib.suppress(OSError):
-                left.shutdown(socket.SHUT_RDWR)
-        for _ in range(_FAREWELL_TURNS):
-            if not self._open():
-                return
-            await asyncio.sleep(0)
+                made.shutdown(socket.SHUT_RDWR)
+        await self._session.close()
 
-    def _open(self) -> list[socket.socket]:
-        return [each for each in self._sockets if each.fileno() >= 0]
-
-    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+    def _connect(self, info: tuple[Any, ...]) -> socket.socket:
         made = open_socket(info)
         self._sockets.add(made)
         return made
