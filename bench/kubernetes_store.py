@@ -46,9 +46,11 @@ _Call = Callable[[int], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Rate:
-    """Calls a second, and the CPU time in milliseconds that each took: of our server, and of etcd and the API server."""
+    """Calls a second, and what each cost: writes by the API server's own count, and CPU time in milliseconds, of our server
+    and of etcd and the API server together."""
 
     calls: float
+    writes: float
     server_ms: float
     cluster_ms: float
 
@@ -69,6 +71,7 @@ class Meter:
     async def rate(self, call: _Call, numbers: Iterable[int], seconds: float = 3_600.0) -> Rate:
         """One call for each number, or as many as begin within the seconds."""
         remaining = iter(numbers)
+        written = self._plane.admin.writes()
         before = self._spent()
         begun = time.perf_counter()
         done = 0
@@ -84,7 +87,7 @@ class Meter:
         await asyncio.gather(*(caller() for _ in range(_CALLERS)))
         took = time.perf_counter() - begun
         server, cluster = (after - held for after, held in zip(self._spent(), before, strict=True))
-        return Rate(done / took, server / done, cluster / done)
+        return Rate(done / took, (self._plane.admin.writes() - written) / done, server / done, cluster / done)
 
 
 class Calls:
@@ -225,6 +228,7 @@ def say(name: str, ours: Rate, bare: Rate) -> None:
     """A line of the answer."""
     print(
         f"{name:32} {ours.calls:>10,.4g} {bare.calls:>10,.4g} {ours.calls / bare.calls:>8.2f}"
+        f" {ours.writes:>14.2f} {bare.writes:>8.2f}"
         f" {ours.server_ms:>14,.3g} {ours.cluster_ms:>10,.3g} {bare.cluster_ms:>10,.3g}",
         flush=True,
     )
@@ -270,8 +274,11 @@ async def measure_all(arguments: Any) -> None:
     """Small records, and manifests of two sizes."""
     with tempfile.TemporaryDirectory(prefix="peerload-kube-") as folder:
         with _kube.ControlPlane(Path(folder) / "kube").running() as plane:
-            print(f"{'':32} {'calls a second':^30} {'CPU ms a call':^37}")
-            print(f"{'':32} {'server':>10} {'bare':>10} {'of it':>8} {'server':>14} {'cluster':>10} {'bare':>10}")
+            print(f"{'':32} {'calls a second':>30} {'writes a call':>23} {'CPU ms a call':>36}")
+            print(
+                f"{'':32} {'server':>10} {'bare':>10} {'of it':>8} {'server':>14} {'bare':>8}"
+                f" {'server':>14} {'cluster':>10} {'bare':>10}"
+            )
             for tensors, workers in ((1, 64), (1_500, 64), (20_000, 16)):
                 await measure(plane, tensors, min(workers, arguments.workers), arguments.seconds)
 

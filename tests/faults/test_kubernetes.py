@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[Callable[[ControlPlane], None], Callable[[ControlPlane],
     "API server stopped": (
         lambda plane: plane.server.pause(),
         lambda plane: plane.server.resume(),
-        "did not answer in time",
+        "in time",
     ),
     "API server killed": (
         lambda plane: plane.server.kill(),
@@ -68,7 +68,7 @@ FAULTS: dict[str, tuple[Callable[[ControlPlane], None], Callable[[ControlPlane],
     "etcd stopped": (
         lambda plane: plane.etcd[0].pause(),
         lambda plane: plane.etcd[0].resume(),
-        "did not answer in time",
+        "in time",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from peerload.store.base import Beat, Store, Touch
 from peerload.store.kubernetes.store import KubernetesStore
@@ -11,6 +12,7 @@ from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
+from peerload.testing.store_suite.place import PATIENCE_SECONDS
 from tests.support.redis import RedisProcess
 
 _LOG_LIMIT = 400
@@ -89,11 +91,11 @@ class NamespacePlace:
         self.url = url
 
     def store(self) -> Store:
-        if self._sharing:
-            return HandTimedKubernetesStore(
-                self.url, self._clock, shares=lambda key: True, copies_a_second=0.0, log_limit=_LOG_LIMIT
-            )
-        return HandTimedKubernetesStore(self.url, self._clock, log_limit=_LOG_LIMIT)
+        sharing: dict[str, Any] = {"shares": lambda key: True, "copies_a_second": 0.0} if self._sharing else {}
+        # What takes long here says something about the machine that runs all of Kubernetes besides the tests.
+        return HandTimedKubernetesStore(
+            self.url, self._clock, log_limit=_LOG_LIMIT, call_seconds=PATIENCE_SECONDS / 2, **sharing
+        )
 
     async def forget_feed(self, store: Store) -> None:
         numbers = range(_LOG_LIMIT + 1)

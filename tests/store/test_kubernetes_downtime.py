@@ -117,6 +117,7 @@ async def test_an_etcd_that_comes_back_empty(plane: ControlPlane, namespace: Nam
                 while True:
                     with contextlib.suppress(Unavailable):
                         await next_feed(store.watch(listing.position))
+                    await asyncio.sleep(0.02)
         assert await store.touch([Touch("k", written.generation, Beat(5))]) == [Touched.MISSING]
         assert await store.get("k") is None
         assert {entry.key for entry in (await store.list()).entries} == {"recovered"}
@@ -131,7 +132,7 @@ async def test_an_etcd_without_a_majority(tmp_path: Path) -> None:
     with ControlPlane(tmp_path, members=3).running() as plane:
         namespace = plane.fresh_namespace()
         async with opened(namespace.store_url()) as store:
-            written = await store.put("k", {"n": 1})
+            written = await store.put("kept", {"n": 1})
             mirror = Mirror(await store.list())
             for member in plane.etcd[:2]:
                 member.kill()
@@ -142,5 +143,5 @@ async def test_an_etcd_without_a_majority(tmp_path: Path) -> None:
             # One is no loss, whoever led.
             plane.etcd[2].kill()
             await recovered(store)
-            changed = await store.put("k", {"n": 2}, expect=written.revision)
-            await follow(store, mirror, lambda m: m.entries["k"].revision == changed.revision)
+            changed = await store.put("kept", {"n": 2}, expect=written.revision)
+            await follow(store, mirror, lambda m: m.entries["kept"].revision == changed.revision)

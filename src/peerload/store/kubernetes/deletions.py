@@ -26,8 +26,6 @@ from peerload.store.kubernetes.trouble import Moved, NotThere, Outage
 __all__ = ["Deletions"]
 
 _ATTEMPTS: Final = 20
-_END_SECONDS: Final = 1.5
-"""How long the watch may take to tell of a deletion."""
 
 
 class Deletions:
@@ -105,11 +103,10 @@ class Deletions:
                 )
         return version
 
-    @staticmethod
-    async def _told(ended: asyncio.Future[tuple[int, str]], mark: str, otherwise: Unavailable) -> int:
+    async def _told(self, ended: asyncio.Future[tuple[int, str]], mark: str, otherwise: Unavailable) -> int:
         """What the watch tells of a deletion that was ours."""
         try:
-            async with asyncio.timeout(_END_SECONDS):
+            async with asyncio.timeout(self._reflector.back_seconds):
                 version, found = await ended
         except TimeoutError:
             raise otherwise from None

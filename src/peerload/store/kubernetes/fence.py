@@ -78,7 +78,11 @@ class Fence:
             # Whoever comes while this mark is on its way needs a later one.
             waiting, self._waiting = self._waiting, []
             try:
-                await self._reflector.reached(await self._mark())
+                known = self._reflector.log.end
+                version = await self._mark()
+                if version <= known:
+                    raise self._reflector.went_back()
+                await self._reflector.reached(version)
             except PeerloadError as error:
                 _settle(waiting, error if isinstance(error, Unavailable) else Unavailable(str(error)))
             except asyncio.CancelledError:
@@ -114,7 +118,8 @@ class Fence:
             ):
                 try:
                     await self.passed()
-                except Unavailable:
+                except Unavailable as error:
+                    self._reflector.doubt(error)
                     await asyncio.sleep(_RETRY_SECONDS)
 
 

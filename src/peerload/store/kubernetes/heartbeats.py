@@ -41,7 +41,6 @@ _MOST_TOUCHES: Final = 8_000
 """Touches in one batch. Of one call with more each batch is kept whole or not at all."""
 _ROUNDS: Final = 5
 _ATTEMPTS: Final = 10
-_BACK_SECONDS: Final = 1.5
 _AT_ONCE: Final = 8
 
 
@@ -211,11 +210,10 @@ class Heartbeats:
                 latest[generation] = touch.beat
         return latest
 
-    @staticmethod
-    async def _told(judged: asyncio.Future[None], error: Outage) -> None:
+    async def _told(self, judged: asyncio.Future[None], error: Outage) -> None:
         """Wait for the watch to bring a write that may have been done."""
         try:
-            async with asyncio.timeout(_BACK_SECONDS):
+            async with asyncio.timeout(self._reflector.back_seconds):
                 await asyncio.shield(judged)
         except TimeoutError:
             raise error from None

@@ -28,12 +28,12 @@ from peerload.store.kubernetes.objects import Record, type_in, version_of
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.trouble import Behind, Gone
 
-__all__ = ["Reflector"]
+__all__ = ["BACK_SECONDS", "Reflector"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_REACH_SECONDS: Final = 1.5
-"""How long what was written may take to come back."""
+BACK_SECONDS: Final = 1.5
+"""How long what was written may take to come back on the watch."""
 _RETRY_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
 _GOOD_SECONDS: Final = 10.0
@@ -56,6 +56,7 @@ class Reflector:
         on_news: Callable[[], None],
         *,
         log_limit: int = LOG_LIMIT,
+        back_seconds: float = BACK_SECONDS,
     ) -> None:
         self._resources = resources
         self._index = index
@@ -63,6 +64,7 @@ class Reflector:
         self._now_ms = now_ms
         self._on_news = on_news
         self._log_limit = log_limit
+        self.back_seconds = back_seconds
         self.log = Log(0, log_limit)
         self.layout = Layout("", 0, "")
         self.trouble: Unavailable | None = None
@@ -102,7 +104,7 @@ class Reflector:
         heapq.heappush(self._reached, (version, next(self._order), future))
         heard = self._events
         try:
-            async with asyncio.timeout(_REACH_SECONDS):
+            async with asyncio.timeout(self.back_seconds):
                 await future
         except TimeoutError:
             if self._events == heard:
@@ -130,6 +132,15 @@ class Reflector:
         if self._stream is not None:
             self._stream.cancel()
         return error
+
+    def doubt(self, error: Unavailable) -> None:
+        """The watch is quiet, and what would prove it alive cannot be written."""
+        self._fail(error)
+
+    def went_back(self) -> Unavailable:
+        """The API server counts from an earlier number than it has told of: its data are not what they were. List again."""
+        self._lost = True
+        return self.suspect()
 
     async def _run(self) -> None:
         delay = _RETRY_SECONDS

@@ -15,6 +15,7 @@ from peerload.store.kubernetes.trouble import NotThere
 __all__ = ["CALL_SECONDS", "Resources"]
 
 CALL_SECONDS: Final = 2.0
+"""How long a call may take that is about one record."""
 _PAGE_OBJECTS: Final = 500
 _PAGE_SECONDS: Final = 10.0
 _CHUNK_SECONDS: Final = 10.0
@@ -29,8 +30,9 @@ class Resources:
     """Records (the custom resource), ConfigMaps and Pods of the namespace; of the first two those with the label of the
     instance."""
 
-    def __init__(self, api: KubeApi, instance: str) -> None:
+    def __init__(self, api: KubeApi, instance: str, *, call_seconds: float = CALL_SECONDS) -> None:
         self._api = api
+        self._call_seconds = call_seconds
         self.instance = instance
         self.latest = 0
         """The latest resourceVersion that the API server has told of."""
@@ -40,6 +42,11 @@ class Resources:
     @property
     def namespace(self) -> str:
         return self._api.namespace
+
+    async def close(self) -> None:
+        """Wait for the end of all that was asked; the API is closed already."""
+        while tasks := [*self._asking.values(), *self._asked_next.values()]:
+            await asyncio.wait(tasks)
 
     async def get(self, name: str) -> dict[str, Any] | None:
         """A record as it is now; not to be changed. Who asks while an answer is on its way shares the next one with all who
@@ -55,22 +62,24 @@ class Resources:
             await asyncio.wait([before])
         task = self._asking[name] = self._asked_next.pop(name)
         try:
-            return await self._api.call("GET", self._records(name), seconds=CALL_SECONDS)
+            return await self._api.call("GET", self._records(name), seconds=self._call_seconds)
         except NotThere:
             return None
         finally:
             if self._asking.get(name) is task:
                 del self._asking[name]
 
-    async def create(self, body: Mapping[str, Any], *, seconds: float = CALL_SECONDS) -> dict[str, Any]:
+    async def create(self, body: Mapping[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
         """Create a record. Raises `Exists`."""
-        return self._told(await self._api.call("POST", self._records(), body=body, seconds=seconds))
+        return self._told(
+            await self._api.call("POST", self._records(), body=body, seconds=seconds or self._call_seconds)
+        )
 
     async def patch(self, name: str, patch: list[dict[str, Any]]) -> dict[str, Any]:
         """Change a record. Raises `Moved` and `NotThere`."""
         path = self._records(name)
         return self._told(
-            await self._api.call("PATCH", path, body=patch, content_type=JSON_PATCH, seconds=CALL_SECONDS)
+            await self._api.call("PATCH", path, body=patch, content_type=JSON_PATCH, seconds=self._call_seconds)
         )
 
     async def delete(self, name: str, *, uid: str | None = None, version: int | None = None) -> None:
@@ -82,7 +91,7 @@ class Resources:
             "propagationPolicy": "Background",
             "preconditions": {name: text for name, text in conditions.items() if text is not None},
         }
-        await self._api.call("DELETE", self._records(name), body=body, seconds=CALL_SECONDS)
+        await self._api.call("DELETE", self._records(name), body=body, seconds=self._call_seconds)
 
     async def version(self) -> int:
         """How far the API server has come."""
@@ -128,7 +137,7 @@ class Resources:
     async def delete_chunk(self, name: str) -> None:
         """Delete a ConfigMap, if it is there."""
         try:
-            await self._api.call("DELETE", self._chunks(name), seconds=CALL_SECONDS)
+            await self._api.call("DELETE", self._chunks(name), seconds=self._call_seconds)
         except NotThere:
             pass
 

@@ -11,21 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from peerload.clock import Clock
-from peerload.errors import Compacted, Damaged, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Damaged, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding
 from peerload.store.base import (
     ANY,
     KEEP,
     Any,
     Beat,
-    Change,
     Entry,
     Expect,
     Feed,
     Keep,
     Listing,
     Position,
-    Put,
     Store,
     Touch,
     Touched,
@@ -41,6 +39,7 @@ from peerload.store.kubernetes import examination
 from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.blobs import Blobs
 from peerload.store.kubernetes.deletions import Deletions
+from peerload.store.kubernetes.feed import follow, write_position
 from peerload.store.kubernetes.fence import Fence
 from peerload.store.kubernetes.heartbeats import Heartbeats
 from peerload.store.kubernetes.index import Index
@@ -53,9 +52,9 @@ from peerload.store.kubernetes.objects import read_entry, read_record
 from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.puts import Puts
 from peerload.store.kubernetes.records import Records
-from peerload.store.kubernetes.reflector import Reflector
+from peerload.store.kubernetes.reflector import BACK_SECONDS, Reflector
 from peerload.store.kubernetes.removal import removed_after
-from peerload.store.kubernetes.resources import Resources
+from peerload.store.kubernetes.resources import CALL_SECONDS, Resources
 from peerload.store.kubernetes.sweep import Sweep
 from peerload.store.wakeups import Wakeups
 
@@ -64,7 +63,6 @@ __all__ = ["COPIES_A_SECOND", "KubernetesStore"]
 COPIES_A_SECOND: Final = 8.0
 """How many heartbeats of sources are also written into their records, by all servers together."""
 _PACE_SECONDS: Final = 3.0
-_DIGITS: Final = 20
 
 
 def _is_source(key: str) -> bool:
@@ -103,9 +101,11 @@ class KubernetesStore:
         shares: Callable[[str], bool] = _is_source,
         copies_a_second: float = COPIES_A_SECOND,
         log_limit: int = LOG_LIMIT,
+        call_seconds: float = CALL_SECONDS,
     ) -> None:
         """`shares` says of a key whether its heartbeats may be kept in shared objects alone, and `copies_a_second` how many
-        of those are written into their records too; `log_limit` is how many changes a watch can be behind.
+        of those are written into their records too; `log_limit` is how many changes a watch can be behind, and `call_seconds` how long a
+        simple call may take.
 
         Raises `InvalidArgument` for a URL that cannot be read.
         """
@@ -114,6 +114,7 @@ class KubernetesStore:
         self._shares = shares
         self._copies_a_second = copies_a_second
         self._log_limit = log_limit
+        self._call_seconds = call_seconds
         self._time = KubeTime(clock)
         self._parts: _Parts | None = None
         self._opening = asyncio.Lock()
@@ -144,7 +145,7 @@ class KubernetesStore:
 
     async def _build(self, api: KubeApi) -> _Parts:
         token = secrets.token_hex(8)
-        resources = Resources(api, self._place.instance)
+        resources = Resources(api, self._place.instance, call_seconds=self._call_seconds)
         index = Index(self._place.instance, self._clock)
         records = Records(resources, index)
         blobs = Blobs(resources)
@@ -154,7 +155,15 @@ class KubernetesStore:
             if wakeups is not None:
                 wakeups.ring()
 
-        reflector = Reflector(resources, index, self._clock, self._time.now, ring, log_limit=self._log_limit)
+        reflector = Reflector(
+            resources,
+            index,
+            self._clock,
+            self._time.now,
+            ring,
+            log_limit=self._log_limit,
+            back_seconds=BACK_SECONDS * self._call_seconds / CALL_SECONDS,
+        )
         fence = Fence(resources, reflector, self._clock, token)
         heartbeats = Heartbeats(
             resources,
@@ -194,6 +203,7 @@ class KubernetesStore:
         parts.sweeping.cancel()
         await parts.reflector.close()
         await parts.api.close()
+        await parts.resources.close()
         await parts.heartbeats.close()
         await parts.fence.close()
         await parts.blobs.close()
@@ -276,39 +286,23 @@ class KubernetesStore:
         parts = self._open_parts()
         layout = parts.reflector.layout
         entries, version = await listed(parts.resources, layout.base, prefix)
-        return Listing(entries, Position(f"{layout.epoch}.{version}"))
+        return Listing(entries, write_position(layout.epoch, version))
 
     async def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
         check_prefix(prefix)
         parts = self._open_parts()
-        reflector = parts.reflector
-        epoch, seen = _read_position(position)
-        checked = False
-        with parts.wakeups.listen() as listener:
-            while True:
-                if self._parts is not parts:
-                    raise Unavailable("the store was closed")
-                if reflector.trouble is not None:
-                    raise Unavailable(str(reflector.trouble))
-                log = reflector.log
-                if epoch != reflector.layout.epoch:
-                    raise Compacted("the position is not one of this store's feed")
-                if seen < log.floor:
-                    raise Compacted("the feed no longer reaches back to the reader's position")
-                if not checked and seen > max(log.end, parts.resources.latest):
-                    if seen > await parts.resources.version():
-                        raise Compacted("the position is not one of this store's feed")
-                    continue
-                checked = True
-                changes, seen = log.read(seen)
-                if prefix:
-                    changes = tuple(change for change in changes if _key(change).startswith(prefix))
-                # In silence it is the fence that tells whether there is really nothing new.
-                if changes or (listener.due and parts.fence.proven):
-                    listener.due = False
-                    yield Feed(changes, Position(f"{epoch}.{seen}"))
-                if seen >= reflector.log.end:
-                    await listener.wait()
+        feeds = follow(
+            position,
+            prefix,
+            parts.resources,
+            parts.reflector,
+            parts.fence,
+            parts.wakeups,
+            lambda: self._parts is parts,
+        )
+        async with contextlib.aclosing(feeds):
+            async for feed in feeds:
+                yield feed
 
     async def examine(self) -> AsyncGenerator[Finding, None]:
         async with contextlib.aclosing(examination.examine(self._place, self._clock)) as found:
@@ -331,15 +325,3 @@ class KubernetesStore:
         if self._parts is None:
             raise Unavailable("the store is not open")
         return self._parts
-
-
-def _read_position(position: Position) -> tuple[str, int]:
-    """The epoch and the resourceVersion. Raises `Compacted` for what is no position."""
-    epoch, _, version = position.partition(".")
-    if not (epoch and version.isascii() and version.isdecimal() and len(version) <= _DIGITS):
-        raise Compacted("the position is not one of this store's feed")
-    return epoch, int(version)
-
-
-def _key(change: Change) -> str:
-    return change.entry.key if isinstance(change, Put) else change.key
