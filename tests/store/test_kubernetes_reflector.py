@@ -19,7 +19,7 @@ from peerload.errors import Unavailable
 from peerload.store.base import Beat, Entry, Feed, Listing, Position
 from peerload.store.kubernetes import reflector as module
 from peerload.store.kubernetes.index import Index, read_beat, read_beats, write_beats
-from peerload.store.kubernetes.layout import settle
+from peerload.store.kubernetes.layout import Layout, settle
 from peerload.store.kubernetes.names import Type, entry_name
 from peerload.store.kubernetes.objects import body_of, later, read_entry, read_record, type_in
 from peerload.store.kubernetes.reflector import Reflector
@@ -229,6 +229,16 @@ async def until_seen(reflector: Reflector, cluster: Cluster) -> None:
             await asyncio.sleep(0)
 
 
+async def until_another(reflector: Reflector, layout: Layout) -> None:
+    """Wait until the store has begun anew."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Unavailable):
+                if reflector.layout != layout:
+                    return
+            await asyncio.sleep(0)
+
+
 key = st.sampled_from(KEYS)
 steps = st.lists(
     st.one_of(
@@ -306,9 +316,7 @@ async def test_a_store_that_is_begun_anew_is_another_one() -> None:
         layout = reflector.layout
         name = next(name for name, body in cluster.objects.items() if type_in(body) == Type.LAYOUT)
         cluster.remove(name)
-        async with asyncio.timeout(20):
-            while reflector.layout.epoch in ("", layout.epoch):
-                await asyncio.sleep(0)
+        await until_another(reflector, layout)
         await until_seen(reflector, cluster)
         assert cluster.entries(reflector.layout.base).keys() == {"k"}
 
@@ -322,21 +330,9 @@ async def test_numbers_that_go_back_begin_a_new_epoch_above_all_before() -> None
         await until_seen(reflector, cluster)
         layout, reached = reflector.layout, reflector.layout.base + cluster.version
         cluster.objects, cluster.version = backup, 101
-        cluster.compact()
-        cluster.floor = 0
-        cluster.end(None)
-        reflector.suspect()
-        cluster.watch_error = None
         cluster.events.clear()
-        with contextlib.suppress(Unavailable):
-            await reflector.reached(cluster.version + 1_000)
-        cluster.floor = 10**6  # as for a watch from the future
-        reflector.suspect()
-        async with asyncio.timeout(20):
-            while reflector.layout.epoch in ("", layout.epoch):
-                await asyncio.sleep(0)
-                cluster.floor = 0 if reflector.layout.epoch != layout.epoch else cluster.floor
-        cluster.floor = 0
+        reflector.went_back()
+        await until_another(reflector, layout)
         cluster.put("k", 9, keep=False)
         await until_seen(reflector, cluster)
         (entry,) = cluster.entries(reflector.layout.base).values()

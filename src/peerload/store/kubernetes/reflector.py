@@ -66,7 +66,7 @@ class Reflector:
         self._log_limit = log_limit
         self.back_seconds = back_seconds
         self.log = Log(0, log_limit)
-        self.layout = Layout("", 0, "")
+        self._layout: Layout | None = None
         self.trouble: Unavailable | None = None
         """Why it is not known at present what happens. None: it is."""
         self.heard = 0.0
@@ -81,6 +81,13 @@ class Reflector:
         self._task: asyncio.Task[None] | None = None
         self._stream: asyncio.Future[None] | None = None
         index.on_deleted = self._deleted
+
+    @property
+    def layout(self) -> Layout:
+        """Which beginning of the store is followed. Raises `Unavailable` while that changes."""
+        if self._layout is None:
+            raise Unavailable("the store in Kubernetes has begun anew, and is not listed yet")
+        return self._layout
 
     async def open(self) -> None:
         """List, and begin to follow. Raises `Unavailable`."""
@@ -151,7 +158,7 @@ class Reflector:
                     await self._list_again()
                 await self._streamed()
             except _Anew:
-                self._lost, self.layout = True, Layout("", 0, "")
+                self._lost, self._layout = True, None
             except (Gone, Behind) as error:
                 self._lost = True
                 _log.info("the records are listed again", reason=str(error))
@@ -188,7 +195,7 @@ class Reflector:
         if version > self.log.end:
             changes: tuple[Change, ...] = ()
             if type_in(body) == Type.LAYOUT:
-                if event["type"] == "DELETED" or read_layout(body).epoch != self.layout.epoch:
+                if event["type"] == "DELETED" or self._layout != read_layout(body):
                     raise _Anew
             elif event["type"] != "BOOKMARK":
                 changes = self._index.changes_of(event)
@@ -197,28 +204,29 @@ class Reflector:
 
     async def _begin(self, after: int = 0) -> None:
         """Know nothing, and list."""
-        self.layout = await settle(self._resources, self._now_ms(), after=after)
-        self._index.clear(self.layout.base)
-        self._owed.clear()
-        version = await self._list()
+        self._layout = None
+        layout = await settle(self._resources, self._now_ms(), after=after)
+        self._index.clear(layout.base)
+        self.log = Log(0, self._log_limit)
+        version = await self._list(layout)
         self._owed.clear()
         self._lost = False
-        self.log = Log(version, self._log_limit)
+        self._layout, self.log = layout, Log(version, self._log_limit)
         self._advance(version, ())
         self._alive()
 
     async def _list_again(self) -> None:
         """List, and tell the difference as changes."""
-        if not self.layout.epoch:
+        layout, before = self._layout, self.log.end
+        if layout is None:
             await self._begin()
             return
-        before = self.log.end
-        version = await self._list()
+        version = await self._list(layout)
         if version < before:
             _log.warning("the API server's data went back", known=before, found=version)
-            after = self.layout.base + before + 1
-            self.layout = await begin_anew(self._resources, self.layout, self._now_ms(), after=after)
-            await self._begin()
+            after = layout.base + before + 1
+            await begin_anew(self._resources, layout, self._now_ms(), after=after)
+            await self._begin(after)
             return
         self._lost = False
         changes, self._owed = tuple(self._owed), []
@@ -226,8 +234,8 @@ class Reflector:
             self._advance(version, changes)
         self._alive()
 
-    async def _list(self) -> int:
-        """Bring the index to the moment of a list. Raises `_Anew` where the layout is not the one that is known."""
+    async def _list(self, layout: Layout) -> int:
+        """Bring the index to the moment of a list. Raises `_Anew` where the layout is another one by then."""
         seen: set[str] = set()
         shared: list[dict[str, Any]] = []
         epoch = ""
@@ -245,7 +253,7 @@ class Reflector:
                         case _:
                             records.append(body)
                 self._owed.extend(self._index.put_all(records, seen))
-        if epoch != self.layout.epoch:
+        if epoch != layout.epoch:
             raise _Anew
         if version >= self.log.end:
             self._owed.extend(self._index.finish(version, seen, shared))

@@ -95,8 +95,7 @@ class Resources:
 
     async def version(self) -> int:
         """How far the API server has come."""
-        await self._page(self._records(), {"limit": "1"}, {}, metadata_only=True)
-        return self.latest
+        return version_of(await self._page(self._records(), {"limit": "1"}, {}, metadata_only=True))
 
     async def pages(
         self, labels: Mapping[str, str], *, metadata_only: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import weakref
@@ -20,6 +21,8 @@ except ImportError:
 __all__ = ["Wires", "open_socket", "translated"]
 
 _IDLE_SECONDS: Final = 15.0
+_FAREWELL_TURNS: Final = 20
+"""Turns of the event loop that TLS takes to notice that nobody is there any more."""
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -69,6 +72,10 @@ class Wires:
             with contextlib.suppress(OSError):
                 made.shutdown(socket.SHUT_RDWR)
         await self._session.close()
+        for _ in range(_FAREWELL_TURNS):
+            if all(made.fileno() < 0 for made in self._sockets):
+                return
+            await asyncio.sleep(0)
 
     def _connect(self, info: tuple[Any, ...]) -> socket.socket:
         made = open_socket(info)
