@@ -31,7 +31,16 @@ from typing import Final, NamedTuple
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["SharedPlace", "address_of", "allocate_arena", "allocate_shared", "map_sealed", "seal", "shared_place"]
+__all__ = [
+    "SharedPlace",
+    "address_of",
+    "allocate_arena",
+    "allocate_shared",
+    "is_sealed",
+    "map_sealed",
+    "seal",
+    "shared_place",
+]
 
 _SMALL: Final = 256 * 1024
 """Bytes up to which pieces are put together."""
@@ -40,7 +49,7 @@ _TOGETHER: Final = 64 * _SMALL
 _NAME_BYTES: Final = 200
 _MFD_NOEXEC_SEAL: Final = 0x8
 """Linux 6.3 and later complain of memfds made without saying whether they may be executed."""
-_F_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SEAL_TRIES: Final = 100
 _SEAL_PAUSE_S: Final = 0.01
 """A program that another thread starts shares this process's writable mappings until it is executed."""
@@ -127,14 +136,19 @@ def map_sealed(fd: int) -> memoryview:
     It can be written to: what is written to becomes this process's own, page by page. The descriptor is taken over, also
     if this raises: OSError where it cannot be mapped, `InvalidArgument` where it is not a memfd so sealed.
     """
-    try:
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _F_SEALS != _F_SEALS:
-            raise InvalidArgument("fd", "is of memory that could change or shrink under those who map it")
-        nbytes = os.fstat(fd).st_size
-    except (OSError, InvalidArgument):
+    nbytes = os.fstat(fd).st_size
+    if not is_sealed(fd, nbytes):
         os.close(fd)
-        raise
+        raise InvalidArgument("fd", "is of memory that could change or shrink under those who map it")
     return _map(fd, nbytes, flags=mmap.MAP_PRIVATE, sealed=True)
+
+
+def is_sealed(fd: int, nbytes: int) -> bool:
+    """Whether it is a memfd of that size that nobody can change any more."""
+    try:
+        return os.fstat(fd).st_size == nbytes and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False
 
 
 def shared_place(view: memoryview) -> SharedPlace | None:

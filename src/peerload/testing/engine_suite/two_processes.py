@@ -41,11 +41,14 @@ class TwoProcessSuite(SuiteBase):
         """A source in another process, and its publication of `content(seed, sizes)`."""
         worker = self.worker(tidy, **settings)
         order = {"seed": seed, "sizes": sizes, "path": str(path) if path else None, "host": self.host}
+        order["shared"] = self.sealed
         return worker, undescribe(worker.ask("publish", **order)["descriptor"])
 
     @pytest.mark.parametrize("form", ["memory", "mapped"])
     @pytest.mark.parametrize("sizes", [MANY, [20 * MIB, 60 * MIB, 0, 30 * MIB]], ids=["many", "large"])
     def test_moves_real_bytes(self, tidy: ExitStack, tmp_path: Path, sizes: list[int], form: str) -> None:
+        if self.sealed and form == "mapped":
+            pytest.skip("this engine serves no files")
         worker, descriptor = self.source(tidy, 1, sizes, tmp_path / "weights" if form == "mapped" else None)
         importer = self.importer(tidy)
         into = [importer.allocate(size) for size in sizes]
@@ -141,7 +144,7 @@ class TwoProcessSuite(SuiteBase):
         for index, found in job.completed():
             # The engine cannot know; but what it says of the bytes is true, so that the manifest's digest tells.
             assert found in (None, digest(into[index]))
-            assert digest(into[index]) != digest(content(6, BIG)[index])
+            assert (digest(into[index]) == digest(content(6, BIG)[index])) is self.sealed
 
     def test_retired_midway_and_overwritten(self, tidy: ExitStack) -> None:
         worker, descriptor = self.source(tidy, 8, BIG, **self.slow(SLOW))

@@ -1,0 +1,28 @@
+"""The settings of the memfd engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peerload.engines.tcp.settings import LineSettings
+from peerload.errors import InvalidArgument
+
+__all__ = ["MemfdSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemfdSettings(LineSettings):
+    """Whom the memfd engine trusts, and how it talks; what is mapped is neither counted nor slowed down.
+
+    Raises `InvalidArgument`.
+    """
+
+    allow_uids: tuple[int, ...] = ()
+    """Users, beside this process's own, whose processes are given this source's memory, and whose memory is taken."""
+
+    def __post_init__(self) -> None:
+        LineSettings.__post_init__(self)
+        object.__setattr__(self, "allow_uids", tuple(self.allow_uids))
+        for uid in self.allow_uids:
+            if uid not in range(2**32 - 1):
+                raise InvalidArgument("allow_uids", f"{uid!r} is not a user's number")
