@@ -281,7 +281,8 @@ class Pull:
             try:
                 mapped = None
                 if target.maps and isinstance(reader, MappingReader):
-                    mapped = mapped_regions(reader.map(deadline=max(0.001, deadline - loop.time())))
+                    views = reader.map(deadline=max(0.001, deadline - loop.time()))
+                    mapped = None if views is None else mapped_regions(views)
                 target.plan(found.manifest, importer.allocate, partial(told, stop), mapped)
             except BaseException:
                 reader.close()

@@ -201,9 +201,9 @@ class Reader(Protocol):
 class MappingReader(Reader, Protocol):
     """The reader of an engine that can do without moving bytes."""
 
-    def map(self, *, deadline: float) -> Sequence[memoryview]:
+    def map(self, *, deadline: float) -> Sequence[memoryview] | None:
         """Every region of the publication, in order, where it is: pages that this process, the source and everybody else who
-        maps them have in common.
+        maps them have in common. None where they could change or vanish, and have to be read.
 
         They may be written to: a page that is becomes this process's own, and nobody else sees it. Until then the bytes are
         those that were published, whatever becomes of the source, of the publication and of this reader; with the last view
@@ -218,8 +218,8 @@ class Exporter(Protocol):
     def publish(self, regions: Sequence[Region]) -> Publication:
         """Make regions readable by peers, until retired.
 
-        Raises `InvalidArgument` for memory that it cannot serve, which another engine may be able to. An engine that maps
-        serves only memory that can be made immutable; it makes it so here.
+        Raises `InvalidArgument` for memory that it cannot serve, which another engine may be able to. Memory that is to be
+        mapped by others an engine makes immutable here.
         """
         ...
 

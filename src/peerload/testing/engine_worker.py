@@ -152,7 +152,7 @@ class Worker:
         reader = self._importer.open(undescribe(descriptor))
         if not isinstance(reader, MappingReader):
             raise InvalidArgument("engine", "does not map")
-        self._mapped = reader.map(deadline=deadline)
+        self._mapped = reader.map(deadline=deadline) or ()
         return [xxhash.xxh3_128_hexdigest(view) for view in self._mapped]
 
     def begun(self, job: int) -> int:

@@ -5,8 +5,9 @@ later becomes its own, page by page). A target asks for their descriptors over a
 its own likewise. So nothing is copied, however many processes have the weights, and what was verified once stays right
 whatever becomes of the source.
 
-A target that has memory of its own to fill copies from there. Memory that lies in no memfd is refused, files included: what is on
-disk can be changed or truncated by whoever may write to it, and a mapping of it is no better than the worst of them.
+A target that has memory of its own to fill copies from there, without a socket in between. Files that the source has mapped
+read-only are served too, and only copied from: they can be changed and truncated by whoever may write to them, and a mapping
+would be no better than the worst of those. Memory that has no descriptor is refused.
 """
 
 from __future__ import annotations

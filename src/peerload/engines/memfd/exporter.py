@@ -1,4 +1,4 @@
-"""The source side: memory sealed in place, and its descriptors for whoever may have them."""
+"""The source side: memory sealed in place, or files, and their descriptors for whoever may have them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from peerload.clock import Clock
 from peerload.engines.base import Descriptor
+from peerload.engines.memfd.files import Files
 from peerload.engines.memfd.host import Host, is_trusted
 from peerload.engines.memfd.passing import send_descriptors
 from peerload.engines.memfd.protocol import GRANT, MAX_ARENAS, Endpoint, Layout
 from peerload.engines.memfd.settings import MemfdSettings
-from peerload.engines.shared import seal
+from peerload.engines.shared import seal, shared_place
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.exporter import LineExporter
 from peerload.engines.tcp.listener import Served
@@ -27,18 +28,24 @@ from peerload.errors import InvalidArgument, LimitExceeded, Unavailable
 __all__ = ["MemfdExporter"]
 
 
-class _Sealed(Shelved):
-    """A publication whose memory can no longer be changed."""
+class _Placed(Shelved):
+    """A publication whose memory has descriptors: sealed, or files' that are mapped here."""
 
     def __init__(self, views: Sequence[memoryview]) -> None:
         super().__init__(views)
+        self._files = Files()
         try:
-            places = seal(views)
+            of_files = [
+                self._files.place(view) if view.nbytes and shared_place(view) is None else None for view in views
+            ]
+            sealed = seal([view[:0] if place else view for view, place in zip(views, of_files, strict=True)])
         except InvalidArgument:
             # Whoever handles it may hold this frame, and the caller is to have his memory back.
             for view in views:
                 view.release()
+            self._files.close()
             raise
+        places = [one or other for one, other in zip(of_files, sealed, strict=True)]
         # In the order in which they first occur.
         self.fds = list(dict.fromkeys(place.fd for place in places if place is not None))
         if len(self.fds) > MAX_ARENAS:
@@ -50,15 +57,19 @@ class _Sealed(Shelved):
             tuple(None if place is None else (index[place.fd], place.offset) for place in places),
         )
 
+    def retire(self, grace: float, clock: Clock) -> None:
+        super().retire(grace, clock)
+        self._files.close()
+
 
 class _Serving(Serving):
     """One connection: its reader is told where the memory is, and when to copy from there."""
 
     def __init__(
-        self, sock: socket.socket, shelved: _Sealed, settings: LineSettings, throttle: Throttle | None, clock: Clock
+        self, sock: socket.socket, shelved: _Placed, settings: LineSettings, throttle: Throttle | None, clock: Clock
     ) -> None:
         super().__init__(sock, shelved, settings, throttle, clock)
-        self._sealed = shelved
+        self._placed = shelved
 
     def _special(self, kind: int, count: int) -> bool:
         if kind != Kind.PAGES or count:
@@ -70,10 +81,10 @@ class _Serving(Serving):
         # Their descriptors are good as long as the memory is.
         try:
             self._wait_for(self._settings.progress_timeout)
-            layout = self._sealed.layout.encode()
+            layout = self._placed.layout.encode()
             head = protocol.REPLY.pack(protocol.REPLY_MAGIC, Kind.ACCEPTED, 0, 0, len(layout))
             sockets.send_all(self.sock, head + layout, self._waiting)
-            send_descriptors(self.sock, self._sealed.fds, self._waiting)
+            send_descriptors(self.sock, self._placed.fds, self._waiting)
         finally:
             del views
             self._shelved.end(self._reading, read_over=True)
@@ -118,7 +129,7 @@ class MemfdExporter(LineExporter):
     def _shelve(self, views: Sequence[memoryview]) -> Shelved:
         if self._host is None:
             raise InvalidArgument("host", "cannot be told from others: /proc is not readable")
-        return _Sealed(views)
+        return _Placed(views)
 
     def _describe(self, shelved: Shelved) -> Descriptor:
         assert self._host is not None
@@ -133,7 +144,7 @@ class MemfdExporter(LineExporter):
         shelved = self._shelf.find(publication, secret)
         if isinstance(shelved, Refusal):
             return shelved
-        assert isinstance(shelved, _Sealed)
+        assert isinstance(shelved, _Placed)
         return _Serving(sock, shelved, self._settings, self._throttle, self._clock)
 
 

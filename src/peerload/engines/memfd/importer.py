@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -47,8 +48,10 @@ class _Pages:
         assert place is not None
         return self._fds[place[0]], place[1]
 
-    def map(self, sizes: Sequence[int]) -> list[memoryview]:
-        """The regions, mapped. Raises OSError."""
+    def map(self, sizes: Sequence[int]) -> list[memoryview] | None:
+        """The regions, mapped; None where that would not be safe. Raises OSError."""
+        if not all(is_sealed(fd, size) for fd, size in zip(self._fds, self._layout.arenas, strict=True)):
+            return None
         arenas = [map_sealed(os.dup(fd)) for fd in self._fds]
         return [
             memoryview(bytearray()) if place is None else arenas[place[0]][place[1] : place[1] + size]
@@ -66,7 +69,7 @@ class MemfdReader(LineReader):
         self._passing = threading.Lock()
         self._pages: _Pages | None = None
 
-    def map(self, *, deadline: float) -> list[memoryview]:
+    def map(self, *, deadline: float) -> list[memoryview] | None:
         """`MappingReader.map`."""
         if not deadline > 0:
             raise InvalidArgument("deadline", f"{deadline} s is not a time from now")
@@ -124,8 +127,8 @@ class MemfdReader(LineReader):
             raise TransferFailed(f"what {self.address} says of its memory {error}", retryable=False) from None
         fds = receive_descriptors(sock, len(layout.arenas), waiting)
         pages = _Pages(fds, layout)
-        if not all(is_sealed(fd, size) for fd, size in zip(fds, layout.arenas, strict=True)):
-            raise TransferFailed(f"{self.address} gives memory that could change or shrink", retryable=False)
+        if not all(stat.S_ISREG(os.fstat(fd).st_mode) for fd in fds):
+            raise TransferFailed(f"{self.address} gives what is no memory", retryable=False)
         return pages
 
     def _lane(self, job: LaneJob, ranges: Sequence[Range], work: Work) -> Lane:
@@ -222,11 +225,15 @@ class MemfdImporter(LineImporter):
 
 
 def _copy(fd: int, offset: int, into: memoryview) -> None:
-    # Rather than from a mapping: it costs no faults, and lets other threads run meanwhile.
-    done = os.preadv(fd, [into], offset)
+    # Rather than from a mapping: it costs no faults, lets other threads run meanwhile, and of a file that was truncated it is
+    # told by an answer rather than by a signal.
+    done = 0
     while done < len(into):
-        with into[done:] as rest:
-            more = os.preadv(fd, [rest], offset + done)
+        try:
+            with into[done:] as rest:
+                more = os.preadv(fd, [rest], offset + done)
+        except OSError as error:
+            raise TransferFailed(f"cannot read the source's memory: {error.strerror}", fault=Fault.OURS) from None
         if not more:
             raise TransferFailed("the source's memory ends too early", retryable=False)
         done += more

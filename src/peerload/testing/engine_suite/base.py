@@ -57,7 +57,8 @@ class SuiteBase:
     host: ClassVar[str] = "127.0.0.1"
 
     sealed: ClassVar[bool] = False
-    """Whether the engine serves only memory that it can seal: what is written there afterwards is seen by no reader."""
+    """Whether the engine serves no memory but that which it can seal, and files; what is written to sealed memory afterwards is seen
+    by no reader."""
 
     def slow(self, bytes_per_second: int) -> dict[str, Any]:
         """Settings under which a source sends no faster than that."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from peerload.engines.base import Importer, MappingReader, Publication
+from peerload.engines.base import Importer, MappingReader, Publication, Reader
 from peerload.errors import Fault, InvalidArgument, TransferFailed
 from peerload.testing.engine_process import until
 from peerload.testing.engine_suite.base import BIG, MANY, MIB, digest
@@ -27,11 +28,18 @@ class MappingSuite(TwoProcessSuite):
         assert isinstance(reader, MappingReader)
         return reader
 
+    def mapped(self, reader: Reader) -> Sequence[memoryview]:
+        """What it maps."""
+        assert isinstance(reader, MappingReader)
+        views = reader.map(deadline=60)
+        assert views is not None
+        return views
+
     @pytest.mark.parametrize("sizes", [MANY, [3 * MIB, 48 * MIB, 1], [0, 0], []], ids=["many", "large", "zero", "none"])
     def test_maps_whole_regions(self, tidy: ExitStack, sizes: list[int]) -> None:
         data = content(21, sizes)
         published = self.exporter(tidy).publish(self.regions(data))
-        views = self.mapping_reader(self.importer(tidy), published).map(deadline=60)
+        views = self.mapped(self.mapping_reader(self.importer(tidy), published))
         assert [view.nbytes for view in views] == sizes
         assert all(view == each for view, each in zip(views, data, strict=True))
         assert not any(view.readonly for view in views)
@@ -40,13 +48,13 @@ class MappingSuite(TwoProcessSuite):
         regions = self.regions(content(22, [MIB, 100]))
         published = self.exporter(tidy).publish(regions)
         reader = self.mapping_reader(self.importer(tidy), published)
-        one, other = reader.map(deadline=60), reader.map(deadline=60)
+        one, other = self.mapped(reader), self.mapped(reader)
         one[1][:5] = b"first"
         other[1][:5] = b"other"
         source = regions[1].buffer
         assert isinstance(source, memoryview)
         source[:5] = b"mine."
-        third = reader.map(deadline=60)
+        third = self.mapped(reader)
         assert [bytes(each[:5]) for each in (one[1], other[1], source)] == [b"first", b"other", b"mine."]
         assert [bytes(each) for each in third] == content(22, [MIB, 100])
 
@@ -56,7 +64,7 @@ class MappingSuite(TwoProcessSuite):
         regions = self.regions(data)
         published = exporter.publish(regions)
         reader = self.mapping_reader(importer, published)
-        views = reader.map(deadline=60)
+        views = self.mapped(reader)
         exporter.retire(published, grace=60)  # Waits for nobody who maps.
         for region in regions:
             assert isinstance(region.buffer, memoryview)
@@ -71,12 +79,19 @@ class MappingSuite(TwoProcessSuite):
         exporter, importer = self.exporter(tidy), self.importer(tidy)
         published = exporter.publish(self.regions([b"x" * MIB]))
         reader, late = (self.mapping_reader(importer, published) for _ in range(2))
-        assert reader.map(deadline=60)
+        assert self.mapped(reader)
         exporter.retire(published)
         with pytest.raises(TransferFailed) as refused:
             late.map(deadline=60)
         assert not refused.value.retryable
         assert refused.value.fault is not Fault.OURS
+
+    def test_files_are_read_and_not_mapped(self, tidy: ExitStack, tmp_path: Path) -> None:
+        worker, descriptor = self.source(tidy, 27, [MIB, 100], tmp_path / "weights")
+        reader = self.importer(tidy).open(descriptor)
+        assert isinstance(reader, MappingReader)
+        assert reader.map(deadline=60) is None
+        worker.kill()
 
     def test_bad_calls(self, tidy: ExitStack) -> None:
         importer = self.importer(tidy)
@@ -93,7 +108,7 @@ class MappingSuite(TwoProcessSuite):
         worker, descriptor = self.source(tidy, 24, BIG)
         reader = self.importer(tidy).open(descriptor)
         assert isinstance(reader, MappingReader)
-        views = reader.map(deadline=60)
+        views = self.mapped(reader)
         worker.kill()
         assert [digest(view) for view in views] == [digest(each) for each in content(24, BIG)]
         with pytest.raises(TransferFailed):
@@ -125,7 +140,7 @@ class MappingSuite(TwoProcessSuite):
             for _ in range(count):
                 reader = importer.open(descriptor)
                 assert isinstance(reader, MappingReader)
-                [view] = reader.map(deadline=60)
+                [view] = self.mapped(reader)
                 assert view[:1]
                 reader.close()
 

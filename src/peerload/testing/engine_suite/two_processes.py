@@ -47,8 +47,6 @@ class TwoProcessSuite(SuiteBase):
     @pytest.mark.parametrize("form", ["memory", "mapped"])
     @pytest.mark.parametrize("sizes", [MANY, [20 * MIB, 60 * MIB, 0, 30 * MIB]], ids=["many", "large"])
     def test_moves_real_bytes(self, tidy: ExitStack, tmp_path: Path, sizes: list[int], form: str) -> None:
-        if self.sealed and form == "mapped":
-            pytest.skip("this engine serves no files")
         worker, descriptor = self.source(tidy, 1, sizes, tmp_path / "weights" if form == "mapped" else None)
         importer = self.importer(tidy)
         into = [importer.allocate(size) for size in sizes]
