@@ -16,5 +16,5 @@ def connect(server: str | None, *, host: str | None = None, limit_rate: str | No
     """A client, not yet connected. Raises `InvalidArgument` for an option that cannot be read."""
     from peerload.client import AsyncClient
 
-    tcp = {"max_bytes_per_second": parse_size(limit_rate, "--limit-rate")} if limit_rate else {}
-    return AsyncClient(server, host=host, engine_settings={"tcp": tcp})
+    slow = {"max_bytes_per_second": parse_size(limit_rate, "--limit-rate")} if limit_rate else {}
+    return AsyncClient(server, host=host, engine_settings={"memfd": slow, "tcp": slow})

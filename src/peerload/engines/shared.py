@@ -36,6 +36,7 @@ __all__ = [
     "address_of",
     "allocate_arena",
     "allocate_shared",
+    "is_sealable",
     "is_sealed",
     "map_sealed",
     "seal",
@@ -161,6 +162,12 @@ def shared_place(view: memoryview) -> SharedPlace | None:
     start = address_of(view)
     arena = _find(start, view.nbytes)
     return None if arena is None else SharedPlace(arena.fd, start - arena.start)
+
+
+def is_sealable(view: memoryview) -> bool:
+    """Whether the bytes of a view are in an arena of their own, which `seal` may do something about."""
+    arena = _find(address_of(view), view.nbytes) if view.nbytes else None
+    return arena is not None and not arena.together
 
 
 def seal(views: Sequence[memoryview]) -> list[SharedPlace | None]:

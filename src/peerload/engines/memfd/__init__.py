@@ -7,7 +7,7 @@ whatever becomes of the source.
 
 A target that has memory of its own to fill copies from there, without a socket in between. Files that the source has mapped
 read-only are served too, and only copied from: they can be changed and truncated by whoever may write to them, and a mapping
-would be no better than the worst of those. Memory that has no descriptor is refused.
+would be no better than the worst of those. Memory that has no descriptor is refused, unless it is a little beside the rest.
 """
 
 from __future__ import annotations

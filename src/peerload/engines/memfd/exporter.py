@@ -6,6 +6,8 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
 
 from peerload.clock import Clock
 from peerload.engines.base import Descriptor
@@ -14,7 +16,7 @@ from peerload.engines.memfd.host import Host, is_trusted
 from peerload.engines.memfd.passing import send_descriptors
 from peerload.engines.memfd.protocol import GRANT, MAX_ARENAS, Endpoint, Layout
 from peerload.engines.memfd.settings import MemfdSettings
-from peerload.engines.shared import seal, shared_place
+from peerload.engines.shared import SharedPlace, allocate_arena, is_sealable, seal
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.exporter import LineExporter
 from peerload.engines.tcp.listener import Served
@@ -28,29 +30,34 @@ from peerload.errors import InvalidArgument, LimitExceeded, Unavailable
 __all__ = ["MemfdExporter"]
 
 
+_ALIGNMENT: Final = 64
+_SMALL_PART: Final = 16
+"""What is copied is at most this part of a publication: it goes with the rest, and does not make one."""
+_NOTHING: Final = memoryview(b"")
+
+
 class _Placed(Shelved):
     """A publication whose memory has descriptors: sealed, or files' that are mapped here."""
 
-    def __init__(self, views: Sequence[memoryview]) -> None:
+    def __init__(self, views: Sequence[memoryview], copy_limit: int) -> None:
         super().__init__(views)
         self._files = Files()
+        self._copies: list[memoryview] = []
         try:
-            of_files = [
-                self._files.place(view) if view.nbytes and shared_place(view) is None else None for view in views
-            ]
-            sealed = seal([view[:0] if place else view for view, place in zip(views, of_files, strict=True)])
+            places = self._place(views, copy_limit)
+            # In the order in which they first occur.
+            self.fds = list(dict.fromkeys(place.fd for place in places if place is not None))
+            if len(self.fds) > MAX_ARENAS:
+                text = (
+                    f"lie in {len(self.fds)} pieces of shared memory, the limit is {MAX_ARENAS}: put tensors together"
+                )
+                raise LimitExceeded("regions", text, limit=MAX_ARENAS)
         except InvalidArgument:
             # Whoever handles it may hold this frame, and the caller is to have his memory back.
             for view in views:
                 view.release()
             self._files.close()
             raise
-        places = [one or other for one, other in zip(of_files, sealed, strict=True)]
-        # In the order in which they first occur.
-        self.fds = list(dict.fromkeys(place.fd for place in places if place is not None))
-        if len(self.fds) > MAX_ARENAS:
-            text = f"lie in {len(self.fds)} pieces of shared memory, the limit is {MAX_ARENAS}: put tensors together"
-            raise LimitExceeded("regions", text, limit=MAX_ARENAS)
         index = {fd: number for number, fd in enumerate(self.fds)}
         self.layout = Layout(
             tuple(os.fstat(fd).st_size for fd in self.fds),
@@ -60,6 +67,40 @@ class _Placed(Shelved):
     def retire(self, grace: float, clock: Clock) -> None:
         super().retire(grace, clock)
         self._files.close()
+        self._copies = []
+
+    def _place(self, views: Sequence[memoryview], copy_limit: int) -> list[SharedPlace | None]:
+        taken = list(views)
+        of_files: dict[int, SharedPlace] = {}
+        ordinary: list[int] = []
+        for index, view in enumerate(views):
+            if not view.nbytes or is_sealable(view):
+                continue
+            place = self._files.place(view)
+            if place is None:
+                ordinary.append(index)
+            else:
+                of_files[index] = place
+                taken[index] = _NOTHING
+        total = sum(view.nbytes for view in views)
+        copies = self._copy([views[index] for index in ordinary], min(copy_limit, total // _SMALL_PART))
+        for index, copy in zip(ordinary, copies, strict=False):
+            taken[index] = copy
+        return [of_files.get(index, place) for index, place in enumerate(seal(taken))]
+
+    def _copy(self, views: Sequence[memoryview], limit: int) -> list[memoryview]:
+        """Copies that can be sealed, of a little ordinary memory; none where it is more than that."""
+        starts = list(accumulate((-(-view.nbytes // _ALIGNMENT) * _ALIGNMENT for view in views), initial=0))
+        if not 0 < starts[-1] <= limit:
+            return []
+        try:
+            arena = allocate_arena(starts[-1], "peerload copies")
+        except OSError as error:
+            raise InvalidArgument("regions", f"there is no shared memory to be had: {error}") from None
+        self._copies = [arena[start : start + view.nbytes] for start, view in zip(starts, views, strict=False)]
+        for copy, view in zip(self._copies, views, strict=True):
+            copy[:] = view
+        return self._copies
 
 
 class _Serving(Serving):
@@ -120,6 +161,7 @@ class MemfdExporter(LineExporter):
         self._host = Host.here()
         self._name = f"peerload-{os.getpid()}-{secrets.token_hex(8)}"
         self._allow = settings.allow_uids
+        self._copy_limit = settings.copy_limit
         try:
             sock = _listen(self._name)
         except OSError as error:
@@ -129,7 +171,7 @@ class MemfdExporter(LineExporter):
     def _shelve(self, views: Sequence[memoryview]) -> Shelved:
         if self._host is None:
             raise InvalidArgument("host", "cannot be told from others: /proc is not readable")
-        return _Placed(views)
+        return _Placed(views, self._copy_limit)
 
     def _describe(self, shelved: Shelved) -> Descriptor:
         assert self._host is not None

@@ -20,8 +20,14 @@ class MemfdSettings(LineSettings):
     allow_uids: tuple[int, ...] = ()
     """Users, beside this process's own, whose processes are given this source's memory, and whose memory is taken."""
 
+    copy_limit: int = 16 * 1024 * 1024
+    """Bytes in ordinary memory that are copied to where they can be shared, beside a publication that is shared as it is. Where there
+    is more of it (than this, or than a sixteenth of the whole), the publication is left to other engines."""
+
     def __post_init__(self) -> None:
         LineSettings.__post_init__(self)
+        if self.copy_limit < 0:
+            raise InvalidArgument("copy_limit", "must be 0 bytes or more")
         object.__setattr__(self, "allow_uids", tuple(self.allow_uids))
         for uid in self.allow_uids:
             if uid not in range(2**32 - 1):
