@@ -1,6 +1,6 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench),
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
 # SECONDS and SEED (of histories), REDIS_SERVER (in the environment: the redis-server that tests start).
 
 SHELL := /bin/sh
@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 ARGS ?=
+ENGINE ?=
 SECONDS ?= 600
 SEED ?=
 
@@ -52,7 +53,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 	@echo "==> Ready: $(BIN)/peerload --help"
 
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
-	@$(BIN)/peerload demo $(ARGS)
+	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: install redis ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"

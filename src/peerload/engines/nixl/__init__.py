@@ -18,13 +18,11 @@ from peerload.engines.base import DeviceMemory, Region
 from peerload.engines.checks import host_views
 from peerload.engines.child.exporter import ChildExporter
 from peerload.engines.child.importer import ChildImporter
-from peerload.engines.child.memory import Place
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.service import Service
 from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
-from peerload.engines.tcp.shelf import Held
 from peerload.errors import InvalidArgument
 
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
@@ -47,14 +45,14 @@ atexit.register(_close_all, os.getpid())
 class NixlExporter(ChildExporter):
     """Implements `Exporter`: publications without device memory are served by children, others by a thread of this process."""
 
-    def prepare(self, regions: Sequence[Region]) -> tuple[Sequence[Held], Service]:
+    def prepare(self, regions: Sequence[Region]) -> Service:
         if all(region.device is None for region in regions):
             return super().prepare(regions)
         buffers = [region.buffer for region in regions]
         views = iter(host_views([Region(each) for each in buffers if isinstance(each, memoryview)]))
         served = DeviceServed([each if isinstance(each, DeviceMemory) else next(views) for each in buffers])
         make = device_source(served.spans, self._recipe[1])
-        return [Place(0, 0, each.nbytes) for each in served.spans], Service(make, served, self._settings)
+        return Service(make, served, self._settings)
 
 
 class NixlEngine:
