@@ -17,6 +17,7 @@ FLOORS = {
     "peerload.store.base": 1,
     "peerload.store.examinable": 1,
     "peerload.engines.base": 1,
+    "peerload.engines.agents": 1,
     "peerload.metadata.records": 2,
     "peerload.metadata": 3,
     "peerload.store": 3,
@@ -44,7 +45,7 @@ STRANGERS = [
     ("peerload.client", "peerload.store"),
 ]
 CONCRETE = ("peerload.store.", "peerload.engines.")
-CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base")
+CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base", "peerload.engines.agents")
 
 
 def modules() -> dict[str, Path]:

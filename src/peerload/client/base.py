@@ -240,6 +240,7 @@ class BaseClient:
         context = PullContext(
             connection=self._connection,
             importers=self._engines.importers,
+            agents=self._engines.agent_importer if self._engines.of_agents else None,
             settings=self.settings,
             topology=self._topology,
             rng=self._rng,

@@ -14,6 +14,7 @@ from peerload.client.engines import Engines
 from peerload.client.ranks import ALONE, Membership
 from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
+from peerload.client.stock.serving import Bench
 from peerload.client.threads import in_thread
 from peerload.clock import Clock
 from peerload.metadata.records import Form
@@ -44,6 +45,8 @@ class Publisher:
         self._clock = clock
         self._rng = rng
         self._executor = executor
+        self.bench = Bench(engines.host, clock=clock, executor=executor)
+        """Where stock readers find what is served."""
         self._sources: list[AsyncSource] = []
         self.own_workers: set[str] = set()
         """Worker ids of all sources there were; a pull of this client passes them over."""
@@ -70,6 +73,7 @@ class Publisher:
             worker_id=worker_id or uuid.uuid4().hex,
             membership=ALONE if whole else Membership.of(offer.rank, self._replica),
             registering=self._engines.registering,
+            bench=self.bench,
             facts=self._facts,
             settings=self._settings,
             clock=self._clock,
@@ -89,3 +93,4 @@ class Publisher:
     async def close(self) -> None:
         """Close every source."""
         await asyncio.gather(*(source.close() for source in list(self._sources)))
+        await self.bench.close()
