@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from peerload.checkpoint import Progress
 from peerload.client.arguments import IterOptions, PullOptions, Seconds, wanted
+from peerload.client.artifact_calls import ArtifactCalls
 from peerload.client.buffers import memories
 from peerload.client.cache_calls import CacheCalls
 from peerload.client.delivery import Delivered, WeightStream
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient(CacheCalls):
+class AsyncClient(CacheCalls, ArtifactCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS

@@ -41,18 +41,28 @@ class Engines:
 
     @property
     def of_agents(self) -> str | None:
-        """The engine by which workers of the stock package read and are read; None if none of that kind is in use here."""
+        """The same as `agents`; None if there is none."""
         return next((name for name, engine in self._engines.items() if isinstance(engine, AgentEngine)), None)
+
+    def agents(self) -> str:
+        """The engine by which workers of the stock package read and are read. Raises `InvalidArgument` if none is in use here."""
+        name = self.of_agents
+        if name is None:
+            in_use = ", ".join(self._engines)
+            raise InvalidArgument(
+                "engines", f"workers of the stock package speak NIXL alone, and in use here are {in_use}: add nixl"
+            )
+        return name
 
     def agent_importer(self) -> AgentImporter:
         """The target side of that engine. Raises `InvalidArgument` if there is none. Blocks."""
-        importer = self._importer(self._agents())
+        importer = self._importer(self.agents())
         assert isinstance(importer, AgentImporter)
         return importer
 
     def agent_exporter(self) -> AgentExporter:
         """Its source side. Raises `InvalidArgument` if there is none. Blocks."""
-        name = self._agents()
+        name = self.agents()
         exporter = self.exporters()[name]
         assert isinstance(exporter, AgentExporter)
         return exporter
@@ -89,15 +99,6 @@ class Engines:
             self._importers, self._exporters = {}, {}
         for side in sides:
             side.close()
-
-    def _agents(self) -> str:
-        name = self.of_agents
-        if name is None:
-            in_use = ", ".join(self._engines)
-            raise InvalidArgument(
-                "engines", f"workers of the stock package speak NIXL alone, and in use here are {in_use}: add nixl"
-            )
-        return name
 
     def _check(self) -> None:
         if self._closed:

@@ -60,7 +60,7 @@ class Registration:
         *,
         publish: Callable[[], Awaitable[object]],
         load: Callable[[], float],
-        changed: Callable[[], bool] = lambda: False,
+        changed: Callable[[], Awaitable[bool]] | None = None,
         settings: ClientSettings,
         clock: Clock,
         rng: random.Random,
@@ -108,7 +108,7 @@ class Registration:
 
         Raises `Unavailable` if no server could be reached, `PeerloadError` for what else it answers.
         """
-        if self._changed():
+        if self._changed is not None and await self._changed():
             await self._publish()
             self.enter(SourceState.LIVE, "published: it is reached another way than before")
             return

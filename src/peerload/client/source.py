@@ -130,7 +130,7 @@ class AsyncSource:
             self.key,
             publish=self._publish,
             load=lambda: self.load,
-            changed=lambda: self._stock is not None and self._stock.changed,
+            changed=self._changed,
             settings=settings,
             clock=clock,
             rng=rng,
@@ -179,8 +179,7 @@ class AsyncSource:
             self.manifest = replace(
                 offer.manifest, endpoints=tuple(publication.descriptor for _, publication in self._publications)
             )
-            loop = asyncio.get_running_loop()
-            self._request = await loop.run_in_executor(self._executor, self._encode, offer)
+            await self._encode(offer)
             # Peers may come the moment the record is there, so the bytes are served before it.
             self._announced = True
             await self._registration.announce(patient=patient)
@@ -253,9 +252,8 @@ class AsyncSource:
 
     async def _publish(self) -> None:
         """Send the record and the manifest."""
-        if self._stock is not None and self._stock.changed and self._offer is not None:
-            loop = asyncio.get_running_loop()
-            self._request = await loop.run_in_executor(self._executor, self._encode, self._offer)
+        if self._offer is not None and await self._changed():
+            await self._encode(self._offer)
         await self._connection.publish(self._request)
 
     def _check_room(self, engine: str, needed: int) -> None:
@@ -266,7 +264,11 @@ class AsyncSource:
             raise LimitExceeded("weights", text, limit=available)
         self._registration.enter(SourceState.STARTING, f"{engine} registers {needed:,} bytes of memory")
 
-    def _encode(self, offer: Offer) -> sources_pb2.PublishRequest:
+    async def _changed(self) -> bool:
+        return self._stock is not None and await self._stock.changed()
+
+    async def _encode(self, offer: Offer) -> None:
+        """Make the request of what is to be published."""
         facts = self._facts
         worker = p2p_pb2.WorkerMetadata(
             worker_rank=offer.rank,
@@ -275,7 +277,12 @@ class AsyncSource:
             topology=facts.topology,
         )
         if self._stock is not None:
-            self._stock.describe(worker)
+            await self._stock.describe(worker)
+        loop = asyncio.get_running_loop()
+        self._request = await loop.run_in_executor(self._executor, self._message, offer, worker)
+
+    def _message(self, offer: Offer, worker: p2p_pb2.WorkerMetadata) -> sources_pb2.PublishRequest:
+        facts = self._facts
         return sources_pb2.PublishRequest(
             record=p2p_pb2.PublishMetadataRequest(
                 identity=offer.identity,

@@ -44,8 +44,9 @@ class Exposed:
 class AgentExporter(Exporter, Protocol):
     """A source side whose publications are memory of an agent."""
 
-    def exposed(self, publication: Publication) -> Exposed:
-        """How to reach it now. Where what serves it was started anew, agent, metadata and addresses are others than before.
+    def exposed(self, publication: Publication, *, hold: float) -> Exposed:
+        """How to reach it now; it can be read for `hold` seconds from here, whoever reads. Where what serves it had to be started
+        anew, agent, metadata and addresses are others than before. May block for as long as that takes.
 
         Raises `InvalidArgument` for what is published no more, `TransferFailed` while nothing serves it.
         """

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from peerload.errors import Fault, InvalidArgument, TransferFailed, Unavailable
@@ -83,10 +83,11 @@ async def _ask(address: Address) -> bytes:
 class AgentListener:
     """Gives an agent's metadata to who asks, like the listener of a NIXL agent. Belongs to one event loop.
 
-    `metadata` is called for each request: what was registered meanwhile is in the next answer.
+    `metadata` is asked for at each request: what was registered meanwhile is in the next answer. A request that it fails for
+    with `TransferFailed` ends the connection.
     """
 
-    def __init__(self, metadata: Callable[[], bytes], *, most: int = _MAX_CONNECTIONS) -> None:
+    def __init__(self, metadata: Callable[[], Awaitable[bytes]], *, most: int = _MAX_CONNECTIONS) -> None:
         self._metadata = metadata
         self._most = most
         self._server: asyncio.Server | None = None
@@ -120,7 +121,7 @@ class AgentListener:
             oldest.transport.abort()
         try:
             # A connection that breaks or talks nonsense ends, and nothing else does.
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, InvalidArgument, TimeoutError):
+            with contextlib.suppress(OSError, EOFError, InvalidArgument, TransferFailed, TimeoutError):
                 while True:
                     await self._answer(reader, writer)
         finally:
@@ -138,6 +139,6 @@ class AgentListener:
                 self._open.move_to_end(writer)
             # Whatever else is said is for agents that load each other, which a source has no need to.
             if message == _ASK:
-                blob = self._metadata()
+                blob = await self._metadata()
                 writer.write(_LENGTH.pack(len(_ANSWER) + len(blob)) + _ANSWER + blob)
                 await writer.drain()

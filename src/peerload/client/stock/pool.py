@@ -68,6 +68,12 @@ class ChunkPool:
         self._leased: dict[str, _Slot] = {}
         self.leases = Leases(clock, lease_seconds, most=_MOST_LEASES, ended=self._ended)
 
+    @property
+    def load(self) -> float:
+        """The part of the slots that somebody reads, 0 to 1."""
+        len(self.leases)
+        return sum(bool(slot.leases) for slot in self._slots) / len(self._slots)
+
     async def prepare(self, chunk: int) -> LeasedChunk:
         """Have a chunk in memory. Raises `LimitExceeded` if every slot is leased for too long, `OSError` and what `fill`
         raises, `Unavailable` once it is draining."""

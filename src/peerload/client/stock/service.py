@@ -39,7 +39,7 @@ class TensorSource:
 
     source_id: str
     worker_id: str
-    manifest: Callable[[], bytes]
+    manifest: Callable[[], Awaitable[bytes]]
     leases: Leases
 
 
@@ -54,7 +54,7 @@ class ArtifactSource:
     manifest: ArtifactManifest
     pool: ChunkPool
     slot_bytes: int
-    exposed: Callable[[], Exposed] = field(repr=False)
+    exposed: Callable[[], Awaitable[Exposed]] = field(repr=False)
 
 
 class WorkerService:
@@ -112,11 +112,11 @@ class WorkerService:
     async def _get_tensor_manifest(self, request: p2p_pb2.GetTensorManifestRequest) -> bytes:
         source = self._tensor(request)
         source.leases.check()
-        return source.manifest()
+        return await source.manifest()
 
     async def _prepare_tensor_read(self, request: p2p_pb2.PrepareTensorReadRequest) -> bytes:
         source = self._tensor(request)
-        manifest = source.manifest()
+        manifest = await source.manifest()
         lease = p2p_pb2.PrepareTensorReadResponse(lease_id=source.leases.take()).SerializeToString()
         return lease + splice.bytes_field(_PREPARED_MANIFEST, manifest)
 
@@ -129,7 +129,7 @@ class WorkerService:
         message = header_of(source.manifest)
         message.mx_source_id = source.source_id
         message.metadata_endpoint = source.metadata_endpoint
-        message.agent_name = source.exposed().agent
+        message.agent_name = (await source.exposed()).agent
         message.worker_rank = source.rank
         return message.SerializeToString()
 
@@ -154,7 +154,7 @@ class WorkerService:
         if index >= count:
             raise InvalidArgument("chunk_index", f"{index} is beyond the {count} chunks")
         leased = await source.pool.prepare(index)
-        exposed = source.exposed()
+        exposed = await source.exposed()
         return p2p_pb2.PrepareArtifactChunkResponse(
             mx_source_id=source.source_id,
             artifact_id=source.manifest.artifact_id,

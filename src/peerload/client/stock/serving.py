@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Final, Self
 
 from peerload.client.manifest import Item
@@ -73,10 +74,11 @@ class Bench:
         self._host = host
         self._executor = executor
         self._lock = asyncio.Lock()
+        self._lease_seconds = lease_seconds()
         self._service: WorkerService | None = None
         self.clock = clock
 
-    async def stand(self, exposed: Callable[[], Exposed], device: int = 0) -> Stand:
+    async def stand(self, exposed: Callable[[], Awaitable[Exposed]], device: int = 0) -> Stand:
         """A place for one source, reached as `exposed` says, in the memory of that device. Raises `InvalidArgument` for a host
         that has no IPv4 address, `Unavailable` where nothing can be listened on."""
         loop = asyncio.get_running_loop()
@@ -88,10 +90,21 @@ class Bench:
                 service = WorkerService()
                 await _listen(service.start, bind, "MX_WORKER_GRPC_PORT", device)
                 self._service = service
-        listener = AgentListener(lambda: exposed().metadata)
+
+        async def metadata() -> bytes:
+            return (await exposed()).metadata
+
+        listener = AgentListener(metadata)
         await _listen(listener.start, bind, "MX_METADATA_PORT", device)
         shown = f"[{host}]" if ":" in host else host
         return Stand(self._service, f"{shown}:{self._service.port}", listener, ip)
+
+    async def exposed(self, exporter: AgentExporter, publication: Publication) -> Exposed:
+        """How a publication is reached now; it can be read for as long as a lease lasts. Raises `TransferFailed`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._executor, partial(exporter.exposed, publication, hold=self._lease_seconds)
+        )
 
     async def close(self) -> None:
         """Stop serving; every stand is closed before. Closing twice is allowed."""
@@ -115,21 +128,22 @@ class StockTensors:
                     "is transposed, and readers of the stock package take every tensor in C order: give a copy of it",
                 )
         devices = sorted({item.device for item in items if item.device is not None})
-        made = cls(exporter, publication, key, items, on_device=bool(devices), clock=bench.clock)
-        made._stand = await bench.stand(lambda: made.exposed, devices[0] if devices else 0)
+        made = cls(bench, exporter, publication, key, items, on_device=bool(devices))
+        made._stand = await bench.stand(made.exposed, devices[0] if devices else 0)
         made._stand.serve(TensorSource(key.source_id, key.worker_id, made._answer, made.leases))
         return made
 
     def __init__(
         self,
+        bench: Bench,
         exporter: AgentExporter,
         publication: Publication,
         key: SourceKey,
         items: Sequence[Item],
         *,
         on_device: bool,
-        clock: Clock,
     ) -> None:
+        self._bench = bench
         self._exporter = exporter
         self._publication = publication
         self._key = key
@@ -138,33 +152,31 @@ class StockTensors:
         self._encoded: tuple[Exposed, bytes] | None = None
         self._told = ""
         self.accelerator = "cuda" if on_device else "cpu"
-        self.leases = Leases(clock, lease_seconds())
+        self.leases = Leases(bench.clock, lease_seconds())
 
-    @property
-    def exposed(self) -> Exposed:
-        """How its memory is reached now."""
-        return self._exporter.exposed(self._publication)
+    async def exposed(self) -> Exposed:
+        """How its memory is reached now; it stays so for as long as a lease lasts."""
+        return await self._bench.exposed(self._exporter, self._publication)
 
-    @property
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         """Whether it is reached another way than `describe` told last, as far as it can be reached."""
         try:
-            return self._told != self.exposed.agent
+            return self._told != (await self.exposed()).agent
         except TransferFailed:
             return False
 
-    def describe(self, worker: p2p_pb2.WorkerMetadata) -> None:
+    async def describe(self, worker: p2p_pb2.WorkerMetadata) -> None:
         """Say in a record how stock readers reach it.
 
         By WorkerService and the listener; where the list of tensors is longer than their readers take from there, the record
         carries all of it itself.
         """
         assert self._stand is not None
-        exposed = self.exposed
+        exposed = await self.exposed()
         self._told = exposed.agent
         worker.accelerator = self.accelerator
         worker.agent_name = exposed.agent
-        if len(self._answer()) <= _READER_LIMIT:
+        if len(await self._answer()) <= _READER_LIMIT:
             worker.metadata_endpoint = self._stand.metadata_endpoint
             worker.worker_grpc_endpoint = self._stand.worker_endpoint
             return
@@ -183,9 +195,9 @@ class StockTensors:
         if self._stand is not None:
             await self._stand.close()
 
-    def _answer(self) -> bytes:
+    async def _answer(self) -> bytes:
         """What GetTensorManifest answers, encoded."""
-        exposed = self.exposed
+        exposed = await self.exposed()
         if self._encoded is None or self._encoded[0] != exposed:
             assert self._stand is not None
             message = p2p_pb2.GetTensorManifestResponse(
@@ -210,6 +222,7 @@ class StockTensors:
                 dtype=item.dtype,
             )
             for item in self._items
+            if item.size  # NIXL registers nothing of no bytes, and a reader that is told of it fails.
         ]
 
 
