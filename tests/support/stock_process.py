@@ -1,11 +1,12 @@
 """A worker that runs the stock package, as a process of its own: its NIXL agent, WorkerService and reader classes, unmodified.
 
-Run by path with one argument, a JSON object; `role` says what it is. Answers are lines of JSON on descriptor 3, since NIXL
-prints to standard output. A source serves until stdin ends. NIXL's agents do not survive a normal exit, so it leaves by `os._exit`.
+Run by path with one argument, a JSON object; `role` says what it is. Answers are lines of JSON on the descriptor `answers`, since
+NIXL prints to standard output. A source serves until stdin ends. NIXL's agents do not survive a normal exit, so it leaves by `os._exit`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -26,8 +27,11 @@ from tests.support.stock import import_stock
 ELEMENT = {"torch.bfloat16": torch.bfloat16, "torch.float32": torch.float32, "torch.uint8": torch.uint8}
 
 
+TOLD: dict[str, Any] = {}
+
+
 def say(**words: Any) -> None:
-    os.write(3, json.dumps(words).encode() + b"\n")
+    os.write(TOLD["answers"], json.dumps(words).encode() + b"\n")
 
 
 def content(seed: int, size: int) -> bytes:
@@ -37,8 +41,6 @@ def content(seed: int, size: int) -> bytes:
 
 def memory(tensor: Any) -> Any:
     """The bytes of a tensor, writable; torch's own has no other way for bfloat16 than by address."""
-    import ctypes
-
     size = tensor.numel() * tensor.element_size()
     return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
 
@@ -135,7 +137,7 @@ class Adapter:
         return self._tensors
 
     def requires_exact_tensor_catalog(self) -> bool:
-        return True
+        return False
 
     def _same(self, result: Any) -> Any:
         return result
@@ -168,10 +170,23 @@ def reader(told: dict[str, Any]) -> None:
         accelerator_backend=HostBackend(),
         nixl_manager=manager("target", told["port"]),
     )
-    context.mx_server_url = told["server"]
-    assert strategy.is_available(context) or True
     strategy.load(contexts.LoadResult(value=object(), model=object()), context)
     say(digests=digests(tensors))
+
+
+def agent(told: dict[str, Any]) -> None:
+    """An agent with a listener, and some memory; told another's name and where it listens, it fetches its metadata."""
+    tensors = tensors_of({"tensors": {"w": (1, 4096, "torch.uint8")}}, filled=True)
+    nixl = manager("agent", told["port"])
+    blob = nixl.register_tensors(tensors)
+    say(agent=nixl.agent_name, metadata=blob.hex())
+    for line in sys.stdin:
+        name, port = json.loads(line)
+        try:
+            nixl.fetch_remote_and_wait(name, "127.0.0.1", port, timeout_seconds=10.0)
+            say(loaded=True)
+        except TimeoutError:
+            say(loaded=False)
 
 
 def transfer_of(told: dict[str, Any]) -> Any:
@@ -220,11 +235,12 @@ def artifact_reader(told: dict[str, Any]) -> None:
     say(artifact_id=header.artifact_id)
 
 
-ROLES = {each.__name__: each for each in (source, reader, artifact_source, artifact_reader)}
+ROLES = {each.__name__: each for each in (agent, source, reader, artifact_source, artifact_reader)}
 
 
 def main() -> None:
     told = json.loads(sys.argv[1])
+    TOLD.update(told)
     os.environ.setdefault("NIXL_LOG_LEVEL", "ERROR")
     os.environ.setdefault("UCX_NET_DEVICES", "lo")
     os.environ["MX_WORKER_HOST"] = "127.0.0.1"

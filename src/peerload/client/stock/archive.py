@@ -120,7 +120,8 @@ class _Bounded:
 def members(file: BinaryIO, shown: str) -> list[Member]:
     """What an archive has, checked. Raises `InvalidCheckpoint`, naming the member or the archive (as `shown`)."""
     found: list[Member] = []
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     bounded = cast(BinaryIO, _Bounded(file))
     try:
         with tarfile.open(fileobj=bounded, mode="r:", errorlevel=2) as archive:

@@ -79,7 +79,7 @@ def seal(
             files.append(cast(BinaryIO, file))
             left_out = pack(named[name], files[-1], stop)
             file.flush()
-            below = "" if name == PRIMARY else f"{name}: "
+            below = "" if name == PRIMARY else f"{name.removesuffix('.tar')}: "
             skipped += [Skipped(below + each.path, each.reason) for each in left_out]
         manifest = _manifest(sorted(named), files, source_type, chunk_size, stop, progress)
         stack.pop_all()
