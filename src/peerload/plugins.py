@@ -132,4 +132,10 @@ def _tcp_engine(**settings: object) -> Engine:
     return open_tcp(**settings)
 
 
-_ENGINES: Final[dict[str, EngineFactory]] = {"memory": _memory_engine, "tcp": _tcp_engine}
+def _nixl_engine(**settings: object) -> Engine:
+    from peerload.engines.nixl import open_nixl
+
+    return open_nixl(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {"memory": _memory_engine, "nixl": _nixl_engine, "tcp": _tcp_engine}

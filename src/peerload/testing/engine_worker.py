@@ -23,6 +23,7 @@ from typing import Any
 
 import xxhash
 
+from peerload.engines.allocate import allocate
 from peerload.engines.base import Descriptor, Exporter, Importer, Job, JobState, Publication, Range, Reader, Region
 from peerload.errors import PeerloadError, TransferFailed
 from peerload.plugins import open_engine
@@ -54,16 +55,22 @@ class Worker:
         self._engine = open_engine(engine, **settings)
         self._exporter: Exporter | None = None
         self._importer: Importer | None = None
-        self._published: list[tuple[Publication, bytearray | mmap.mmap]] = []
+        self._published: list[tuple[Publication, bytearray | mmap.mmap | memoryview]] = []
         self._reader: Reader | None = None
         self._jobs: list[tuple[Job, list[memoryview]]] = []
 
-    def publish(self, seed: int, sizes: list[int], path: str | None = None, host: str = "127.0.0.1") -> dict[str, Any]:
-        """Publish `content(seed, sizes)`, from memory or, given a path, from a read-only mapping of that file."""
+    def publish(
+        self, seed: int, sizes: list[int], path: str | None = None, shared: bool = False, host: str = "127.0.0.1"
+    ) -> dict[str, Any]:
+        """Publish `content(seed, sizes)`, from memory of its own or `shared` (as engines allocate it); or, given a path, from a
+        read-only mapping of that file."""
         if self._exporter is None:
             self._exporter = self._engine.exporter(host)
         whole = b"".join(content(seed, sizes))
-        memory: bytearray | mmap.mmap = bytearray(whole)
+        memory: bytearray | mmap.mmap | memoryview = bytearray(whole)
+        if shared:
+            memory = allocate(len(whole))
+            memory[:] = whole
         if path is not None:
             Path(path).write_bytes(whole)
             with Path(path).open("rb") as file:
@@ -94,6 +101,8 @@ class Worker:
         memory = self._published[publication][1]
         if isinstance(memory, mmap.mmap):
             memory.close()
+        elif isinstance(memory, memoryview):
+            memory.release()
         else:
             memory.clear()
 

@@ -21,7 +21,7 @@ from peerload.engines.tcp.shelf import Shelf
 from peerload.engines.throttle import Throttle
 from peerload.errors import InvalidArgument, Unavailable
 
-__all__ = ["TcpExporter"]
+__all__ = ["TcpExporter", "bind_for", "listen"]
 
 
 class TcpExporter:
@@ -36,13 +36,13 @@ class TcpExporter:
         self._settings = settings
         self._clock = clock
         self._pid = os.getpid()
-        self._shelf = Shelf()
+        self._shelf: Shelf[memoryview] = Shelf()
         self._lock = threading.Lock()
         self._closed = False
         rate = settings.max_bytes_per_second
         self._throttle = None if rate is None else Throttle(rate, clock)
-        bind = settings.bind if settings.bind is not None else _bind_for(self._host)
-        sock = _listen(bind, settings.port)
+        bind = settings.bind if settings.bind is not None else bind_for(self._host)
+        sock = listen(bind, settings.port)
         self.port: int = sock.getsockname()[1]
         self._listener = Listener(sock, self._welcome, settings, clock)
 
@@ -93,7 +93,8 @@ class TcpExporter:
         return Serving(sock, shelved, self._settings, self._throttle, self._clock)
 
 
-def _bind_for(host: str) -> str:
+def bind_for(host: str) -> str:
+    """The address to listen on for a source that is reached as `host`; "" for all."""
     if host == "localhost":
         return "127.0.0.1"
     try:
@@ -105,7 +106,8 @@ def _bind_for(host: str) -> str:
     return "" if address.version == 6 else "0.0.0.0"
 
 
-def _listen(bind: str, port: int) -> socket.socket:
+def listen(bind: str, port: int) -> socket.socket:
+    """Listen. Raises `InvalidArgument` for an address that is none here, `Unavailable` where the port is in use."""
     where = f"{bind or '*'}:{port}"
     try:
         return sockets.listen(bind, port)

@@ -12,12 +12,11 @@ from peerload.engines.allocate import allocate
 from peerload.engines.base import Descriptor, Range
 from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.job import LaneJob
-from peerload.engines.tcp import protocol, sockets
-from peerload.engines.tcp.lane import Lane, Line, Work, read_reply
-from peerload.engines.tcp.protocol import Endpoint, Kind
+from peerload.engines.tcp.greet import greet
+from peerload.engines.tcp.lane import Lane, Line, Work
+from peerload.engines.tcp.protocol import Endpoint
 from peerload.engines.tcp.settings import TcpSettings
-from peerload.engines.tcp.sockets import ConnectionLost
-from peerload.errors import Fault, InvalidArgument, TransferFailed
+from peerload.errors import InvalidArgument
 
 __all__ = ["TcpImporter", "TcpReader"]
 
@@ -113,32 +112,8 @@ class TcpReader:
         return False  # Closed by the source, or it said something that nobody asked for.
 
     def _connect(self, seconds_left: float) -> Line:
-        endpoint = self._endpoint
         timeout = max(0.05, min(self._settings.connect_timeout, seconds_left))
-        try:
-            sock = sockets.connect(endpoint.host, endpoint.port, timeout)
-        except OSError as error:
-            fault = Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
-            raise TransferFailed(f"cannot connect to {self.address}: {error.strerror or error}", fault=fault) from None
-        until = self._clock.monotonic() + timeout
-
-        def waiting() -> None:
-            if self._closed or self._clock.monotonic() > until:
-                text = f"{self.address} accepted the connection and said nothing for {timeout:g} s"
-                raise TransferFailed(text, fault=Fault.STALLED)
-
-        line = None
-        try:
-            sockets.send_all(sock, protocol.greeting(endpoint.publication, endpoint.secret), waiting)
-            if read_reply(sock, Kind.ACCEPTED, self.address, waiting):
-                raise TransferFailed(f"{self.address} does not speak this engine's protocol", retryable=False)
-            line = Line(sock)
-        except ConnectionLost as error:
-            raise TransferFailed(f"lost the connection to {self.address}: {error}", fault=Fault.LOST) from None
-        finally:
-            if line is None:
-                sock.close()
-        return line
+        return Line(greet(self._endpoint, timeout, self._clock, lambda: self._closed))
 
 
 def _close_all(lines: list[Line]) -> None:

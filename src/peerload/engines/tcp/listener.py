@@ -17,15 +17,30 @@ from typing import Final, Protocol
 from peerload.clock import Clock
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Refusal
-from peerload.engines.tcp.settings import TcpSettings
 
-__all__ = ["Listener", "Served"]
+__all__ = ["Limits", "Listener", "Served"]
 
 _SWEEP: Final = 0.5
 _BREATHER: Final = 0.1
 """Seconds without accepting after the system had no descriptor or memory for one more connection."""
 _ACCEPTS: Final = 64
 """Connections accepted before others get their turn."""
+
+
+class Limits(Protocol):
+    """What a listener asks of its engine's settings; `peerload.engines.tcp.settings.TcpSettings` has the meanings."""
+
+    @property
+    def max_connections(self) -> int: ...
+
+    @property
+    def max_pending(self) -> int: ...
+
+    @property
+    def handshake_timeout(self) -> float: ...
+
+    @property
+    def idle_timeout(self) -> float: ...
 
 
 class Served(Protocol):
@@ -55,7 +70,7 @@ class Listener:
         self,
         sock: socket.socket,
         welcome: Callable[[socket.socket, bytes, bytes], Served | Refusal],
-        settings: TcpSettings,
+        settings: Limits,
         clock: Clock,
     ) -> None:
         self._listening = sock

@@ -34,7 +34,12 @@ class Serving:
     """One connection and the publication that it is for."""
 
     def __init__(
-        self, sock: socket.socket, shelved: Shelved, settings: TcpSettings, throttle: Throttle | None, clock: Clock
+        self,
+        sock: socket.socket,
+        shelved: Shelved[memoryview],
+        settings: TcpSettings,
+        throttle: Throttle | None,
+        clock: Clock,
     ) -> None:
         self.sock = sock
         self._shelved = shelved

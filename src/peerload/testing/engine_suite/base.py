@@ -54,6 +54,8 @@ class SuiteBase:
     settings: ClassVar[dict[str, Any]] = {}
     """For `open_engine`, in every test."""
     host: ClassVar[str] = "127.0.0.1"
+    copies_memory: ClassVar[bool] = False
+    """Whether `publish` copies memory that `allocate` did not give: what is written there later is then not read."""
 
     def slow(self, bytes_per_second: int) -> dict[str, Any]:
         """Settings under which a source sends no faster than that."""

@@ -1,0 +1,69 @@
+"""What an engine gives its children to do. Everything here happens in a child, on its only thread.
+
+An engine's driver is a module with `preload`, `source` and `target` (`Driver`). Its library is imported in children alone: what
+it prints, spawns, leaks or crashes is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+__all__ = ["ChildError", "Driver", "SourceSide", "TargetSide"]
+
+
+class ChildError(Exception):
+    """What a library said no to, in one line. The child is not used again after it."""
+
+    def __init__(self, reason: str, *, retryable: bool = True) -> None:
+        super().__init__(reason)
+        self.retryable = retryable
+
+
+class SourceSide(Protocol):
+    """Serves memory until its process is killed."""
+
+    def offer(self, places: Sequence[tuple[int, int]]) -> bytes:
+        """Make memory readable, (address, bytes) each. What a target needs to reach it: opaque to all but `TargetSide.connect`."""
+        ...
+
+    def progress(self) -> bool:
+        """Called again and again while there are readers. Whether something was done; if not, there may be a pause of half
+        a millisecond before the next call."""
+        ...
+
+
+class TargetSide(Protocol):
+    """Reads from one source."""
+
+    def connect(self, reach: bytes) -> None:
+        """Be ready to read from the source that says it is reached so."""
+        ...
+
+    def hold(self, address: int, nbytes: int) -> None:
+        """This memory may be read into from now on."""
+        ...
+
+    def drop(self, address: int, nbytes: int) -> None:
+        """It will be unmapped."""
+        ...
+
+    def read(self, rows: memoryview) -> None:
+        """Copy: three numbers of 64 bits a row, from the source's address, to the address here, so many bytes.
+
+        When this returns everything is in place, and nothing writes any more. Raises `ChildError`. It may block for as long as
+        it likes: who does not want to wait kills the process.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """The module."""
+
+    def preload(self) -> None:
+        """Import what is slow and starts no threads: children are forked after it."""
+        ...
+
+    def source(self, settings: Mapping[str, Any]) -> SourceSide: ...
+
+    def target(self, settings: Mapping[str, Any]) -> TargetSide: ...

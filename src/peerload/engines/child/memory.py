@@ -1,0 +1,108 @@
+"""Where published regions lie for a child that is to serve them: in memfds, copied into one where they are not in any."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from peerload.engines.shared import shared_place
+
+__all__ = ["Arena", "Laid", "Place", "elsewhere", "lay"]
+
+_PIECE: Final = 64 * 1024 * 1024
+"""Bytes copied at a time, between which other threads get their turn."""
+
+
+@dataclass(slots=True)
+class Arena:
+    """A memfd (the descriptor is ours), its size, and the part of it that is published."""
+
+    fd: int
+    nbytes: int
+    begin: int
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A region: in which arena, from where, and how long. Implements `Held`: what keeps the memory is the arena."""
+
+    arena: int
+    offset: int
+    nbytes: int
+
+    def release(self) -> None:
+        """Nothing of its own."""
+
+
+@dataclass(slots=True)
+class Laid:
+    """The regions of a publication, and the arenas that they lie in."""
+
+    places: list[Place] = field(default_factory=list)
+    arenas: list[Arena] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        for arena in self.arenas:
+            os.close(arena.fd)
+        self.arenas = []
+
+
+def elsewhere(views: Sequence[memoryview]) -> int:
+    """Bytes of these that are in no memfd, and would be copied."""
+    return sum(view.nbytes for view in views if shared_place(view) is None)
+
+
+def lay(views: Sequence[memoryview], name: str) -> Laid:
+    """Find the regions in memfds, or copy them to one. The views are not needed any more afterwards.
+
+    Raises OSError where there is no memory or descriptor to be had.
+    """
+    laid = Laid()
+    numbers: dict[tuple[int, int], int] = {}
+    foreign: list[int] = []
+    try:
+        for index, view in enumerate(views):
+            found = shared_place(view)
+            if found is None:
+                foreign.append(index)
+                laid.places.append(Place(0, 0, view.nbytes))
+                continue
+            status = os.fstat(found.fd)
+            number = numbers.get((status.st_dev, status.st_ino))
+            if number is None:
+                number = numbers[status.st_dev, status.st_ino] = len(laid.arenas)
+                laid.arenas.append(Arena(os.dup(found.fd), status.st_size, found.offset))
+            arena = laid.arenas[number]
+            arena.begin = min(arena.begin, found.offset)
+            arena.end = max(arena.end, found.offset + view.nbytes)
+            laid.places.append(Place(number, found.offset, view.nbytes))
+        _copy(views, foreign, laid, name)
+    except OSError:
+        laid.close()
+        raise
+    return laid
+
+
+def _copy(views: Sequence[memoryview], foreign: Sequence[int], laid: Laid, name: str) -> None:
+    """Copy those regions, one after the other without gaps, so that neighbours are read as one."""
+    total = sum(views[index].nbytes for index in foreign)
+    if not total:
+        return
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    number = len(laid.arenas)
+    laid.arenas.append(Arena(fd, total, 0, total))
+    os.posix_fallocate(fd, 0, total)  # Where there is not so much memory, it is to be known now.
+    with mmap.mmap(fd, total) as mapping, memoryview(mapping) as copy:
+        at = 0
+        for index in foreign:
+            view = views[index]
+            laid.places[index] = Place(number, at, view.nbytes)
+            for start in range(0, view.nbytes, _PIECE):
+                with view[start : start + _PIECE] as piece:
+                    copy[at + start : at + start + piece.nbytes] = piece
+            at += view.nbytes

@@ -1,0 +1,48 @@
+"""Connecting to a source and saying which publication the connection is for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from peerload.clock import Clock
+from peerload.engines.tcp import protocol, sockets
+from peerload.engines.tcp.lane import read_reply
+from peerload.engines.tcp.protocol import Endpoint, Kind
+from peerload.engines.tcp.sockets import ConnectionLost
+from peerload.errors import Fault, TransferFailed
+
+__all__ = ["greet"]
+
+
+def greet(endpoint: Endpoint, timeout: float, clock: Clock, closed: Callable[[], bool]) -> socket.socket:
+    """A connection that the source has accepted for this publication.
+
+    Connecting and the answer to the greeting may take `timeout` seconds each; the caller gives up earlier by being `closed`.
+    Raises `TransferFailed`.
+    """
+    address = endpoint.address
+    try:
+        sock = sockets.connect(endpoint.host, endpoint.port, timeout)
+    except OSError as error:
+        fault = Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
+        raise TransferFailed(f"cannot connect to {address}: {error.strerror or error}", fault=fault) from None
+    until = clock.monotonic() + timeout
+
+    def waiting() -> None:
+        if closed() or clock.monotonic() > until:
+            text = f"{address} accepted the connection and said nothing for {timeout:g} s"
+            raise TransferFailed(text, fault=Fault.STALLED)
+
+    greeted = False
+    try:
+        sockets.send_all(sock, protocol.greeting(endpoint.publication, endpoint.secret), waiting)
+        if read_reply(sock, Kind.ACCEPTED, address, waiting):
+            raise TransferFailed(f"{address} does not speak this engine's protocol", retryable=False)
+        greeted = True
+    except ConnectionLost as error:
+        raise TransferFailed(f"lost the connection to {address}: {error}", fault=Fault.LOST) from None
+    finally:
+        if not greeted:
+            sock.close()
+    return sock
