@@ -130,14 +130,15 @@ def source(told: dict[str, Any]) -> None:
 class Adapter:
     """As much of an engine's adapter as its RDMA strategy asks for."""
 
-    def __init__(self, tensors: dict[str, Any]) -> None:
+    def __init__(self, tensors: dict[str, Any], exact: bool) -> None:
         self._tensors = tensors
+        self._exact = exact
 
     def discover_tensors(self, result: Any) -> dict[str, Any]:
         return self._tensors
 
     def requires_exact_tensor_catalog(self) -> bool:
-        return False
+        return self._exact
 
     def _same(self, result: Any) -> Any:
         return result
@@ -166,7 +167,7 @@ def reader(told: dict[str, Any]) -> None:
         identity=identity(told),
         mx_client=mx_client,
         worker_id="stock-reader",
-        adapter=Adapter(tensors),
+        adapter=Adapter(tensors, told.get("exact", True)),
         accelerator_backend=HostBackend(),
         nixl_manager=manager("target", told["port"]),
     )
@@ -243,6 +244,8 @@ def main() -> None:
     TOLD.update(told)
     os.environ.setdefault("NIXL_LOG_LEVEL", "ERROR")
     os.environ.setdefault("UCX_NET_DEVICES", "lo")
+    if "server" in told:
+        os.environ["MX_SERVER_ADDRESS"] = told["server"]
     os.environ["MX_WORKER_HOST"] = "127.0.0.1"
     os.environ["MX_WORKER_GRPC_PORT"] = "0"
     os.environ["MX_HEARTBEAT_INTERVAL_SECS"] = "1"

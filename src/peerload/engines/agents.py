@@ -57,11 +57,12 @@ class AgentExporter(Exporter, Protocol):
 class AgentImporter(Importer, Protocol):
     """A target side that reads from agents of others too."""
 
-    def describe(self, agent: str, metadata: bytes, memory: Sequence[PeerMemory]) -> Descriptor:
+    def describe(self, agent: str, metadata: bytes, memory: Sequence[PeerMemory], *, host: str) -> Descriptor:
         """A descriptor of memory that another package's agent registered, for `open`; each of `memory` is a region of it.
 
-        What is in `metadata` is looked at when it is read: `open` raises `TransferFailed` where it is none, or another agent's
-        than that of this name, and a read fails for what is not memory that the agent registered.
+        `host` is where the agent runs, "" where that is not known. Raises `TransferFailed` for metadata that is none, or another
+        agent's than that of this name (any, for ""). Reads fail for what is not memory that the agent registered. The descriptor is
+        for this process alone.
         """
         ...
 

@@ -21,7 +21,7 @@ from typing import Final
 from peerload.errors import Fault, InvalidArgument, TransferFailed, Unavailable
 from peerload.metadata.addresses import Address
 
-__all__ = ["MAX_AGENT_BYTES", "AgentListener", "fetch_agent"]
+__all__ = ["MAX_AGENT_BYTES", "AgentListener", "fetch_agent", "host_of"]
 
 MAX_AGENT_BYTES: Final = 64 << 20
 """The largest blob of metadata that is believed: that of a hundred thousand registered tensors has a tenth of it."""
@@ -34,6 +34,12 @@ _MAX_REQUEST_BYTES: Final = 64 * 1024
 _MAX_CONNECTIONS: Final = 1024
 _SEND_S: Final = 10.0
 """For a reader to take the blob, and to send the rest of a message that it began."""
+
+
+def host_of(endpoint: str) -> str:
+    """The host of HOST:PORT, "" for what is none."""
+    address = Address.of(endpoint)
+    return "" if address is None else address.host
 
 
 async def fetch_agent(endpoint: str, *, timeout: float) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from peerload.client.stock.agents import host_of
 from peerload.client.stock.artifact import ArtifactChunk, ArtifactManifest, read_chunks, read_header
 from peerload.client.stock.calls import WorkerBusy, WorkerCalls
 from peerload.client.stock.crc import new_crc
@@ -175,7 +176,9 @@ class ArtifactReader:
     def _move(self, parts: Sequence[_Part], metadata: bytes, stop: threading.Event) -> None:
         if self._reader is None or metadata != self._metadata:
             self._close()
-            self._reader = self._importer.open(self._importer.describe(self._agent, metadata, [ADDRESS_SPACE]))
+            self._reader = self._importer.open(
+                self._importer.describe(self._agent, metadata, [ADDRESS_SPACE], host=host_of(self._calls.endpoint))
+            )
             self._metadata = metadata
         for part in parts:
             crc = new_crc()

@@ -19,7 +19,7 @@ from typing import Final
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.sources import SourceInfo
-from peerload.client.stock.agents import MAX_AGENT_BYTES, fetch_agent
+from peerload.client.stock.agents import MAX_AGENT_BYTES, fetch_agent, host_of
 from peerload.client.stock.calls import NoSuchCall, WorkerCalls
 from peerload.client.targets import SourceUnusable
 from peerload.engines.agents import AgentImporter, PeerMemory
@@ -48,6 +48,7 @@ class _Offer:
     tensors: Sequence[p2p_pb2.TensorDescriptor]
     accelerator: str
     agent: str
+    host: str
     metadata: bytes = field(repr=False)
 
 
@@ -78,7 +79,7 @@ async def stock_manifest(
         except InvalidArgument as error:
             raise SourceUnusable(f"its list of tensors is not valid: {error}") from error
         engine = await importer()
-        endpoint = engine.describe(offer.agent, offer.metadata, memory)
+        endpoint = engine.describe(offer.agent, offer.metadata, memory, host=offer.host)
         manifest = Manifest(Form.RUNTIME, items, (endpoint,), bare=True)
         yield SourceManifest(source, response.identity, manifest)
 
@@ -102,6 +103,7 @@ async def _asked(source: SourceInfo, worker: p2p_pb2.WorkerMetadata) -> AsyncIte
                 manifest.tensors,
                 manifest.accelerator or worker.accelerator,
                 manifest.agent_name or worker.agent_name,
+                host_of(endpoint),
                 metadata,
             )
         except BaseException:
@@ -123,7 +125,9 @@ async def _through_server(worker: p2p_pb2.WorkerMetadata, fetch: Fetch) -> Async
     tensors = worker.tensor_source.tensors or worker.tensors
     if len(worker.nixl_metadata) > MAX_AGENT_BYTES:
         raise SourceUnusable(f"its agent's metadata has {len(worker.nixl_metadata):,} bytes")
-    yield _Offer(tensors, worker.accelerator, worker.agent_name, worker.nixl_metadata)
+    yield _Offer(
+        tensors, worker.accelerator, worker.agent_name, host_of(worker.metadata_endpoint), worker.nixl_metadata
+    )
     try:
         now = (await fetch()).worker
     except (NotFound, Unavailable) as error:

@@ -18,6 +18,7 @@ from peerload.engines.child.importer import ChildImporter
 from peerload.engines.child.process import Recipe
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
+from peerload.engines.nixl.strangers import NixlExporter, NixlImporter
 from peerload.errors import InvalidArgument
 
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
@@ -38,7 +39,7 @@ atexit.register(_close_all, os.getpid())
 
 
 class NixlEngine:
-    """Implements `Engine`. Raises `MissingExtra` where NIXL is not installed."""
+    """Implements `AgentEngine`. Raises `MissingExtra` where NIXL is not installed."""
 
     def __init__(self, settings: NixlSettings | None = None, *, clock: Clock | None = None) -> None:
         check_installed()
@@ -50,6 +51,10 @@ class NixlEngine:
         return "nixl"
 
     @property
+    def agent_library(self) -> str:
+        return "nixl"
+
+    @property
     def registers_memory(self) -> bool:
         return True
 
@@ -57,13 +62,13 @@ class NixlEngine:
     def reads_device_memory(self) -> bool:
         return False
 
-    def exporter(self, host: str) -> ChildExporter:
-        side = ChildExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock)
+    def exporter(self, host: str) -> NixlExporter:
+        side = NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock)
         _sides.add(side)
         return side
 
-    def importer(self) -> ChildImporter:
-        side = ChildImporter(self.name, self._recipe, {}, self.settings, self._clock)
+    def importer(self) -> NixlImporter:
+        side = NixlImporter(self.name, self._recipe, {}, self.settings, self._clock)
         _sides.add(side)
         return side
 
