@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerload.client.stock.agents import host_of
 from peerload.client.stock.artifact import ArtifactChunk, ArtifactManifest, read_chunks, read_header
 from peerload.client.stock.calls import WorkerBusy, WorkerCalls
-from peerload.client.stock.crc import new_crc
+from peerload.client.stock.crc import Crc, new_crc
 from peerload.client.stock.staging import ArtifactStaging
 from peerload.client.targets import SourceUnusable
 from peerload.client.threads import Stopped, in_thread
@@ -33,7 +33,8 @@ _CALL_S: Final = 10.0
 _BATCH_CHUNKS: Final = 4
 """Chunks that are asked for at once: as many as the stock package has room for."""
 _BATCH_BYTES: Final = 64 << 20
-"""Memory that is read into; larger chunks are read in pieces."""
+"""Memory that is read into at once; larger chunks are read in pieces."""
+_BLOCK: Final = 1 << 20
 _PAGES: Final = 4096
 """Answers with an artifact's chunks, at most: a source that gives them one by one would never end."""
 _BUSY_S: Final = 0.25
@@ -180,26 +181,34 @@ class ArtifactReader:
                 self._importer.describe(self._agent, metadata, [ADDRESS_SPACE], host=host_of(self._calls.endpoint))
             )
             self._metadata = metadata
-        for part in parts:
-            crc = new_crc()
-            for offset in range(0, part.length, _BATCH_BYTES):
-                length = min(_BATCH_BYTES, part.length - offset)
-                if len(self._memory) < length:
-                    self._memory = self._importer.allocate(min(_BATCH_BYTES, self._manifest.chunk_size))
-                view = self._memory[:length]
-                self._read(self._reader, Range(0, part.address + offset, length), view, stop)
-                for at in range(0, length, 1 << 20):
-                    crc.update(bytes(view[at : at + (1 << 20)]))
-                self._staging.write(part.index, offset, view)
-            if crc.hexdigest().decode() != part.checksum:
-                name = f"chunk {part.index}"
-                raise VerificationFailed(
-                    f"{name}: the bytes that arrived are not what the manifest says", items=(name,)
-                )
-            self._done(part.index)
+        sums = [new_crc() for _ in parts]
+        for batch in _batches(parts):
+            total = sum(piece.length for piece in batch)
+            if len(self._memory) < total:
+                self._memory = self._importer.allocate(total)
+            views, at = [], 0
+            for piece in batch:
+                views.append(self._memory[at : at + piece.length])
+                at += piece.length
+            self._read(self._reader, [Range(0, piece.address, piece.length) for piece in batch], views, stop)
+            for piece, view in zip(batch, views, strict=True):
+                for start in range(0, piece.length, _BLOCK):
+                    sums[piece.part].update(bytes(view[start : start + _BLOCK]))
+                part = parts[piece.part]
+                self._staging.write(part.index, piece.offset, view)
+                if piece.offset + piece.length == part.length:
+                    self._verify(part, sums[piece.part])
 
-    def _read(self, reader: Reader, where: Range, into: memoryview, stop: threading.Event) -> None:
-        job: Job = reader.read([where], [into], deadline=_READ_S)
+    def _verify(self, part: _Part, crc: Crc) -> None:
+        if crc.hexdigest().decode() != part.checksum:
+            name = f"chunk {part.index}"
+            raise VerificationFailed(f"{name}: the bytes that arrived are not what the manifest says", items=(name,))
+        self._done(part.index)
+
+    def _read(
+        self, reader: Reader, ranges: Sequence[Range], views: Sequence[memoryview], stop: threading.Event
+    ) -> None:
+        job: Job = reader.read(ranges, views, deadline=_READ_S)
         try:
             while True:
                 progress = job.wait(_TICK_S)
@@ -220,3 +229,30 @@ class ArtifactReader:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+class _Piece(NamedTuple):
+    """Bytes that are read at once: `length` from `offset` of a part, at `address` of the source."""
+
+    part: int
+    offset: int
+    length: int
+    address: int
+
+
+def _batches(parts: Sequence[_Part]) -> Iterator[list[_Piece]]:
+    """The parts in pieces, so many together as there is memory for."""
+    batch: list[_Piece] = []
+    room = _BATCH_BYTES
+    for number, part in enumerate(parts):
+        offset = 0
+        while offset < part.length:
+            length = min(room, part.length - offset)
+            batch.append(_Piece(number, offset, length, part.address + offset))
+            offset += length
+            room -= length
+            if not room:
+                yield batch
+                batch, room = [], _BATCH_BYTES
+    if batch:
+        yield batch
