@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,11 @@ needs_nixl = pytest.mark.skipif(
     importlib.util.find_spec("nixl_cu12") is None or importlib.util.find_spec("google_crc32c") is None,
     reason="needs NIXL and google-crc32c",
 )
+
+
+def seeded(seed: int, size: int) -> bytes:
+    """The bytes that a seed stands for, as `stock_process.content` has them."""
+    return random.Random(seed).randbytes(size)
 
 
 class StockProcess:
