@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import pytest
-
 from peerload.testing.engine_suite import EngineSuite
 from tests.engines.lease_strangers import LeaseStrangers
+from tests.support.engines import need_engine
 
-pytest.importorskip("nixl_cu12", reason="NIXL is not installed")
+need_engine("nixl")
 
 
 class TestNixlEngine(LeaseStrangers, EngineSuite):

@@ -158,6 +158,8 @@ class ArtifactReader:
         source = prepared.source
         if prepared.chunk != self._manifest.chunk(index) or source.length != chunk.length:
             raise TransferFailed(f"chunk {index} is not what the manifest says it is", retryable=False)
+        if source.addr + source.length > ADDRESS_SPACE.nbytes or source.device_id:
+            raise TransferFailed(f"chunk {index} is not in host memory", retryable=False)
         if not prepared.lease_id or not prepared.source_metadata:
             raise TransferFailed(
                 f"chunk {index} comes without a lease, or without an agent to read it from", retryable=False

@@ -39,6 +39,7 @@ _RELEASE_S: Final = 2.0
 _HOST: Final = "cpu"
 """The accelerator of those that serve host memory."""
 _MAX_BYTES: Final = 2**63 - 1
+_MAX_DEVICE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,8 @@ def _items(offer: _Offer) -> tuple[tuple[Item, ...], list[PeerMemory]]:
         names.add(tensor.name)
         if tensor.size > _MAX_BYTES or tensor.addr > _MAX_BYTES * 2 - tensor.size:
             raise InvalidArgument(f"{field}.size", f"{tensor.size} bytes from there are beyond any memory")
+        if tensor.device_id > _MAX_DEVICE:
+            raise InvalidArgument(f"{field}.device_id", f"{tensor.device_id} is no number of an accelerator")
         memory = PeerMemory(tensor.addr, tensor.size, None if on_host else tensor.device_id)
         items.append(
             Item(

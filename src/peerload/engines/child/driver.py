@@ -1,4 +1,5 @@
-"""What an engine gives its children to do. Everything here happens in a child, on its only thread.
+"""What an engine gives its children to do. Everything here happens in a child, on its only thread; for device memory on a
+thread of its owner's (`peerload.engines.child.inside`).
 
 An engine's driver is a module with `preload`, `source` and `target` (`Driver`). Its library is imported in children alone: what
 it prints, spawns, leaks or crashes is theirs.
@@ -7,9 +8,9 @@ it prints, spawns, leaks or crashes is theirs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-__all__ = ["ChildError", "Driver", "SourceSide", "TargetSide"]
+__all__ = ["ROW", "ChildError", "Driver", "SourceSide", "Span", "TargetSide"]
 
 
 class ChildError(Exception):
@@ -20,11 +21,23 @@ class ChildError(Exception):
         self.retryable = retryable
 
 
+ROW: Final = ("source", "source's device", "destination", "destination's device", "bytes")
+"""Addresses, and devices by their number plus 1: 0 is host memory."""
+
+
+class Span(NamedTuple):
+    """Memory of the process that it is in; `device` is the index of an accelerator, None for host memory."""
+
+    address: int
+    nbytes: int
+    device: int | None = None
+
+
 class SourceSide(Protocol):
     """Serves memory until its process is killed."""
 
-    def offer(self, places: Sequence[tuple[int, int]]) -> bytes:
-        """Make memory readable, (address, bytes) each. What a target needs to reach it: opaque to all but `TargetSide.connect`."""
+    def offer(self, places: Sequence[Span]) -> bytes:
+        """Make memory readable. What a target needs to reach it: opaque to all but `TargetSide.connect`."""
         ...
 
     def progress(self) -> bool:
@@ -40,16 +53,17 @@ class TargetSide(Protocol):
         """Be ready to read from the source that says it is reached so."""
         ...
 
-    def hold(self, address: int, nbytes: int) -> None:
+    def hold(self, span: Span) -> None:
         """This memory may be read into from now on."""
         ...
 
-    def drop(self, address: int, nbytes: int) -> None:
+    def drop(self, span: Span) -> None:
         """It will be unmapped."""
         ...
 
     def read(self, rows: memoryview) -> None:
-        """Copy: three numbers of 64 bits a row, from the source's address, to the address here, so many bytes.
+        """Copy: five numbers of 64 bits a row (`ROW`). The source's addresses are all of host memory or all of devices, and
+        so are those here.
 
         When this returns everything is in place, and nothing writes any more. Raises `ChildError`. It may block for as long as
         it likes: who does not want to wait kills the process.

@@ -12,14 +12,14 @@ from peerload.clock import Clock
 from peerload.engines.base import Publication, Region
 from peerload.engines.checks import host_views
 from peerload.engines.child.leases import Leasing
-from peerload.engines.child.memory import Place, lay
-from peerload.engines.child.process import Recipe
+from peerload.engines.child.memory import lay
+from peerload.engines.child.process import Recipe, spawn
 from peerload.engines.child.service import Service
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.tcp.exporter import bind_for, listen
 from peerload.engines.tcp.listener import Listener, Served
 from peerload.engines.tcp.protocol import Endpoint, Refusal, check_host
-from peerload.engines.tcp.shelf import Shelf, Shelved
+from peerload.engines.tcp.shelf import Held, Shelf, Shelved
 from peerload.engines.throttle import Throttle
 from peerload.errors import InvalidArgument, TransferFailed, Unavailable
 
@@ -44,7 +44,7 @@ class ChildExporter:
         self._settings = settings
         self._clock = clock
         self._pid = os.getpid()
-        self._shelf: Shelf[Place] = Shelf()
+        self._shelf: Shelf[Held] = Shelf()
         self._services: dict[bytes, Service] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -55,17 +55,9 @@ class ChildExporter:
         self._listener = Listener(sock, self._welcome, settings, clock)
 
     def publish(self, regions: Sequence[Region]) -> Publication:
-        views = host_views(regions)
         self._check()
-        try:
-            laid = lay(views, f"peerload-{self._engine}")
-        except OSError as error:
-            raise Unavailable(f"the memory cannot be made ready for {self._engine}: {error.strerror}") from None
-        finally:
-            for view in views:
-                view.release()
-        service = Service(self._recipe, self._engine, self._words, laid, self._settings)
-        if laid.arenas:
+        places, service = self.prepare(regions)
+        if any(place.nbytes for place in places):
             try:
                 service.start()
             except TransferFailed as error:
@@ -75,7 +67,7 @@ class ChildExporter:
             if self._closed:
                 service.stop()
                 self._check()
-            shelved = self._shelf.add(laid.places)
+            shelved = self._shelf.add(places)
             self._services[shelved.id] = service
         endpoint = Endpoint(self._host, self.port, shelved.id, shelved.secret, shelved.sizes, self._engine)
         return Publication(endpoint.encode(), shelved.sizes)
@@ -102,7 +94,20 @@ class ChildExporter:
         service = self._services.get(Endpoint.decode(publication.descriptor, self._engine).publication)
         return None if service is None else service.pid
 
-    def _retire(self, shelved: Shelved[Place], grace: float) -> None:
+    def prepare(self, regions: Sequence[Region]) -> tuple[Sequence[Held], Service]:
+        """What is to be served, and who will serve it. Raises `InvalidArgument` for memory that cannot be served."""
+        views = host_views(regions)
+        try:
+            laid = lay(views, f"peerload-{self._engine}")
+        except OSError as error:
+            raise Unavailable(f"the memory cannot be made ready for {self._engine}: {error.strerror}") from None
+        finally:
+            for view in views:
+                view.release()
+        what = f"the process that serves with {self._engine}"
+        return laid.places, Service(lambda: spawn(self._recipe, "source", what, self._words), laid, self._settings)
+
+    def _retire(self, shelved: Shelved[Held], grace: float) -> None:
         service = self._services.get(shelved.id)
         if os.getpid() != self._pid:
             shelved.forget()

@@ -3,7 +3,8 @@
 The source's owner listens, not the child that serves: descriptors lead here, and stay good when the child is replaced. The
 connection begins with the greeting of `peerload.engines.tcp.protocol`, and its requests and replies look like those:
 
-    LOOK    → LOOKED and a body: how the serving child is reached (length u32, bytes), the address of each region (u64 each)
+    LOOK    → LOOKED and a body: how the serving child is reached (length u32, bytes), of each region the
+                 address (u64 each), then the device (u16 each: its index plus 1, 0 for host memory)
     WANT n  → GRANTED m: so many of the next n bytes may be read now (all, unless the source is capped)
     STILL   the reader is still at it; no reply
     END     it has read all it came for; no reply
@@ -19,12 +20,11 @@ import struct
 from typing import Final
 
 from peerload.clock import Clock
-from peerload.engines.child.memory import Place
 from peerload.engines.child.service import Service
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Refusal
-from peerload.engines.tcp.shelf import Reading, Shelved
+from peerload.engines.tcp.shelf import Held, Reading, Shelved
 from peerload.engines.tcp.sockets import ConnectionLost
 from peerload.engines.throttle import Throttle
 from peerload.errors import TransferFailed
@@ -59,7 +59,7 @@ class Leasing:
     def __init__(
         self,
         sock: socket.socket,
-        shelved: Shelved[Place],
+        shelved: Shelved[Held],
         service: Service,
         settings: ChildSettings,
         throttle: Throttle | None,
@@ -118,7 +118,7 @@ class Leasing:
             self._refuse(Refusal.UNAVAILABLE if error.retryable else Refusal.RETIRED, str(error))
             return False
         self._leased = True
-        body = LENGTH.pack(len(reach.said)) + reach.said + reach.addresses
+        body = LENGTH.pack(len(reach.said)) + reach.said + reach.addresses + reach.devices
         self._say(protocol.REPLY.pack(protocol.REPLY_MAGIC, LOOKED, 0, 0, len(body)) + body)
         return True
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from peerload.engines.child.message import MAX_FDS
+from peerload.engines.child.process import Child
 from peerload.engines.shared import shared_place
 
-__all__ = ["Arena", "Laid", "Place", "elsewhere", "lay"]
+__all__ = ["Arena", "Laid", "Place", "Reach", "elsewhere", "lay"]
 
 _PIECE: Final = 64 * 1024 * 1024
 """Bytes copied at a time, between which other threads get their turn."""
@@ -38,12 +41,33 @@ class Place:
         """Nothing of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How to read from whoever serves a publication: what its library says, and where each region is."""
+
+    said: bytes
+    addresses: bytes
+    """64 bits each, in this machine's byte order."""
+    devices: bytes
+    """16 bits each: an accelerator's index plus 1, 0 for host memory."""
+
+
 @dataclass(slots=True)
 class Laid:
     """The regions of a publication, and the arenas that they lie in."""
 
     places: list[Place] = field(default_factory=list)
     arenas: list[Arena] = field(default_factory=list)
+
+    def introduce(self, child: Child, patience: float) -> Reach:
+        """Have a child serve them. Raises `TransferFailed`."""
+        for at in range(0, len(self.arenas), MAX_FDS):
+            some = self.arenas[at : at + MAX_FDS]
+            child.ask("map", fds=[each.fd for each in some], sizes=[each.nbytes for each in some], patience=patience)
+        told = child.ask("offer", spans=[[each.begin, each.end] for each in self.arenas], patience=patience)
+        bases: Sequence[int] = told.words["bases"]
+        addresses = array("Q", (bases[place.arena] + place.offset if bases else 0 for place in self.places))
+        return Reach(told.payload, addresses.tobytes(), bytes(2 * len(self.places)))
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from peerload.engines.base import Range
+from peerload.engines.base import DeviceMemory, Range
 from peerload.engines.shared import shared_place
 from peerload.errors import InvalidArgument
 
@@ -19,12 +19,18 @@ WINDOW_ROWS: Final = 1024
 """Runs in one window at most."""
 
 
+Run: TypeAlias = tuple[int, int, int, int, int]
+"""The source's address and device, the number of the arena, the place in it, and the length."""
+
+
 class Arena(NamedTuple):
-    """A memfd that is to be written to."""
+    """Memory that is to be written to: a memfd, or (`fd` is -1) an accelerator's."""
 
     name: str
     fd: int
     nbytes: int
+    address: int = 0
+    device: int | None = None
 
 
 class Plan:
@@ -33,8 +39,9 @@ class Plan:
     Ranges that follow each other at the source, and whose destinations do so here, are one run.
     """
 
-    def __init__(self, ranges: Sequence[Range], views: Sequence[memoryview], regions: int) -> None:
+    def __init__(self, ranges: Sequence[Range], views: Sequence[memoryview | DeviceMemory], regions: int) -> None:
         self._ranges = ranges
+        self.on_device = any(isinstance(view, DeviceMemory) for view in views)
         self.regions = regions
         """How many there are at the source."""
         self.arenas: list[Arena] = []
@@ -43,6 +50,11 @@ class Plan:
         for index, view in enumerate(views):
             if not view.nbytes:
                 self._places.append((0, 0))
+                continue
+            if isinstance(view, DeviceMemory):
+                self._places.append((len(self.arenas), 0))
+                name = f"{view.device}:{view.address}:{view.nbytes}"
+                self.arenas.append(Arena(name, -1, view.nbytes, view.address, view.device))
                 continue
             found = shared_place(view)
             if found is None:
@@ -55,45 +67,51 @@ class Plan:
             self._places.append((number, found.offset))
         self.total = sum(each.length for each in ranges)
 
-    def windows(self, addresses: Sequence[int]) -> Windows:
-        """The read from a source whose regions begin at these addresses."""
-        return Windows(self._runs(addresses))
+    def windows(self, addresses: Sequence[int], devices: Sequence[int]) -> Windows:
+        """The read from a source whose regions begin at these addresses of these devices (numbers plus 1, 0 for the host)."""
+        return Windows(self._runs(addresses, devices))
 
-    def _runs(self, addresses: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-        """(the source's address, number of the arena, place in it, length), one after the other."""
-        source = arena = place = length = 0
+    def _runs(self, addresses: Sequence[int], devices: Sequence[int]) -> Iterator[Run]:
+        source = device = arena = place = length = 0
         for wanted, (number, offset) in zip(self._ranges, self._places, strict=True):
             if not wanted.length:
                 continue
             at = addresses[wanted.region] + wanted.offset
-            if length and at == source + length and number == arena and offset == place + length:
+            here = devices[wanted.region]
+            if length and (at, here, number, offset) == (source + length, device, arena, place + length):
                 length += wanted.length
                 continue
             if length:
-                yield source, arena, place, length
-            source, arena, place, length = at, number, offset, wanted.length
+                yield source, device, arena, place, length
+            source, device, arena, place, length = at, here, number, offset, wanted.length
         if length:
-            yield source, arena, place, length
+            yield source, device, arena, place, length
 
 
 class Windows:
     """Hands out a read piece by piece, in order."""
 
-    def __init__(self, runs: Iterator[tuple[int, int, int, int]]) -> None:
+    def __init__(self, runs: Iterator[Run]) -> None:
         self._runs = runs
-        self._rest: tuple[int, int, int, int] | None = None
+        self._rest: Run | None = None
 
     def take(self, room: int) -> tuple[bytes, int]:
-        """The next rows of at most `room` bytes together, four numbers of 64 bits each, and how many bytes they are."""
+        """The next rows of at most `room` bytes together, five numbers of 64 bits each, and how many bytes they are.
+
+        They are all from host memory, or all from devices.
+        """
         room = left = min(room, WINDOW)
         rows = array("Q")
-        while left and len(rows) < 4 * WINDOW_ROWS:
+        while left and len(rows) < 5 * WINDOW_ROWS:
             run = self._rest or next(self._runs, None)
             if run is None:
                 break
-            source, arena, place, length = run
+            source, device, arena, place, length = run
+            if rows and bool(device) != bool(rows[1]):
+                self._rest = run
+                break
             now = min(length, left)
-            rows.extend((source, arena, place, now))
-            self._rest = (source + now, arena, place + now, length - now) if now < length else None
+            rows.extend((source, device, arena, place, now))
+            self._rest = (source + now, device, arena, place + now, length - now) if now < length else None
             left -= now
         return rows.tobytes(), room - left

@@ -36,18 +36,30 @@ Recipe: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Child:
-    """One child process. `kill` may be called from any thread; the rest by one at a time."""
+    """Who does an engine's work, on the other end of a socket. `kill` may be called from any thread; the rest by one at a time."""
 
-    def __init__(self, server: _ForkServer, what: str, pid: int, pidfd: int, sock: socket.socket) -> None:
-        self._server = server
+    def __init__(self, what: str, sock: socket.socket) -> None:
         self._what = what
-        self.pid = pid
-        self._pidfd = pidfd
-        self._lock = threading.Lock()
-        self._closed = False
         self.sock = sock
         """To wait on for answers."""
-        _open.add(self)
+
+    @property
+    def pid(self) -> int:
+        """The process that it is in."""
+        raise NotImplementedError
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Have it end, without waiting. Nothing if it has ended."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Have it end and wait until it is gone: nothing that it did goes on. Twice is allowed."""
+        raise NotImplementedError
 
     def order(self, do: str, payload: bytes = b"", fds: Sequence[int] = (), **words: Any) -> None:
         """Tell it something. Raises `ChildDied`."""
@@ -73,29 +85,45 @@ class Child:
             raise ChildDied(f"{self._what} did not answer for {patience:g} s")
         return self.answer()
 
+    def _died(self) -> ChildDied:
+        return ChildDied(f"{self._what} is gone")
+
+
+class _Process(Child):
+    """A child process."""
+
+    def __init__(self, server: _ForkServer, what: str, pid: int, pidfd: int, sock: socket.socket) -> None:
+        super().__init__(what, sock)
+        self._server = server
+        self._pid = pid
+        self._pidfd = pidfd
+        self._lock = threading.Lock()
+        self._closed = False
+        _open.add(self)
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
     @property
     def alive(self) -> bool:
-        """Whether it has not ended."""
         return not self._closed and not _readable(self._pidfd, 0)
 
     def kill(self) -> None:
-        """SIGKILL, without waiting. Nothing if it has ended."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if not self._closed:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill it and wait until it is gone, with its mappings: nothing that it did goes on. Twice is allowed.
-
-        Without a time limit on purpose: a killed process ends, and to return earlier would be a lie.
-        """
         self.kill()
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+            # Its mappings are gone when this returns. Without a time limit on purpose: a killed process ends, and to return
+            # earlier would be a lie.
             _readable(self._pidfd, None)
-        self._server.bury(self.pid)
+        self._server.bury(self._pid)
         self.forget()
 
     def forget(self) -> None:
@@ -107,7 +135,7 @@ class Child:
 
     def _died(self) -> ChildDied:
         _readable(self._pidfd, _STATUS_S)
-        status = self._server.status(self.pid) if self.alive is False else None
+        status = None if self.alive else self._server.status(self._pid)
         if status is None:
             how = "is gone"
         elif status < 0:
@@ -173,7 +201,7 @@ class _ForkServer:
                     self._sock, {"do": "fork", "role": role, "settings": dict(settings)}, fds=[theirs.fileno()]
                 )
                 born = self._hear()
-            return Child(self, what, born.words["pid"], born.fds[0], ours)
+            return _Process(self, what, born.words["pid"], born.fds[0], ours)
         except (ChildDied, OSError):
             ours.close()
             self.close()  # The next one gets a new server.
@@ -224,7 +252,7 @@ def _readable(what: socket.socket | int, seconds: float | None) -> bool:
 
 _lock = threading.Lock()
 _servers: dict[Recipe, _ForkServer] = {}
-_open: weakref.WeakSet[Child] = weakref.WeakSet()
+_open: weakref.WeakSet[_Process] = weakref.WeakSet()
 _wishes: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
 _lasting: threading.Thread | None = None
 

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from peerload.engines.child import message
-from peerload.engines.child.driver import ChildError, Driver, SourceSide, TargetSide
+from peerload.engines.child.driver import ChildError, Driver, SourceSide, Span, TargetSide
 from peerload.engines.child.message import Message
 from peerload.engines.shared import address_of
 
-__all__ = ["run"]
+__all__ = ["Mapped", "SourceLoop", "TargetLoop", "complain", "run"]
 
 _PAUSE_MS: Final = 0.5
 _HOT: Final = 200
@@ -35,24 +35,25 @@ def run(driver: Driver, role: str, settings: Mapping[str, Any], sock: socket.soc
     try:
         _raise_limits()
         if role == "source":
-            _Source(driver.source(settings), sock).run()
+            SourceLoop(driver.source(settings), sock).run()
         else:
-            _Target(driver.target(settings), sock).run()
+            TargetLoop(driver.target(settings), sock).run()
         status = 0
     except ChildError as error:
-        _complain(sock, error)
+        complain(sock, error)
     except ConnectionError:
         pass  # The owner is gone.
     except BaseException as error:
         traceback.print_exc()
-        _complain(sock, ChildError(f"{type(error).__name__}: {error}"))
+        complain(sock, ChildError(f"{type(error).__name__}: {error}"))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def _complain(sock: socket.socket, error: ChildError) -> None:
+def complain(sock: socket.socket, error: ChildError) -> None:
+    """Tell the owner, whatever he is waiting for."""
     words = " ".join(str(error).split())[:1000] or type(error).__name__
     try:
         message.send(sock, {"error": words, "retryable": error.retryable})
@@ -67,7 +68,7 @@ def _raise_limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-class _Mapped:
+class Mapped:
     """A memfd of the owner's, mapped here."""
 
     def __init__(self, fd: int, nbytes: int) -> None:
@@ -78,35 +79,35 @@ class _Mapped:
             self._mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
-        self.nbytes = nbytes
         with memoryview(self._mapping) as view:
-            self.address = address_of(view)
+            self.span = Span(address_of(view), nbytes)
 
     def close(self) -> None:
+        """Unmap."""
         self._mapping.close()
 
 
-class _Source:
+class SourceLoop:
     """Maps what it is given, serves it, and lets its library progress while there are readers."""
 
     def __init__(self, side: SourceSide, sock: socket.socket) -> None:
-        self._side = side
-        self._sock = sock
-        self._mapped: list[_Mapped] = []
+        self.side = side
+        self.sock = sock
+        self._mapped: list[Mapped] = []
         self._serving = False
 
     def run(self) -> None:
+        """Until the owner hangs up."""
         waiting = select.poll()
-        waiting.register(self._sock, select.POLLIN)
+        waiting.register(self.sock, select.POLLIN)
         idle = 0
         while True:
+            timeout: float | None = None
             if self._serving:
-                idle = 0 if self._side.progress() else idle + 1
-                timeout: float | None = 0 if idle < _HOT else _PAUSE_MS
-            else:
-                timeout = None
+                idle = 0 if self.side.progress() else idle + 1
+                timeout = 0 if idle < _HOT else _PAUSE_MS
             if waiting.poll(timeout):
-                order = message.receive(self._sock)
+                order = message.receive(self.sock)
                 if order is None:
                     return
                 idle = 0
@@ -119,52 +120,65 @@ class _Source:
             case "rest":
                 self._serving = False
             case "map":
-                self._mapped += [_Mapped(*each) for each in zip(order.fds, order.words["sizes"], strict=True)]
-                message.send(self._sock, {})
+                self._mapped += [Mapped(*each) for each in zip(order.fds, order.words["sizes"], strict=True)]
+                message.send(self.sock, {})
             case "offer":
-                spans = zip(self._mapped, order.words["spans"], strict=True)
-                reach = self._side.offer([(each.address + begin, end - begin) for each, (begin, end) in spans])
-                message.send(self._sock, {"bases": [each.address for each in self._mapped]}, reach)
+                spans, bases = self.spans(order)
+                message.send(self.sock, {"bases": bases}, self.side.offer(spans))
             case _:
-                message.send(self._sock, {})  # Asked for a sign of life.
+                message.send(self.sock, {})  # Asked for a sign of life.
+
+    def spans(self, order: Message) -> tuple[list[Span], list[int]]:
+        """What of the mapped memory is published, and where each mapping begins."""
+        bases = [each.span.address for each in self._mapped]
+        parts = zip(bases, order.words["spans"], strict=True)
+        return [Span(base + begin, end - begin) for base, (begin, end) in parts], bases
 
 
-class _Target:
+class TargetLoop:
     """Holds the destinations of one read at a time, and fills them."""
 
     def __init__(self, side: TargetSide, sock: socket.socket) -> None:
-        self._side = side
-        self._sock = sock
-        self._held: dict[str, _Mapped] = {}
+        self.side = side
+        self.sock = sock
+        self._mapped: dict[str, Mapped] = {}
+        self._spans: dict[str, Span] = {}
 
     def run(self) -> None:
-        while (order := message.receive(self._sock)) is not None:
+        """Until the owner hangs up."""
+        while (order := message.receive(self.sock)) is not None:
             match order.words["do"]:
                 case "connect":
-                    self._side.connect(order.payload)
+                    self.side.connect(order.payload)
                 case "hold":
                     self._hold(order)
                 case _:
                     self._read(order)
-            message.send(self._sock, {})
+            message.send(self.sock, {})
 
     def _hold(self, order: Message) -> None:
-        """Map the new ones; with "keep", the others than those named are let go of."""
+        """Take the new ones; with "keep", the others than those named are let go of."""
         if (keep := order.words.get("keep")) is not None:
-            for name in self._held.keys() - set(keep):
-                mapped = self._held.pop(name)
-                self._side.drop(mapped.address, mapped.nbytes)
-                mapped.close()
-        for fd, (name, nbytes) in zip(order.fds, order.words["new"], strict=True):
-            mapped = self._held[name] = _Mapped(fd, nbytes)
-            self._side.hold(mapped.address, mapped.nbytes)
+            for name in self._spans.keys() - set(keep):
+                self.side.drop(self._spans.pop(name))
+                if name in self._mapped:
+                    self._mapped.pop(name).close()
+        for number, (name, address, nbytes, device) in enumerate(order.words["new"]):
+            if order.fds:
+                mapped = self._mapped[name] = Mapped(order.fds[number], nbytes)
+                span = mapped.span
+            else:
+                span = Span(address, nbytes, device)  # Of this very process.
+            self._spans[name] = span
+            self.side.hold(span)
 
     def _read(self, order: Message) -> None:
-        rows = array("Q", order.payload)
-        bases = [self._held[name].address for name in order.words["arenas"]]
-        # Of each row: the source's address, the number of the arena, the place in it, the length.
-        flat = array("Q")
-        for at in range(0, len(rows), 4):
-            flat.extend((rows[at], bases[rows[at + 1]] + rows[at + 2], rows[at + 3]))
+        spans = [self._spans[name] for name in order.words["arenas"]]
+        # Of each row: the source's address and device, the number of the arena, the place in it, the length.
+        rows, flat = array("Q", order.payload), array("Q")
+        for at in range(0, len(rows), 5):
+            span = spans[rows[at + 2]]
+            device = 0 if span.device is None else span.device + 1
+            flat.extend((rows[at], rows[at + 1], span.address + rows[at + 3], device, rows[at + 4]))
         with memoryview(flat) as view:
-            self._side.read(view)
+            self.side.read(view)

@@ -5,41 +5,37 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from peerload.engines.child.memory import Laid
-from peerload.engines.child.message import MAX_FDS
-from peerload.engines.child.process import Child, ChildDied, Recipe, spawn
+from peerload.engines.child.memory import Reach
+from peerload.engines.child.process import Child, ChildDied
 from peerload.engines.child.settings import ChildSettings
 from peerload.errors import TransferFailed
 
-__all__ = ["Reach", "Service"]
+__all__ = ["Served", "Service"]
 
 _log: Final = logging.getLogger("peerload.engines")
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How to read from a serving child: what its library says, and the address of each region."""
+class Served(Protocol):
+    """The memory of a publication. `peerload.engines.child.memory.Laid` is one."""
 
-    said: bytes
-    addresses: bytes
-    """64 bits each, in this machine's byte order."""
+    def introduce(self, child: Child, patience: float) -> Reach:
+        """Have a child serve it. Raises `TransferFailed`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
 
 
 class Service:
-    """Thread-safe. `laid` is the memory that the child serves; it stays as it is whatever becomes of the child."""
+    """Thread-safe. `served` is the memory, which stays as it is whatever becomes of the child that `make` makes for it."""
 
-    def __init__(
-        self, recipe: Recipe, engine: str, words: Mapping[str, Any], laid: Laid, settings: ChildSettings
-    ) -> None:
-        self._recipe = recipe
-        self._engine = engine
-        self._words = words
-        self._laid = laid
+    def __init__(self, make: Callable[[], Child], served: Served, settings: ChildSettings) -> None:
+        self._make = make
+        self._served = served
         self._settings = settings
         self._lock = threading.Lock()
         self._stopped = False
@@ -86,11 +82,11 @@ class Service:
             child.kill()  # Whoever holds the lock may be waiting for an answer of its.
         with self._lock:
             self._end()
-            self._laid.close()
+            self._served.close()
 
     def forget(self) -> None:
         """In a forked child, whose all this is not."""
-        self._laid.close()
+        self._served.close()
 
     def _ensure(self) -> Reach:
         if self._child is not None:
@@ -107,24 +103,14 @@ class Service:
 
     def _begin(self) -> Reach:
         self._visits = 0
-        self._child = child = spawn(self._recipe, "source", f"the process that serves {self._engine}", self._words)
+        self._child = child = self._make()
         try:
             if self._stopped:
                 child.kill()
-            arenas, patience = self._laid.arenas, self._settings.start_timeout
-            for at in range(0, len(arenas), MAX_FDS):
-                some = arenas[at : at + MAX_FDS]
-                child.ask(
-                    "map", fds=[each.fd for each in some], sizes=[each.nbytes for each in some], patience=patience
-                )
-            spans = [[each.begin, each.end] for each in arenas]
-            told = child.ask("offer", spans=spans, patience=patience)
+            return self._served.introduce(child, self._settings.start_timeout)
         except TransferFailed:
             self._end()
             raise
-        bases: Sequence[int] = told.words["bases"]
-        addresses = array("Q", (bases[place.arena] + place.offset for place in self._laid.places))
-        return Reach(told.payload, addresses.tobytes())
 
     def _end(self) -> None:
         if self._child is not None:

@@ -10,18 +10,19 @@ import hashlib
 import socket
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from peerload.clock import Clock
 from peerload.engines.agents import PeerMemory
+from peerload.engines.base import DeviceMemory
 from peerload.engines.child.importer import ChildReader
 from peerload.engines.child.lane import Lane
-from peerload.engines.child.nursery import Nursery
+from peerload.engines.child.memory import Reach
+from peerload.engines.child.nursery import Nursery, Reading
 from peerload.engines.child.plan import Plan
-from peerload.engines.child.process import Recipe
-from peerload.engines.child.service import Reach, Service
+from peerload.engines.child.process import Child, Recipe
+from peerload.engines.child.service import Service
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
 from peerload.engines.tcp.protocol import Endpoint
@@ -49,37 +50,35 @@ class StrangerReader(ChildReader):
     """Reads from a stranger, in a child as every read."""
 
     def __init__(
-        self, stranger: Stranger, recipe: Recipe, nursery: Nursery, settings: ChildSettings, clock: Clock
+        self,
+        stranger: Stranger,
+        recipe: Recipe,
+        nursery: Nursery,
+        settings: ChildSettings,
+        clock: Clock,
+        inside: Callable[[Sequence[DeviceMemory]], Child] | None,
     ) -> None:
-        super().__init__(stranger.endpoint, recipe, nursery, settings, clock)
+        super().__init__(stranger.endpoint, recipe, nursery, settings, clock, inside)
         self._stranger = stranger
 
-    def _run(self, job: LaneJob, plan: Plan) -> None:
+    def _run(self, job: LaneJob, plan: Plan, take: Callable[[], Reading], give: Callable[[Reading], None]) -> None:
         ours, theirs = socket.socketpair()
-        name = self._endpoint.publication
+        address = self._stranger.host or "the source"
         with theirs:
-            _TakenForGranted(
-                job,
-                plan,
-                self._stranger.host or "the source",
-                lambda: ours,
-                lambda: self._nursery.take(self._recipe, name),
-                lambda reading: self._nursery.give(name, reading),
-                self._settings,
-                self._clock,
-                stranger=self._stranger,
-            ).run()
+            lane = _TakenForGranted(job, plan, address, lambda: ours, take, give, self._settings, self._clock)
+            lane.stranger = self._stranger
+            lane.run()
 
 
 class _TakenForGranted(Lane):
     """A read without a lease. The socket is one that nobody says anything on."""
 
-    def __init__(self, *given: Any, stranger: Stranger) -> None:
-        super().__init__(*given)
-        self._stranger = stranger
+    stranger: Stranger
 
-    def _look(self, sock: socket.socket) -> tuple[bytes, Sequence[int]]:
-        return self._stranger.reach, array("Q", (each.address for each in self._stranger.memory))
+    def _look(self, sock: socket.socket) -> tuple[bytes, Sequence[int], Sequence[int]]:
+        memory = self.stranger.memory
+        devices = array("H", (0 if each.device is None else each.device + 1 for each in memory))
+        return self.stranger.reach, array("Q", (each.address for each in memory)), devices
 
     def _ask(self, sock: socket.socket, wanted: int) -> None:
         if wanted > 0:

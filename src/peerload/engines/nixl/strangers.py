@@ -17,7 +17,7 @@ from peerload.engines.child.strangers import Holds, Stranger, StrangerReader
 from peerload.engines.tcp.protocol import Endpoint
 from peerload.errors import InvalidArgument, TransferFailed
 
-__all__ = ["NixlExporter", "NixlImporter", "agent_name"]
+__all__ = ["ExposingExporter", "NixlImporter", "agent_name"]
 
 _NAME_FIELD: Final = b"nixlSerDes|Agent"
 _NAME_LENGTH: Final = struct.Struct("<Q")
@@ -35,8 +35,8 @@ def agent_name(metadata: bytes) -> str:
     raise TransferFailed("what is said to be a NIXL agent's metadata is none", retryable=False)
 
 
-class NixlExporter(ChildExporter):
-    """Implements `AgentExporter`."""
+class ExposingExporter(ChildExporter):
+    """What `AgentExporter` adds to `Exporter`."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -85,7 +85,9 @@ class NixlImporter(ChildImporter):
         if not isinstance(descriptor, _Strange):
             return super().open(descriptor)
         stranger = descriptor.stranger
-        reader = StrangerReader(stranger, self._recipe(stranger.host), self._nursery, self._settings, self._clock)
+        host = stranger.host
+        inside = self._inside(host) if self._inside else None
+        reader = StrangerReader(stranger, self._recipe(host), self._nursery, self._settings, self._clock, inside)
         with self._lock:
             if self._closed:
                 raise InvalidArgument("importer", "is closed")

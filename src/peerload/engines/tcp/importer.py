@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from peerload.clock import Clock
 from peerload.engines.allocate import allocate
-from peerload.engines.base import Descriptor, Range
+from peerload.engines.base import Descriptor, DeviceMemory, Range
 from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.job import LaneJob
 from peerload.engines.tcp.greet import greet
@@ -40,7 +40,9 @@ class TcpReader:
         """The source's, for people."""
         return self._endpoint.address
 
-    def read(self, ranges: Sequence[Range], destinations: Sequence[memoryview], *, deadline: float) -> LaneJob:
+    def read(
+        self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
+    ) -> LaneJob:
         ranges = tuple(ranges)
         check_ranges(ranges, self._endpoint.sizes)
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)
