@@ -174,7 +174,7 @@ class AsyncClient(CacheCalls, ArtifactCalls):
         `framework` cannot hold, before anything was moved.
         """
         target = MemoryTarget(As(framework), need_digests=publish)
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         report = await pull.run()
         assert pull.found is not None
         weights = target.weights(pull.found, report)
@@ -210,7 +210,7 @@ class AsyncClient(CacheCalls, ArtifactCalls):
         now; after a cancellation tensors may be half filled.
         """
         target = IntoTarget(memories(tensors, filling=True), strict=strict, publish=publish)
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         try:
             report = await pull.run()
         except PeerloadError as error:
@@ -279,7 +279,7 @@ class AsyncClient(CacheCalls, ArtifactCalls):
                 progress(step)
 
         async def run() -> Delivered:
-            pull = self._pull(which, target, wait, timeout, told)
+            pull = self._pull(which, target, wait, timeout, told, publish)
             report = await pull.run()
             if not isinstance(target, KeptStream):
                 return Delivered(report, None)
