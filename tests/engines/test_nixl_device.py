@@ -162,7 +162,7 @@ def test_a_destination_whose_read_was_given_up_is_poisoned(importer: Importer) -
 
 @pytest.mark.parametrize("kind", ["gpu to host", "gpu to gpu", "host to gpu"])
 def test_figures(tidy: ExitStack, importer: Importer, kind: str) -> None:
-    for name, sizes in (("4", [256 * MIB] * 4), ("2,000", [512 * 1024] * 2000)):
+    for name, sizes in (("4", [256 * MIB] * 4), ("2,000", [512 * 1024] * 2000), ("20,000", [52_000] * 20_000)):
         total = sum(sizes)
         with ExitStack() as own:
             if kind.startswith("gpu"):

@@ -153,8 +153,10 @@ class Lane:
                 self._moved = self._clock.monotonic()
                 self._arrived(size, destinations)
                 left -= size
-            self._patient()
-        self._say(sock, leases.END)
+            if left:
+                self._patient()
+        # The job is over now, which is no reason not to say so.
+        sockets.send_all(sock, request(leases.END), lambda: None)
 
     def _look(self, sock: socket.socket) -> tuple[bytes, Sequence[int], Sequence[int]]:
         """How the serving child is reached, and the address and the device of each region in it."""

@@ -1,21 +1,27 @@
-"""Messages between a process and its children: a few words as JSON, a payload, and descriptors, in one packet."""
+"""Messages between a process and its children: a few words as JSON, a payload, and descriptors, in one packet.
+
+A payload that is too large for a packet goes in a memfd, whose descriptor is then the message's last.
+"""
 
 from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["MAX_FDS", "MAX_PAYLOAD", "Message", "pair", "receive", "send"]
+__all__ = ["MAX_FDS", "Message", "pair", "receive", "send"]
 
-MAX_PAYLOAD: Final = 1 << 17
+_IN_PACKET: Final = 1 << 17
+"""Bytes of payload in a packet at most."""
 MAX_FDS: Final = 64
 """Descriptors in one message at most; the kernel takes 253."""
-_ROOM: Final = MAX_PAYLOAD + (1 << 15)
+_ROOM: Final = _IN_PACKET + (1 << 15)
 _BUFFER: Final = 1 << 20
+_LARGE: Final = "payload in memfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,22 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def send(sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: Sequence[int] = ()) -> None:
     """Send one message. Raises OSError; the other side's death is a `ConnectionError`."""
-    if len(payload) > MAX_PAYLOAD or len(fds) > MAX_FDS:
-        raise ValueError(f"{len(payload)} bytes and {len(fds)} descriptors are too much for one message")
-    head = json.dumps(words).encode() + b"\n"
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL)
+    if len(fds) > MAX_FDS:
+        raise ValueError(f"{len(fds)} descriptors are too many for one message")
+    large = None
+    if len(payload) > _IN_PACKET:
+        large = os.memfd_create("peerload-message", os.MFD_CLOEXEC)
+    try:
+        if large is not None:
+            with os.fdopen(os.dup(large), "wb") as file:
+                file.write(payload)
+            words, payload, fds = {**words, _LARGE: len(payload)}, b"", [*fds, large]
+        head = json.dumps(words).encode() + b"\n"
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL)
+    finally:
+        if large is not None:
+            os.close(large)
 
 
 def receive(sock: socket.socket) -> Message | None:
@@ -49,7 +66,7 @@ def receive(sock: socket.socket) -> Message | None:
     fds = array.array("i")
     try:
         data, ancillary, flags, _ = sock.recvmsg(
-            _ROOM, socket.CMSG_SPACE(MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+            _ROOM, socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize), socket.MSG_CMSG_CLOEXEC
         )
     except ConnectionError:
         return None
@@ -61,4 +78,9 @@ def receive(sock: socket.socket) -> Message | None:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise OSError("a message was cut off")
     head, _, payload = data.partition(b"\n")
-    return Message(json.loads(head), payload, tuple(fds))
+    words = json.loads(head)
+    if (size := words.pop(_LARGE, None)) is not None:
+        with os.fdopen(fds.pop(), "rb") as file:
+            file.seek(0)
+            payload = file.read(size)
+    return Message(words, payload, tuple(fds))

@@ -6,16 +6,17 @@ holds for this process only while the agent is made.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from peerload.engines.base import DeviceMemory
-from peerload.engines.child.driver import Span
+from peerload.engines.child.driver import ChildError, Span
 from peerload.engines.child.inside import ThreadChild
 from peerload.engines.child.memory import Reach
 from peerload.engines.child.message import Message
@@ -73,12 +74,34 @@ class DeviceServed:
         self._regions = []
 
 
+def _use(spans: Iterable[Span | DeviceMemory]) -> None:
+    """Make the device's CUDA context this thread's. Without one UCX finds no way but through host memory and TCP.
+
+    Raises `ChildError`.
+    """
+    device = next((each.device for each in spans if each.device is not None), None)
+    if device is None:
+        return
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise ChildError(f"no CUDA driver: {error}") from None
+    number, context = ctypes.c_int(), ctypes.c_void_p()
+    status = cuda.cuInit(0)
+    status = status or cuda.cuDeviceGet(ctypes.byref(number), device)
+    status = status or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), number)
+    status = status or cuda.cuCtxSetCurrent(context)
+    if status:
+        raise ChildError(f"CUDA device {device} cannot be used: the driver says {status}")
+
+
 class _SourceLoop(SourceLoop):
     """Serves memory of this process."""
 
     def __init__(self, spans: Sequence[Span], environment: Environment, sock: socket.socket) -> None:
         from peerload.engines.nixl.agent import NixlSource
 
+        _use(spans)
         with _environment(environment):
             super().__init__(NixlSource(), sock)
         self._spans = [each for each in spans if each.nbytes]
@@ -97,11 +120,15 @@ def device_source(spans: Sequence[Span], environment: Environment) -> Callable[[
 def device_reader(environment: Environment) -> Callable[[Sequence[DeviceMemory]], Child]:
     """Makes who reads into these."""
 
-    def run(sock: socket.socket) -> None:
-        from peerload.engines.nixl.agent import NixlTarget
+    def make(memory: Sequence[DeviceMemory]) -> Child:
+        def run(sock: socket.socket) -> None:
+            from peerload.engines.nixl.agent import NixlTarget
 
-        with _environment(environment):
-            side = NixlTarget()
-        TargetLoop(side, sock).run()
+            _use(memory)
+            with _environment(environment):
+                side = NixlTarget()
+            TargetLoop(side, sock).run()
 
-    return lambda memory: ThreadChild("the thread that reads into device memory", run, memory)
+        return ThreadChild("the thread that reads into device memory", run, memory)
+
+    return make

@@ -80,6 +80,7 @@ class Listener:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
+            sockets.track(end)
             end.setblocking(False)
         self._pending: dict[socket.socket, _Pending] = {}
         self._parked: dict[socket.socket, tuple[Served, float]] = {}
