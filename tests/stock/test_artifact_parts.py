@@ -85,6 +85,7 @@ def test_a_folder_goes_there_and_back(tmp_path: Path) -> None:
         assert content(target).keys() <= {f".peerload/artifact-{manifest.artifact_id}/file-{n}" for n in (0, 1)} | {
             ".peerload/lock"
         }, "nothing has its name before everything is there"
+        staging.look()
         assert staging.install() == 8
     artifact.close()
     assert content(target) == files
@@ -158,6 +159,7 @@ def test_a_pull_that_was_killed_is_taken_up_again(tmp_path: Path) -> None:
     with ArtifactStaging(artifact.manifest, tmp_path / "there", {}) as staging:
         assert staging.right(GO_ON, nothing) == {0, 2}
         fill(staging, artifact, set(range(count)) - {0, 2})
+        staging.look()
         staging.install()
     assert content(tmp_path / "there") == files
     artifact.close()
@@ -172,12 +174,14 @@ def test_what_is_in_the_folder_stays(tmp_path: Path) -> None:
     (target / "kernels").symlink_to(tmp_path)
     with ArtifactStaging(artifact.manifest, target, {}) as staging:
         fill(staging, artifact, set(range(len(artifact.manifest.chunks))))
+        staging.look()
         with pytest.raises(InvalidCheckpoint, match="link"):
             staging.install()
     assert not (target / "a.so").exists(), "a link in the way of one file keeps all of them out"
     (target / "kernels").unlink()
     with ArtifactStaging(artifact.manifest, target, {}) as staging:
         assert len(staging.right(GO_ON, nothing)) == len(artifact.manifest.chunks)
+        staging.look()
         staging.install()
     assert (target / "mine").read_bytes() == b"mine"
     artifact.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import tarfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest_asyncio
 
 from peerload import AsyncClient, ClientSettings
 from peerload.client import SourceType, StockIdentity
-from peerload.client.stock import artifact_pull, pulling, reading
+from peerload.client.stock import artifact_pull, pulling, reading, sealing
 from peerload.client.stock.agents import fetch_agent
 from peerload.client.stock.artifact import ArtifactChunk, ArtifactFile, ArtifactManifest, header_of
 from peerload.client.stock.service import WorkerService
@@ -374,3 +376,30 @@ async def test_bytes_that_are_not_the_manifests(
                 pulled = await client.pull_artifact(CACHE, tmp_path / "a", artifact_id=whole.artifact_id)
                 assert pulled.bytes_reused == 5 * 50_000
                 assert content(tmp_path / "a") == files
+
+
+async def test_an_archive_that_is_unsafe_keeps_nobody_from_another(
+    live: LiveServer, client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cache(tmp_path / "here")
+    settings = ClientSettings(engines=("nixl",))
+
+    def evil(folder: Path, output: Any, stop: threading.Event) -> list[Any]:
+        with tarfile.open(fileobj=output, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo("../evil"))
+        return []
+
+    async with (
+        AsyncClient(live.address, settings=settings) as bad,
+        AsyncClient(live.address, settings=settings) as good,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(sealing, "pack", evil)
+            poison = await bad.share_artifact(tmp_path / "here", CACHE)
+        assert "../evil" in await artifact_failure(client, tmp_path / "a")
+        async with good.share_artifact(tmp_path / "here", CACHE) as whole:
+            pulled = await client.pull_artifact(CACHE, tmp_path / "a")
+            assert pulled.artifact_id == whole.artifact_id
+        assert content(tmp_path / "a") == files
+        assert not (tmp_path / "evil").exists()
+        await poison.close()

@@ -77,6 +77,8 @@ async def test_we_read_what_a_stock_worker_published_either_way(live: LiveServer
             assert (weights["embed"].dtype, weights["embed"].shape) == ("torch.bfloat16", (1 << 19,))
             assert weights.report.verified.unchecked_items == len(TENSORS)
             assert "without a digest" in str(weights.report.verified)
+        streamed = {name: bytes(each.memory) async for name, each in client.iter_weights(ours("org/told"))}
+        assert streamed == {name: seeded(seed, size) for name, (seed, size, _) in TENSORS.items()}
         with pytest.raises(PullFailed, match="only pulled by its exact identity"):
             await client.pull("org/asked", wait=0.01)
         scale = np.zeros((32, 32), dtype=np.float32)
@@ -145,6 +147,8 @@ async def test_what_stock_readers_could_not_read_is_not_offered_to_them(live: Li
             await plain.publish({"w": b"1234"}, model=ours("org/bad"))
         with pytest.raises(InvalidArgument, match="add nixl"):
             await plain.pull_artifact(ours("org/bad", source_type=SourceType.TRITON_CACHE), "/nowhere")
+    with pytest.raises(InvalidArgument, match="use share_artifact"):
+        await client.publish({"w": b"1234"}, model=ours("org/bad", source_type=SourceType.TRITON_CACHE))
     with pytest.raises(InvalidArgument, match="no artifact"):
         await client.pull_artifact(ours("org/bad"), "/nowhere")
     with Rpc(live.address) as rpc:

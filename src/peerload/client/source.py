@@ -15,7 +15,7 @@ from typing import Final, Self, cast
 from peerload.checkpoint import Skipped
 from peerload.client.connection import Connection
 from peerload.client.host import available_memory
-from peerload.client.identity import StockIdentity, read_identity
+from peerload.client.identity import SourceType, StockIdentity, read_identity
 from peerload.client.manifest import Manifest, write_manifest
 from peerload.client.ranks import Membership
 from peerload.client.registration import OnSourceEvent, Registration, SourceEvent, SourceState
@@ -242,6 +242,9 @@ class AsyncSource:
 
     async def _serve_stock(self, offer: Offer) -> StockTensors:
         """Serve readers of the stock package too, who find this source under its identity."""
+        kind = cast(StockIdentity, self.identity).source_type
+        if kind not in (SourceType.WEIGHTS, SourceType.LORA):
+            raise InvalidArgument("model", f"its source_type is {kind.name}, which is an artifact: use share_artifact")
         for exporter, publication in self._publications:
             if isinstance(exporter, AgentExporter) and self._bench is not None:
                 return await StockTensors.open(self._bench, exporter, publication, self.key, offer.manifest.items)

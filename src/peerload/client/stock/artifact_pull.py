@@ -27,7 +27,15 @@ from peerload.client.targets import SourceUnusable
 from peerload.client.threads import in_thread, relay
 from peerload.client.weights import Attempt, OnProgress, PullProgress
 from peerload.engines.agents import AgentImporter
-from peerload.errors import NoSource, NotFound, PullFailed, TransferFailed, Unavailable, VerificationFailed
+from peerload.errors import (
+    InvalidCheckpoint,
+    NoSource,
+    NotFound,
+    PullFailed,
+    TransferFailed,
+    Unavailable,
+    VerificationFailed,
+)
 from peerload.wire import p2p_pb2
 
 __all__ = ["ArtifactContext", "ArtifactPull", "PulledArtifact", "WantedArtifact"]
@@ -117,7 +125,9 @@ class ArtifactPull:
             sources = await self._appear(wait)
         begun = loop.time()
         delay = context.settings.retry_delay
-        for _ in range(context.settings.tries):
+        rounds = 0
+        while sources and rounds < context.settings.tries:
+            before = self._bytes()
             for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
                 if await self._try(source):
                     files = await in_thread(context.executor, lambda stop: self._whole().install())
@@ -132,8 +142,7 @@ class ArtifactPull:
                         loop.time() - begun,
                         tuple(self._attempts),
                     )
-            if not sources:
-                break
+            rounds = 0 if self._bytes() > before else rounds + 1
             await asyncio.sleep(delay * context.rng.uniform(0.5, 1.0))
             delay = min(delay * 2, _MAX_DELAY_S)
             sources = self._usable(await find(context.connection, self._selector))
@@ -193,6 +202,7 @@ class ArtifactPull:
                 manifest, agent = await fetch_artifact(calls, worker.artifact_source)
                 await self._stage(manifest)
                 await self._read(calls, manifest, agent or worker.agent_name, source)
+            await self._look()
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._banned.add(source.key)
             error = str(failure)
@@ -258,6 +268,13 @@ class ArtifactPull:
             )
             with context.reports.attempt(context.reader, source, context.engine, self._bytes):
                 await reader.run(missing)
+
+    async def _look(self) -> None:
+        """Whether what is whole is safe too; another source may have another artifact."""
+        try:
+            await in_thread(self._context.executor, lambda stop: self._whole().look())
+        except InvalidCheckpoint as error:
+            raise SourceUnusable(f"its archive is unsafe: {error}") from error
 
     def _whole(self) -> ArtifactStaging:
         assert self._staging is not None

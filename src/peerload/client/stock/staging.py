@@ -18,7 +18,7 @@ from peerload.checkpoint.leftovers import write_all
 from peerload.checkpoint.lock import StagingFolder
 from peerload.checkpoint.names import STAGING_FOLDER
 from peerload.checkpoint.tree import check_way, open_folder, open_parent
-from peerload.client.stock.archive import check_places, members, place
+from peerload.client.stock.archive import Member, check_places, members, place
 from peerload.client.stock.artifact import ArtifactManifest
 from peerload.client.stock.crc import new_crc
 from peerload.client.stock.sealing import PRIMARY
@@ -33,7 +33,8 @@ _MEMBERS: Final = "members"
 
 
 class ArtifactStaging:
-    """One pull of one artifact: `right` chunks, `write` the others, `install`; `close` in any case. For one thread at a time.
+    """One pull of one artifact: `right` chunks, `write` the others, `look`, `install`; `close` in any case. For one thread at a
+    time.
 
     The archive of `local_dir` goes there, that of another root to what `roots` says. The constructor raises `InvalidArgument`
     where the artifact has other roots, `InvalidCheckpoint` where something stands in the way, `NotAllowed` while another pull
@@ -45,6 +46,7 @@ class ArtifactStaging:
         self._outer: dict[Path, tuple[int, StagingFolder]] = {}
         self._folder = -1
         self._files: list[int] = []
+        self._members: dict[str, list[Member]] = {}
         self._archives = _archives(manifest, local_dir, roots)
         self.local_dir = local_dir
         name = f"artifact-{manifest.artifact_id}"
@@ -98,15 +100,22 @@ class ArtifactStaging:
                 raise LimitExceeded("local_dir", f"{self.local_dir} has no room left", limit=0) from error
             raise
 
-    def install(self) -> int:
-        """Every chunk is there: put the files where they belong, and remove what was unfinished; how many files.
+    def look(self) -> None:
+        """Every chunk is there: look the archives through. Raises `InvalidCheckpoint` for what is unsafe in one."""
+        for name in self._archives:
+            with open(os.dup(self._file(name)), "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+                self._members[name] = members(file, name)
 
-        An archive is looked through whole before the first of its files is written. Raises `InvalidCheckpoint` for what is unsafe
-        in one, `OSError`.
+    def install(self) -> int:
+        """Put the files where they belong, after a `look`, and remove what was unfinished; how many files.
+
+        Raises `InvalidCheckpoint`, before anything is written, where something stands in the way; `OSError`.
         """
         if not self._archives:
             count = self._install_files()
         else:
+            for name, folder in self._archives.items():
+                check_places(self._outer[folder][0], self._members[name])
             count = sum(self._install_archive(name, folder) for name, folder in self._archives.items())
         for root, outer in self._outer.values():
             outer.remove()
@@ -153,6 +162,9 @@ class ArtifactStaging:
         for fd, file in zip(self._files, self._manifest.files, strict=True):
             os.ftruncate(fd, file.size)
 
+    def _file(self, name: str) -> int:
+        return self._files[self._manifest.names.index(name)]
+
     def _install_files(self) -> int:
         root, _ = self._outer[self.local_dir]
         for index, path in enumerate(self._manifest.names):
@@ -166,13 +178,10 @@ class ArtifactStaging:
 
     def _install_archive(self, name: str, folder: Path) -> int:
         root, outer = self._outer[folder]
-        fd = self._files[self._manifest.names.index(name)]
-        with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-            found = members(file, name)
-        check_places(root, found)
+        found = self._members[name]
         staging = open_folder(outer.fd, _MEMBERS, STAGING_FOLDER, create=True)
         try:
-            place(fd, found, root, staging)
+            place(self._file(name), found, root, staging)
         finally:
             os.close(staging)
         return sum(not member.is_folder for member in found)
