@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from peerload import AsyncClient, ClientSettings
+from peerload import AsyncClient, Client, ClientSettings
 from peerload.client import SourceType, StockIdentity
 from peerload.errors import InvalidArgument, PullFailed
 from peerload.wire import p2p_pb2
 from tests.stock.test_artifact_parts import cache, content
 from tests.support.live import LiveServer, Rpc, free_port
+from tests.support.stock import import_stock
 from tests.support.stock_peers import needs_nixl, seeded, stock
 
 pytestmark = needs_nixl
@@ -212,3 +214,50 @@ async def test_artifacts_go_either_way(live: LiveServer, client: AsyncClient, tm
             assert (await installed.hear())["artifact_id"] == artifact.artifact_id
     assert content(tmp_path / "a") == content(tmp_path / "c") == files
     assert content(tmp_path / "b") == content(tmp_path / "d") == more
+
+
+async def test_a_source_that_ends_waits_for_readers_with_leases_but_not_for_ever(live: LiveServer) -> None:
+    worker_server = import_stock("metadata.worker_server")
+    settings = ClientSettings(engines=("nixl",), retire_grace=0.3)
+    async with AsyncClient(live.address, settings=settings) as client:
+        for patient in (True, False):
+            source = await client.publish({"w": b"1234"}, model=ours("org/ends"))
+            with Rpc(live.address) as rpc:
+                worker = (await asyncio.to_thread(rpc.get, source.source_id, source.worker_id)).worker
+            lease, _ = await asyncio.to_thread(
+                worker_server.prepare_tensor_read,
+                worker.worker_grpc_endpoint,
+                source.source_id,
+                worker_id=source.worker_id,
+            )
+            closing = asyncio.create_task(source.close())
+            stock = source._stock
+            assert stock is not None
+            while not stock.leases._draining:
+                await asyncio.sleep(0.001)
+            assert not closing.done()
+            with pytest.raises(grpc.RpcError, match="draining"):
+                await asyncio.to_thread(
+                    worker_server.fetch_tensor_manifest, worker.worker_grpc_endpoint, source.source_id
+                )
+            if patient:
+                await asyncio.to_thread(lease.release)
+            await closing
+            if not patient:
+                with pytest.raises(grpc.RpcError, match="has 0 sources"):
+                    await asyncio.to_thread(lease.release)
+            lease._channel.close()
+
+
+def test_artifacts_without_an_event_loop(live: LiveServer, tmp_path: Path) -> None:
+    files = cache(tmp_path / "here")
+    kind = ours("org/sync", source_type=SourceType.TVM_FFI_CACHE)
+    settings = ClientSettings(engines=("nixl",))
+    with Client(live.address, settings=settings) as one, Client(live.address, settings=settings) as other:
+        with one.share_artifact(tmp_path / "here", kind) as artifact:
+            artifact.beat()
+            pulled = other.pull_artifact(kind, tmp_path / "there")
+            assert pulled.artifact_id == artifact.artifact_id
+            assert "live" in repr(artifact)
+        assert artifact.state.value == "closed"
+    assert content(tmp_path / "there") == files
