@@ -195,7 +195,9 @@ async def test_records_of_other_clients_are_passed_over_and_named(server: Server
             assert rpc.publish(publication("org/model", "theirs")).success
 
     await asyncio.to_thread(publish)
-    with pytest.raises(PullFailed, match="worker theirs: published by another client: no manifest to read") as error:
+    with pytest.raises(
+        PullFailed, match="worker theirs: published by another client: only pulled by its exact identity"
+    ) as error:
         await target.pull("org/model")
     assert not isinstance(error.value, NoSource)
     with pytest.raises(NotFound, match="another client"):

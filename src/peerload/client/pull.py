@@ -6,8 +6,9 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,14 +18,16 @@ from peerload.client.manifest import SourceManifest
 from peerload.client.mapped import mapped_regions
 from peerload.client.reports import Reader as ReadBy
 from peerload.client.reports import Reports
-from peerload.client.search import Search, Wanted, fetch_manifest
+from peerload.client.search import Search, Wanted, fetch_manifest, get_manifest
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
+from peerload.client.stock.reading import stock_manifest
 from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
+from peerload.engines.agents import AgentImporter
 from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
 from peerload.errors import (
     DeadlineExceeded,
@@ -36,7 +39,7 @@ from peerload.errors import (
     Unavailable,
     VerificationFailed,
 )
-from peerload.metadata.records import SourceKey
+from peerload.metadata.records import Form, SourceKey
 
 __all__ = ["Pull", "PullContext"]
 
@@ -53,6 +56,8 @@ class PullContext:
     connection: Connection
     importers: Mapping[str, Callable[[], Importer]]
     """By engine name, in order of preference; made when first asked for."""
+    agents: Callable[[], AgentImporter] | None
+    """The one of them that reads from stock workers too, if there is one."""
     settings: ClientSettings
     topology: Mapping[str, str]
     rng: random.Random
@@ -90,6 +95,7 @@ class Pull:
             context.connection,
             wanted,
             engines=context.importers.keys(),
+            agents=context.agents is not None,
             own_workers=context.own_workers,
             pass_over=self._pass_over,
             waiting=lambda reason: self._tell(PullProgress("waiting", reason=reason)),
@@ -183,7 +189,9 @@ class Pull:
         """Try each source once; whether the target is whole."""
         context = self._context
         away = False
-        for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
+        ordered = order(sources, topology=context.topology, rng=context.rng, failures=self._failures)
+        # Those of our own first, wherever they are: they have digests.
+        for source in sorted(ordered, key=lambda source: source.form is Form.UNSPECIFIED):
             if away and source.key not in self._manifests:
                 continue
             try:
@@ -222,18 +230,18 @@ class Pull:
         before = self._verified()
         self._busy.discard(source.key)
         try:
-            found = await self._manifest(source)
-            endpoints = self._endpoints(found)
-            for endpoint in endpoints:
-                address = endpoint.address
-                try:
-                    await self._read(found, source, endpoint, deadline)
-                    break
-                except TransferFailed as failure:
-                    # Of the source nothing is known yet, and there is another way to it.
-                    if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
-                        raise
-                    _log.debug("%s by %s: %s", source, endpoint.engine, failure)
+            async with self._manifest(source) as found:
+                endpoints = self._endpoints(found)
+                for endpoint in endpoints:
+                    address = endpoint.address
+                    try:
+                        await self._read(found, source, endpoint, deadline)
+                        break
+                    except TransferFailed as failure:
+                        # Of the source nothing is known yet, and there is another way to it.
+                        if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
+                            raise
+                        _log.debug("%s by %s: %s", source, endpoint.engine, failure)
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._search.banned.add(source.key)
             error = str(failure)
@@ -249,15 +257,36 @@ class Pull:
                 # A source that was published anew under the same key has another descriptor.
                 self._manifests.pop(source.key, None)
             error = str(failure)
+        if error and source.form is Form.UNSPECIFIED:
+            self._disown()
         self._note(Attempt(source, address, error, max(0, self._verified() - before)))
         return not error
 
-    async def _manifest(self, source: SourceInfo) -> SourceManifest:
-        found = self._manifests.get(source.key)
-        if found is None:
-            found = await fetch_manifest(self._context.connection, source.key, self._context.executor)
-            self._manifests[source.key] = found
-        return found
+    @asynccontextmanager
+    async def _manifest(self, source: SourceInfo) -> AsyncIterator[SourceManifest]:
+        """What a source offers, for one read of it."""
+        context = self._context
+        if source.form is Form.UNSPECIFIED:
+            assert context.agents is not None
+            agents = context.agents
+            async with stock_manifest(
+                source,
+                lambda: get_manifest(context.connection, source.key),
+                lambda: in_thread(context.executor, lambda stop: agents()),
+            ) as found:
+                yield found
+            return
+        known = self._manifests.get(source.key)
+        if known is None:
+            known = await fetch_manifest(context.connection, source.key, context.executor)
+            self._manifests[source.key] = known
+        yield known
+
+    def _disown(self) -> None:
+        """Count nothing as read for which no digest stands: it came from a stock worker, and could not be confirmed."""
+        for slot in self._target.slots:
+            if not slot.checked:
+                slot.verified, slot.origin = False, None
 
     def _endpoints(self, found: SourceManifest) -> list[Descriptor]:
         """The ways to read from a source, by our preference of engines; at least one."""

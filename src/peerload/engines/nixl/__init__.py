@@ -23,6 +23,7 @@ from peerload.engines.child.service import Service
 from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
+from peerload.engines.nixl.strangers import ExposingExporter, NixlImporter
 from peerload.errors import InvalidArgument
 
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
@@ -42,8 +43,8 @@ def _close_all(pid: int) -> None:
 atexit.register(_close_all, os.getpid())
 
 
-class NixlExporter(ChildExporter):
-    """Implements `Exporter`: publications without device memory are served by children, others by a thread of this process."""
+class NixlExporter(ExposingExporter):
+    """Implements `AgentExporter`: publications without device memory are served by children, others by a thread of this process."""
 
     def prepare(self, regions: Sequence[Region]) -> Service:
         if all(region.device is None for region in regions):
@@ -56,7 +57,7 @@ class NixlExporter(ChildExporter):
 
 
 class NixlEngine:
-    """Implements `Engine`. Raises `MissingExtra` where NIXL is not installed."""
+    """Implements `AgentEngine`. Raises `MissingExtra` where NIXL is not installed."""
 
     def __init__(self, settings: NixlSettings | None = None, *, clock: Clock | None = None) -> None:
         check_installed()
@@ -65,6 +66,10 @@ class NixlEngine:
 
     @property
     def name(self) -> str:
+        return "nixl"
+
+    @property
+    def agent_library(self) -> str:
         return "nixl"
 
     @property
@@ -80,11 +85,11 @@ class NixlEngine:
         _sides.add(side)
         return side
 
-    def importer(self) -> ChildImporter:
+    def importer(self) -> NixlImporter:
         def inside(host: str) -> Callable[[Sequence[DeviceMemory]], Child]:
             return device_reader(self.settings.environment(host))
 
-        side = ChildImporter(self.name, self._recipe, {}, self.settings, self._clock, inside)
+        side = NixlImporter(self.name, self._recipe, {}, self.settings, self._clock, inside)
         _sides.add(side)
         return side
 
