@@ -1,6 +1,6 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench),
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
 # SECONDS, SEED and STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS
 # (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 ARGS ?=
+ENGINE ?=
 SECONDS ?= 600
 SEED ?=
 STORE ?=
@@ -54,7 +55,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 	@echo "==> Ready: $(BIN)/peerload --help"
 
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
-	@$(BIN)/peerload demo $(ARGS)
+	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: install redis kube ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"

@@ -45,7 +45,7 @@ STRANGERS = [
     ("peerload.client", "peerload.store"),
 ]
 CONCRETE = ("peerload.store.", "peerload.engines.")
-CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base")
+CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base", "peerload.engines.shared")
 
 
 def modules() -> dict[str, Path]:

@@ -158,4 +158,10 @@ def _tcp_engine(**settings: object) -> Engine:
     return open_tcp(**settings)
 
 
-_ENGINES: Final[dict[str, EngineFactory]] = {"memory": _memory_engine, "tcp": _tcp_engine}
+def _memfd_engine(**settings: object) -> Engine:
+    from peerload.engines.memfd import open_memfd
+
+    return open_memfd(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {"memfd": _memfd_engine, "memory": _memory_engine, "tcp": _tcp_engine}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import subprocess
@@ -49,7 +50,12 @@ def kubectl(*words: object, text: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def rendered(values: Mapping[str, Any], *, release: str = "peerload", namespace: str = "inference") -> str:
-    done = helm("template", release, CHART, "--namespace", namespace, values=values)
+    return _rendered(json.dumps(values), release, namespace)
+
+
+@functools.cache
+def _rendered(values: str, release: str, namespace: str) -> str:
+    done = helm("template", release, CHART, "--namespace", namespace, values=json.loads(values))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

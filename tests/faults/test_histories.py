@@ -23,7 +23,8 @@ The times are those of servers over Redis; `bounds.py` has them, and those that 
 - Who has sent a heartbeat since is neither shown STALE nor missing among the READY. 1 s (`stored`) until it is in the store,
   which takes 50 ms where nobody is busy, `agree` until all know, 0.3 s (`CLOCKS`) between clocks. One that was answered
   and died with its server does not count. Here only that is an outage which no server can have taken for less: what is
-  longer than 5 s (`tolerance`), without the 2 s that a write may wait for its store (`ridden_out`).
+  longer than 5 s (`tolerance`), without the 2 s that a write may wait for its store (`ridden_out`); and while it lasts, without
+  its first second (`breath`), in which nobody knows.
 - A watch, also one that is resumed, shows a worker's states in their order, and so do the lists of one server. A stream may
   leave out what changed again at once.
 - All streams of all servers show the publications under the shared key in one order, which is that of time where they did

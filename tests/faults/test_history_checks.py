@@ -155,6 +155,27 @@ def test_an_outage_of_redis_ages_nobody(tale: Tale, killed: bool, ended: float, 
     tale.trouble(11.5, ended, store=True, killed=killed).lists(ended + 0.1, State(1, STALE), server=0).holds(wrong)
 
 
+@pytest.mark.parametrize(
+    ("shown", "ready"), [(State(1, STALE), False), (None, True)], ids=["shown as STALE", "not shown as READY"]
+)
+@pytest.mark.parametrize(
+    ("begun", "at", "wrong"),
+    [
+        (12.9, 13.5, True),
+        (12.9, 14.0, False),
+        (12.9, 17.0, False),
+        (12.5, 14.0, True),
+        (12.5, 17.0, True),
+    ],
+)
+def test_an_outage_that_lasts_ages_nobody_once_it_is_known(
+    tale: Tale, shown: State | None, ready: bool, begun: float, at: float, wrong: bool
+) -> None:
+    """For a second nobody can know that Redis is gone."""
+    tale.publish(10.0)
+    tale.trouble(begun, 30.0, store=True, killed=True).lists(at, shown, ready=ready).holds(wrong)
+
+
 @pytest.mark.parametrize(("at", "wrong"), [(17.0, False), (22.5, False), (26.0, True)])
 def test_an_outage_keeps_ready(tale: Tale, at: float, wrong: bool) -> None:
     """With Redis away from 12 to 12.5, five more seconds and the two before it need not count."""

@@ -59,11 +59,14 @@ def free_port() -> int:
 class RedisProcess:
     """One redis-server (or, with `sentinel`, one sentinel), which can be killed, stopped and started again."""
 
-    def __init__(self, folder: Path, *options: str, sentinel: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, sentinel: str | None = None, ports: Callable[[], int] = free_port
+    ) -> None:
         self.path = needs_redis()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self._ports = ports
+        self.port = ports()
         self.socket = f"/tmp/peerload-redis-{os.getpid()}-{self.port}.sock"
         self.options = [*options]
         self._sentinel = sentinel
@@ -100,7 +103,7 @@ class RedisProcess:
             self.kill()
             assert not self._pinned, text
             assert "already in use" in text, text
-            self.port = free_port()
+            self.port = self._ports()
 
     def _spawn(self) -> None:
         if self._sentinel is not None:

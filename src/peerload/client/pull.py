@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +14,9 @@ from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
-from peerload.client.reports import Reader, Reports
+from peerload.client.mapped import mapped_regions
+from peerload.client.reports import Reader as ReadBy
+from peerload.client.reports import Reports
 from peerload.client.search import Search, Wanted, fetch_manifest
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
@@ -22,9 +25,10 @@ from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
-from peerload.engines.base import Descriptor, Importer
+from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
 from peerload.errors import (
     DeadlineExceeded,
+    Fault,
     NoSource,
     NotFound,
     PullFailed,
@@ -36,6 +40,7 @@ from peerload.metadata.records import SourceKey
 
 __all__ = ["Pull", "PullContext"]
 
+_log: Final = logging.getLogger("peerload.client")
 _MAX_DELAY_S: Final = 5.0
 _MAX_ATTEMPTS: Final = 200
 """Attempts that are remembered, for the report and the error; a long wait among failing sources must not grow."""
@@ -58,7 +63,7 @@ class PullContext:
     """Engine and address of this client's own endpoints."""
     reports: Reports
     """Where to tell how each attempt ended."""
-    reader: Reader
+    reader: ReadBy
     """As whom."""
 
 
@@ -218,9 +223,17 @@ class Pull:
         self._busy.discard(source.key)
         try:
             found = await self._manifest(source)
-            endpoint = self._endpoint(found)
-            address = endpoint.address
-            await self._read(found, source, endpoint, deadline)
+            endpoints = self._endpoints(found)
+            for endpoint in endpoints:
+                address = endpoint.address
+                try:
+                    await self._read(found, source, endpoint, deadline)
+                    break
+                except TransferFailed as failure:
+                    # Of the source nothing is known yet, and there is another way to it.
+                    if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
+                        raise
+                    _log.debug("%s by %s: %s", source, endpoint.engine, failure)
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._search.banned.add(source.key)
             error = str(failure)
@@ -246,17 +259,15 @@ class Pull:
             self._manifests[source.key] = found
         return found
 
-    def _endpoint(self, found: SourceManifest) -> Descriptor:
-        """The best way to read from a source, by our preference of engines."""
-        endpoints = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
-        own = self._context.own_addresses
-        for name in self._context.importers:
-            endpoint = endpoints.get(name)
-            if endpoint is not None:
-                if (name, endpoint.address) in own:
-                    raise SourceUnusable("this process's own endpoint")
-                return endpoint
-        raise SourceUnusable("serves by no engine that is in use here")
+    def _endpoints(self, found: SourceManifest) -> list[Descriptor]:
+        """The ways to read from a source, by our preference of engines; at least one."""
+        given = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
+        endpoints = [given[name] for name in self._context.importers if name in given]
+        if not endpoints:
+            raise SourceUnusable("serves by no engine that is in use here")
+        if any((endpoint.engine, endpoint.address) in self._context.own_addresses for endpoint in endpoints):
+            raise SourceUnusable("this process's own endpoint")
+        return endpoints
 
     async def _read(self, found: SourceManifest, source: SourceInfo, endpoint: Descriptor, deadline: float) -> None:
         context, target = self._context, self._target
@@ -264,12 +275,21 @@ class Pull:
 
         told = relay(lambda done, total: self._tell(PullProgress("checking", done, total)))
 
-        def plan(stop: threading.Event) -> Importer:
+        def plan(stop: threading.Event) -> tuple[Importer, Reader]:
             importer = context.importers[endpoint.engine]()
-            target.plan(found.manifest, importer.allocate, partial(told, stop))
-            return importer
+            reader = importer.open(endpoint)
+            try:
+                mapped = None
+                if target.maps and isinstance(reader, MappingReader):
+                    views = reader.map(deadline=max(0.001, deadline - loop.time()))
+                    mapped = None if views is None else mapped_regions(views)
+                target.plan(found.manifest, importer.allocate, partial(told, stop), mapped)
+            except BaseException:
+                reader.close()
+                raise
+            return importer, reader
 
-        importer = await in_thread(context.executor, plan)
+        importer, reader = await in_thread(context.executor, plan)
         total = sum(slot.size for slot in target.slots)
         base = self._verified()
         reused = sum(slot.size for slot in target.slots if slot.verified and slot.origin is None)
@@ -278,11 +298,13 @@ class Pull:
             self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
 
         report(0)
-        if not all(slot.verified for slot in target.slots):
+        if all(slot.verified for slot in target.slots):
+            await in_thread(context.executor, lambda stop: reader.close())
+        else:
             with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
                 await transfer(
                     importer,
-                    endpoint,
+                    reader,
                     target.batches,
                     origin=Served(source, endpoint.address),
                     left=lambda: deadline - loop.time(),

@@ -24,7 +24,7 @@ from peerload.client.ranks import Membership
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
 from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
-from peerload.errors import LimitExceeded, NotFound, PeerloadError, Unavailable
+from peerload.errors import InvalidArgument, LimitExceeded, NotFound, PeerloadError, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
@@ -274,11 +274,20 @@ class AsyncSource:
     async def _serve(self, offer: Offer) -> None:
         loop = asyncio.get_running_loop()
         regions = [Region(view) for view in offer.regions]
+        refused: InvalidArgument | None = None
         for name, exporter in self._exporters.items():
             if name in self._registering:
                 self._check_room(name, sum(region.nbytes for region in regions))
-            publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
-            self._publications.append((exporter, publication))
+            try:
+                publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
+            except InvalidArgument as error:
+                # Memory that it cannot serve: others may.
+                _log.debug("%s does not serve %s: %s", name, self.key.encode(), error)
+                refused = refused or error
+            else:
+                self._publications.append((exporter, publication))
+        if refused is not None and not self._publications:
+            raise refused
 
     def _check_room(self, engine: str, needed: int) -> None:
         """Say how much memory an engine is about to pin or copy. Raises `LimitExceeded` if there is not that much."""

@@ -23,8 +23,20 @@ from typing import Any
 
 import xxhash
 
-from peerload.engines.base import Descriptor, Exporter, Importer, Job, JobState, Publication, Range, Reader, Region
-from peerload.errors import PeerloadError, TransferFailed
+from peerload.engines.base import (
+    Descriptor,
+    Exporter,
+    Importer,
+    Job,
+    JobState,
+    MappingReader,
+    Publication,
+    Range,
+    Reader,
+    Region,
+)
+from peerload.engines.shared import allocate_arena
+from peerload.errors import InvalidArgument, PeerloadError, TransferFailed
 from peerload.plugins import open_engine
 
 __all__ = ["Worker", "content", "describe", "main", "undescribe"]
@@ -54,16 +66,23 @@ class Worker:
         self._engine = open_engine(engine, **settings)
         self._exporter: Exporter | None = None
         self._importer: Importer | None = None
-        self._published: list[tuple[Publication, bytearray | mmap.mmap]] = []
+        self._published: list[tuple[Publication, bytearray | mmap.mmap | memoryview]] = []
         self._reader: Reader | None = None
         self._jobs: list[tuple[Job, list[memoryview]]] = []
+        self._mapped: Sequence[memoryview] = ()
 
-    def publish(self, seed: int, sizes: list[int], path: str | None = None, host: str = "127.0.0.1") -> dict[str, Any]:
-        """Publish `content(seed, sizes)`, from memory or, given a path, from a read-only mapping of that file."""
+    def publish(
+        self, seed: int, sizes: list[int], path: str | None = None, host: str = "127.0.0.1", shared: bool = False
+    ) -> dict[str, Any]:
+        """Publish `content(seed, sizes)`, from memory (`shared` or not) or, given a path, from a read-only mapping of that
+        file."""
         if self._exporter is None:
             self._exporter = self._engine.exporter(host)
         whole = b"".join(content(seed, sizes))
-        memory: bytearray | mmap.mmap = bytearray(whole)
+        memory: bytearray | mmap.mmap | memoryview = bytearray(whole)
+        if shared:
+            memory = allocate_arena(len(whole) or 1, f"peerload test {len(self._published)}")
+            memory[:] = whole or b"\0"
         if path is not None:
             Path(path).write_bytes(whole)
             with Path(path).open("rb") as file:
@@ -91,8 +110,13 @@ class Worker:
 
     def free(self, publication: int) -> None:
         """Unmap or resize the memory of a retired publication: fails if anything still holds on to it."""
-        memory = self._published[publication][1]
-        if isinstance(memory, mmap.mmap):
+        published, memory = self._published[publication]
+        if isinstance(memory, memoryview):
+            del memory
+            self._published[publication] = published, bytearray()
+            if f"peerload test {publication} " in Path("/proc/self/maps").read_text():
+                raise BufferError("the memory is still mapped")
+        elif isinstance(memory, mmap.mmap):
             memory.close()
         else:
             memory.clear()
@@ -120,6 +144,16 @@ class Worker:
         job = self._reader.read([Range(*each) for each in ranges], memory, deadline=deadline)
         self._jobs.append((job, memory))
         return len(self._jobs) - 1
+
+    def map(self, descriptor: list[str], deadline: float) -> list[str]:
+        """Map all regions, and keep them; the digests of what is there."""
+        if self._importer is None:
+            self._importer = self._engine.importer()
+        reader = self._importer.open(undescribe(descriptor))
+        if not isinstance(reader, MappingReader):
+            raise InvalidArgument("engine", "does not map")
+        self._mapped = reader.map(deadline=deadline) or ()
+        return [xxhash.xxh3_128_hexdigest(view) for view in self._mapped]
 
     def begun(self, job: int) -> int:
         """Wait until some of it has arrived; how many bytes."""

@@ -23,6 +23,8 @@ class Bounds:
     """A client has found a server again within this after it was restarted, or went on."""
     tolerance: float = 5.0
     """A longer silence of all servers is an outage, in which no heartbeat ages (`MetadataSettings.alive_tolerance`)."""
+    breath: float = 1.0
+    """A feed that is there speaks once in this time; with a shorter silence no server knows yet that the store is gone."""
     ridden_out: float = 2.0
     """A server's write waits so long for a store that is away."""
     alive: float = 2.0

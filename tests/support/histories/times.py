@@ -43,6 +43,11 @@ class Times:
         general = [fault for fault in faults if fault.store or fault.servers == everybody]
         self._doubtful = merged((fault.begun - bounds.alive, fault.ended + bounds.recover) for fault in general)
         self._outages = merged(outage for fault in general if (outage := _outage(fault, bounds)) is not None)
+        self._unheard = [
+            (fault.down[0], fault.ended + bounds.recover)
+            for fault in general
+            if fault.store and fault.killed and fault.down
+        ]
 
     @functools.cache  # noqa: B019  asked of every worker that a list does not show, and as long-lived as a check
     def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
@@ -74,8 +79,14 @@ class Times:
         return max(0.0, end - start - overlap(self._doubtful, start, end))
 
     def aged(self, start: float, end: float) -> float:
-        """By how much a heartbeat has aged at most."""
-        return max(0.0, end - start - overlap(self._outages, start, end))
+        """By how much a heartbeat has aged at most, as far as a server may know at the end."""
+        # It goes by what the feed said last, until the store is back and the feed has said more.
+        believed = sum(
+            overlap(self._outages, max(start, begun), min(end, begun + self.bounds.breath))
+            for begun, ended in self._unheard
+            if begun <= end < ended
+        )
+        return max(0.0, end - start - overlap(self._outages, start, end) + believed)
 
     def calm(self, server: int, begun: float, ended: float) -> bool:
         """Whether nothing excuses a server that does not answer within that time."""

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from peerload.clock import Clock
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Refusal
-from peerload.engines.tcp.settings import TcpSettings
+from peerload.engines.tcp.settings import LineSettings
 
 __all__ = ["Listener", "Served"]
 
@@ -26,6 +26,10 @@ _BREATHER: Final = 0.1
 """Seconds without accepting after the system had no descriptor or memory for one more connection."""
 _ACCEPTS: Final = 64
 """Connections accepted before others get their turn."""
+_WORDS: Final = {
+    Refusal.RETIRED: "these weights are no longer offered",
+    Refusal.FORBIDDEN: "it gives its memory to its own user's processes only, and to those of users that it was told of",
+}
 
 
 class Served(Protocol):
@@ -55,7 +59,7 @@ class Listener:
         self,
         sock: socket.socket,
         welcome: Callable[[socket.socket, bytes, bytes], Served | Refusal],
-        settings: TcpSettings,
+        settings: LineSettings,
         clock: Clock,
     ) -> None:
         self._listening = sock
@@ -210,8 +214,7 @@ class Listener:
             self._drop(next(iter(self._parked)))
         served = self._welcome(sock, publication, secret)
         if isinstance(served, Refusal):
-            known = served is Refusal.RETIRED
-            self._refuse(sock, served, "these weights are no longer offered" if known else "it offers no such weights")
+            self._refuse(sock, served, _WORDS.get(served, "it offers no such weights"))
             return
         self._pending.pop(sock)
         self._selector.unregister(sock)

@@ -70,6 +70,8 @@ class Kind(enum.IntEnum):
 
     READ = 1
     END = 2
+    PAGES = 3
+    """Of the engine memfd."""
     ACCEPTED = 16
     DATA = 17
     REFUSED = 18
@@ -84,6 +86,8 @@ class Refusal(enum.IntEnum):
     BUSY = 4
     MALFORMED = 5
     VERSION = 6
+    FORBIDDEN = 7
+    """This process may not read it, whoever else may: another way to the same source is worth trying."""
 
 
 def greeting(publication: bytes, secret: bytes) -> bytes:

@@ -122,12 +122,10 @@ class Shelf:
         self._live: dict[bytes, Shelved] = {}
         self._retired: deque[bytes] = deque(maxlen=_REMEMBERED)
 
-    def add(self, views: Sequence[memoryview]) -> Shelved:
+    def add(self, shelved: Shelved) -> None:
         """Publish."""
-        shelved = Shelved(views)
         with self._lock:
             self._live[shelved.id] = shelved
-        return shelved
 
     def find(self, publication: bytes, secret: bytes) -> Shelved | Refusal:
         """The publication, for who holds its secret."""

@@ -41,6 +41,7 @@ class TwoProcessSuite(SuiteBase):
         """A source in another process, and its publication of `content(seed, sizes)`."""
         worker = self.worker(tidy, **settings)
         order = {"seed": seed, "sizes": sizes, "path": str(path) if path else None, "host": self.host}
+        order["shared"] = self.sealed
         return worker, undescribe(worker.ask("publish", **order)["descriptor"])
 
     @pytest.mark.parametrize("form", ["memory", "mapped"])
@@ -141,7 +142,7 @@ class TwoProcessSuite(SuiteBase):
         for index, found in job.completed():
             # The engine cannot know; but what it says of the bytes is true, so that the manifest's digest tells.
             assert found in (None, digest(into[index]))
-            assert digest(into[index]) != digest(content(6, BIG)[index])
+            assert (digest(into[index]) == digest(content(6, BIG)[index])) is self.sealed
 
     def test_retired_midway_and_overwritten(self, tidy: ExitStack) -> None:
         worker, descriptor = self.source(tidy, 8, BIG, **self.slow(SLOW))
