@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from peerload.errors import Damaged, InvalidArgument
+from peerload.store.kubernetes.trouble import ENCODED
 from peerload.wire.splice import bytes_field, submessage, varint_field
 
 __all__ = ["CHUNK_TYPE", "read_chunk", "write_chunk"]
@@ -17,7 +18,6 @@ __all__ = ["CHUNK_TYPE", "read_chunk", "write_chunk"]
 CHUNK_TYPE: Final = "application/vnd.kubernetes.protobuf"
 """The content type."""
 
-_MAGIC: Final = b"k8s\0"
 _MEMBER: Final = "part"
 # Unknown
 _TYPE, _RAW = 1, 2
@@ -42,15 +42,15 @@ def write_chunk(name: str, labels: Mapping[str, str], owner: Mapping[str, str] |
     content = bytes_field(_BINARY_DATA, _text(_ENTRY_KEY, _MEMBER), bytes_field(_ENTRY_VALUE, bytes(part)))
     raw = [bytes_field(_METADATA, *metadata), content, varint_field(_IMMUTABLE, 1)]
     kind = bytes_field(_TYPE, _text(_API_VERSION, "v1"), _text(_KIND, "ConfigMap"))
-    return b"".join((_MAGIC, kind, bytes_field(_RAW, *raw)))
+    return b"".join((ENCODED, kind, bytes_field(_RAW, *raw)))
 
 
 def read_chunk(body: bytes) -> bytes:
     """The part in a ConfigMap. Raises `Damaged` if there is none."""
     try:
-        if not body.startswith(_MAGIC):
+        if not body.startswith(ENCODED):
             raise Damaged("a ConfigMap came in another encoding than was asked for")
-        raw = submessage(body[len(_MAGIC) :], _RAW) or b""
+        raw = submessage(body[len(ENCODED) :], _RAW) or b""
         entry = submessage(raw, _BINARY_DATA) or b""
         if submessage(entry, _ENTRY_KEY) != _MEMBER.encode():
             raise Damaged("a ConfigMap that should hold a part of a blob holds something else")
