@@ -349,7 +349,9 @@ async def test_what_does_not_come_back_is_unavailable_and_the_watch_is_opened_ag
         await until_seen(reflector, cluster)
 
 
-@pytest.mark.parametrize("event", [{"object": {}}, {"object": {"metadata": {"resourceVersion": "x"}}}, {"object": None}])
+@pytest.mark.parametrize(
+    "event", [{"object": {}}, {"object": {"metadata": {"resourceVersion": "x"}}}, {"object": None}]
+)
 async def test_an_event_that_cannot_be_read_costs_another_list_and_no_change(event: dict[str, Any]) -> None:
     cluster = Cluster()
     async with running(cluster) as reflector:
