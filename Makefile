@@ -1,8 +1,8 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
-# SECONDS, SEED and STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS
-# (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
+# SECONDS and SEED (of histories, chaos), STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the
+# redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ SECONDS ?= 600
 SEED ?=
 STORE ?=
 
-.PHONY: help install demo test redis kube scale histories check format bench wire lock build clean
+.PHONY: help install demo test redis kube scale histories chaos check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -85,6 +85,11 @@ histories: install redis kube ## Kill servers and their store under load for SEC
 	@echo "==> Histories, $(SECONDS) s"
 	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) PEERLOAD_HISTORY_STORE="$(STORE)" $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
+
+chaos: install ## Kill and stop a source and six readers of ENGINE (all) for SECONDS=600, and check what they read
+	@echo "==> Chaos, $(SECONDS) s"
+	@PEERLOAD_CHAOS_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_CHAOS_SEED=$(SEED)) $(if $(ENGINE),PEERLOAD_CHAOS_ENGINE=$(ENGINE)) \
+		$(BIN)/python -m pytest -s tests/faults/test_chaos.py $(ARGS)
 
 check: install ## Formatting, lint, strict types, and generated code up to date
 	@echo "==> Format"

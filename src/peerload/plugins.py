@@ -164,4 +164,15 @@ def _memfd_engine(**settings: object) -> Engine:
     return open_memfd(**settings)
 
 
-_ENGINES: Final[dict[str, EngineFactory]] = {"memfd": _memfd_engine, "memory": _memory_engine, "tcp": _tcp_engine}
+def _nixl_engine(**settings: object) -> Engine:
+    from peerload.engines.nixl import open_nixl
+
+    return open_nixl(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {
+    "memfd": _memfd_engine,
+    "memory": _memory_engine,
+    "nixl": _nixl_engine,
+    "tcp": _tcp_engine,
+}

@@ -1,0 +1,101 @@
+"""NIXL: RDMA where there is any, straight from process to process on one host, and TCP; the engine of most stock workers.
+
+Extra `peerload[nixl]`. Its library works in supervised children (`peerload.engines.child` says why, and docs/engines.md what it
+costs): one for each publication, one for each read under way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from peerload.clock import Clock, SystemClock
+from peerload.engines.base import DeviceMemory, Region
+from peerload.engines.checks import host_views
+from peerload.engines.child.exporter import ChildExporter
+from peerload.engines.child.importer import ChildImporter
+from peerload.engines.child.process import Child, Recipe
+from peerload.engines.child.service import Service
+from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
+from peerload.engines.nixl.library import check_installed
+from peerload.engines.nixl.settings import NixlSettings
+from peerload.errors import InvalidArgument
+
+__all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
+
+_DRIVER = "peerload.engines.nixl.driver"
+
+_sides: weakref.WeakSet[ChildExporter | ChildImporter] = weakref.WeakSet()
+
+
+def _close_all(pid: int) -> None:
+    # At exit memory goes away in no particular order; readers end first. A forked child has none of the threads.
+    if os.getpid() == pid:
+        for side in list(_sides):
+            side.close()
+
+
+atexit.register(_close_all, os.getpid())
+
+
+class NixlExporter(ChildExporter):
+    """Implements `Exporter`: publications without device memory are served by children, others by a thread of this process."""
+
+    def prepare(self, regions: Sequence[Region]) -> Service:
+        if all(region.device is None for region in regions):
+            return super().prepare(regions)
+        buffers = [region.buffer for region in regions]
+        views = iter(host_views([Region(each) for each in buffers if isinstance(each, memoryview)]))
+        served = DeviceServed([each if isinstance(each, DeviceMemory) else next(views) for each in buffers])
+        make = device_source(served.spans, self._recipe[1])
+        return Service(make, served, self._settings)
+
+
+class NixlEngine:
+    """Implements `Engine`. Raises `MissingExtra` where NIXL is not installed."""
+
+    def __init__(self, settings: NixlSettings | None = None, *, clock: Clock | None = None) -> None:
+        check_installed()
+        self.settings = settings or NixlSettings()
+        self._clock = clock or SystemClock()
+
+    @property
+    def name(self) -> str:
+        return "nixl"
+
+    @property
+    def registers_memory(self) -> bool:
+        return True
+
+    @property
+    def reads_device_memory(self) -> bool:
+        return True
+
+    def exporter(self, host: str) -> NixlExporter:
+        side = NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock)
+        _sides.add(side)
+        return side
+
+    def importer(self) -> ChildImporter:
+        def inside(host: str) -> Callable[[Sequence[DeviceMemory]], Child]:
+            return device_reader(self.settings.environment(host))
+
+        side = ChildImporter(self.name, self._recipe, {}, self.settings, self._clock, inside)
+        _sides.add(side)
+        return side
+
+    def _recipe(self, host: str) -> Recipe:
+        return _DRIVER, self.settings.environment(host)
+
+
+def open_nixl(**settings: object) -> NixlEngine:
+    """The engine, with the fields of `NixlSettings` by name. Raises `InvalidArgument` for others."""
+    known = {field.name for field in dataclasses.fields(NixlSettings)}
+    for name in settings:
+        if name not in known:
+            raise InvalidArgument(name, f"is not a setting of the nixl engine; there are {', '.join(sorted(known))}")
+    return NixlEngine(NixlSettings(**cast(Any, settings)))
