@@ -15,6 +15,7 @@ from peerload.errors import Damaged
 from peerload.store.base import Beat, Entry, Scalar, encode_value
 from peerload.store.kubernetes import names
 from peerload.store.kubernetes.blobs import inlined
+from peerload.store.kubernetes.chunks import read_chunk, write_chunk
 from peerload.store.kubernetes.index import read_beat, read_beats, write_beats
 from peerload.store.kubernetes.objects import (
     BlobRef,
@@ -216,6 +217,18 @@ def test_what_cannot_be_read_is_damaged(damage: dict[str, Any]) -> None:
 @given(st.dictionaries(st.integers(1, 2**63), some_beats, max_size=20))
 def test_shared_heartbeats_come_back(shared: dict[int, Beat]) -> None:
     assert {generation: read_beat(text) for generation, text in read_beats(write_beats(shared))} == shared
+
+
+@given(
+    st.binary(max_size=300), st.one_of(st.none(), st.just({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}))
+)
+def test_a_part_of_a_blob_comes_back(part: bytes, owner: dict[str, str] | None) -> None:
+    body = write_chunk("name", {"label": "text"}, owner, memoryview(part))
+    assert read_chunk(body) == part
+    for damaged in (body[:-1], body[4:], b"", b"{}", body.replace(b"part", b"trap", 1)):
+        if part != b"" or damaged != body[:-1]:
+            with pytest.raises(Damaged):
+                read_chunk(damaged)
 
 
 def test_a_record_is_small_in_memory() -> None:

@@ -349,6 +349,22 @@ async def test_what_does_not_come_back_is_unavailable_and_the_watch_is_opened_ag
         await until_seen(reflector, cluster)
 
 
+@pytest.mark.parametrize(
+    "event", [{"object": {}}, {"object": {"metadata": {"resourceVersion": "x"}}}, {"object": None}]
+)
+async def test_an_event_that_cannot_be_read_costs_another_list_and_no_change(event: dict[str, Any]) -> None:
+    cluster = Cluster()
+    async with running(cluster) as reflector:
+        reader = Reader(reflector, cluster)
+        cluster.put("before", 1, keep=False)
+        cluster.version += 1
+        cluster.events.append((cluster.version, {"type": "MODIFIED", **event}))
+        cluster.put("after", 2, keep=False)
+        await until_seen(reflector, cluster)
+        reader.read()
+        assert reader.mirror.entries == cluster.entries(reflector.layout.base)
+
+
 async def test_closing_ends_every_wait() -> None:
     cluster = Cluster()
     reflector = reflector_of(cluster)

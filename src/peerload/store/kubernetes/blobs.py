@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import json
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import xxhash
 
 from peerload.errors import Damaged, PeerloadError
+from peerload.store.kubernetes.chunks import write_chunk
 from peerload.store.kubernetes.names import LABELS, Type, chunk_name
 from peerload.store.kubernetes.objects import BlobRef
 from peerload.store.kubernetes.resources import Resources
@@ -34,7 +33,6 @@ INLINE_BYTES: Final = 1024
 CHUNK_BYTES: Final = 1_000_000
 """What one ConfigMap holds; Kubernetes allows a little more than this."""
 _AT_ONCE: Final = 4
-_MEMBER: Final = "part"
 
 
 def inlined(blob: bytes) -> BlobRef | None:
@@ -90,10 +88,7 @@ class Blobs:
         for part in parts:
             if part is None:
                 return None
-            try:
-                decoded.append(base64.b64decode(part["binaryData"][_MEMBER], validate=True))
-            except (KeyError, TypeError, binascii.Error):
-                raise Damaged(f"the ConfigMap {part['metadata']['name']!r} holds no part of a blob") from None
+            decoded.append(part)
         blob = b"".join(decoded)
         if len(blob) != ref.size or xxhash.xxh3_128_hexdigest(blob) != ref.digest:
             raise Damaged(f"the ConfigMaps peerload-{ref.token}-* do not hold the blob that was written")
@@ -117,22 +112,10 @@ class Blobs:
     async def _create(self, name: str, part: memoryview, owner: Mapping[str, str] | None) -> str:
         """Write one part; its uid."""
         labels = {LABELS.INSTANCE: self._resources.instance, LABELS.TYPE: Type.BLOB}
-        metadata: dict[str, Any] = {"name": name, "labels": labels}
-        if owner is not None:
-            metadata["ownerReferences"] = [owner]
-        body = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": metadata,
-            "immutable": True,
-            "binaryData": {_MEMBER: base64.b64encode(part).decode()},
-        }
         try:
-            created = await self._resources.create_chunk(json.dumps(body).encode())
+            return await self._resources.create_chunk(write_chunk(name, labels, owner, part))
         except Exists:  # by an earlier try, whose answer was lost: nobody else has the token
-            found = await self._resources.chunk(name)
-            if found is None:
-                raise Outage(f"the ConfigMap {name!r} was removed while a blob was written", ambiguous=False) from None
-            created = found
-        uid: str = created["metadata"]["uid"]
-        return uid
+            uid = await self._resources.chunk_uid(name)
+            if uid is None:
+                raise Outage(f"the ConfigMap {name!r} was removed while a blob was written") from None
+            return uid

@@ -71,9 +71,9 @@ class Index:
         return written if written.version > held.version else held
 
     def note(self, record: Record) -> None:
-        """Take in what this server has written or read, ahead of the stream."""
+        """Take in what this server has written or read, if that is ahead of the stream."""
         held = self.find(record.name)
-        if held is None or held.version < record.version:
+        if record.version > self.seen and (held is None or held.version < record.version):
             self._written[record.name] = record
 
     def forget(self, name: str) -> None:

@@ -33,8 +33,12 @@ class Records:
 
     async def ask(self, key: str) -> Record | None:
         """What holds now."""
-        body = await self._resources.get(self.name(key))
-        return None if body is None else self.read(body)
+        name = self.name(key)
+        body = await self._resources.get(name)
+        if body is None:
+            self._index.forget(name)
+            return None
+        return self.read(body)
 
     async def patch(self, record: Record, patch: list[dict[str, Any]]) -> Record:
         """Change a record. Raises `Moved` and `NotThere`."""

@@ -187,7 +187,11 @@ class Reflector:
     async def _follow(self) -> None:
         async with contextlib.aclosing(self._resources.watch(self.log.end)) as events:
             async for event in events:
-                self._take(event)
+                try:
+                    self._take(event)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    self._lost = True
+                    raise Damaged(f"an event of the API server's cannot be read: {error!r}") from error
 
     def _take(self, event: Mapping[str, Any]) -> None:
         body = event["object"]

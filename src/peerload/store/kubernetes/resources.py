@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 from peerload.store.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.store.kubernetes.chunks import CHUNK_TYPE, read_chunk
 from peerload.store.kubernetes.names import API_VERSION, LABELS, PLURAL, selector
 from peerload.store.kubernetes.objects import version_of
 from peerload.store.kubernetes.trouble import NotThere
@@ -114,16 +115,33 @@ class Resources:
         }
         return self._api.watch(self._records(), query, silence=_SILENCE_SECONDS)
 
-    async def chunk(self, name: str) -> dict[str, Any] | None:
-        """A ConfigMap."""
+    async def chunk(self, name: str) -> bytes | None:
+        """The part of a blob in a ConfigMap. Raises `Damaged` if it holds none."""
         try:
-            return await self._api.call("GET", self._chunks(name), seconds=_CHUNK_SECONDS)
+            answer = await self._api.fetch("GET", self._chunks(name), accept=CHUNK_TYPE, seconds=_CHUNK_SECONDS)
         except NotThere:
             return None
+        return read_chunk(answer.body)
 
-    async def create_chunk(self, body: bytes) -> dict[str, Any]:
-        """Create a ConfigMap from its JSON; its metadata. Raises `Exists`."""
-        return await self._api.call("POST", self._chunks(), body=body, accept=_METADATA, seconds=_CHUNK_SECONDS)
+    async def chunk_uid(self, name: str) -> str | None:
+        """The uid of a ConfigMap."""
+        try:
+            found = await self._api.call("GET", self._chunks(name), accept=_METADATA, seconds=_CHUNK_SECONDS)
+        except NotThere:
+            return None
+        return str(found["metadata"]["uid"])
+
+    async def create_chunk(self, body: bytes) -> str:
+        """Create a ConfigMap; its uid. Raises `Exists`."""
+        created = await self._api.call(
+            "POST",
+            self._chunks(),
+            body=body,
+            content_type=CHUNK_TYPE,
+            accept=_METADATA,
+            seconds=_CHUNK_SECONDS,
+        )
+        return str(created["metadata"]["uid"])
 
     async def own_chunk(self, name: str, owner: Mapping[str, Any]) -> None:
         """Let a ConfigMap go when its owner goes. Raises `NotThere`."""

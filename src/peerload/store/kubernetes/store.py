@@ -155,6 +155,10 @@ class KubernetesStore:
             if wakeups is not None:
                 wakeups.ring()
 
+        def check() -> None:
+            if wakeups is not None and wakeups.wanted:
+                fence.check()
+
         reflector = Reflector(
             resources,
             index,
@@ -179,7 +183,7 @@ class KubernetesStore:
         await reflector.open()
         fence.open()
         heartbeats.open()
-        wakeups = Wakeups(self._clock, fence.check)
+        wakeups = Wakeups(self._clock, check)
         sweep = Sweep(resources, index, fence, self._clock, self._time, token)
         return _Parts(
             api=api,

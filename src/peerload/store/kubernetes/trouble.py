@@ -12,9 +12,11 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
-from peerload.errors import Compacted, NotFound, PeerloadError, StoreError, Unavailable
+from peerload.errors import Compacted, InvalidArgument, NotFound, PeerloadError, StoreError, Unavailable
+from peerload.wire.splice import submessage
 
 __all__ = [
+    "ENCODED",
     "Behind",
     "Broken",
     "Distrusted",
@@ -37,6 +39,8 @@ __all__ = [
     "retry_after",
 ]
 
+ENCODED: Final = b"k8s\0"
+"""What an answer in Kubernetes' own encoding begins with."""
 _QUOTED: Final = 300
 _MANIFESTS: Final = "peerload kubernetes manifests | kubectl apply -f -"
 
@@ -112,12 +116,30 @@ class Gone(Compacted):
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that is the body of an answer; an empty one where there is none."""
+    """The JSON object that is the body of an answer; an empty one where there is none. Of an encoded Status, which is what
+    refuses to answer in that encoding, what it says."""
+    if body.startswith(ENCODED):
+        return _read_status(body[len(ENCODED) :])
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):  # plain text: of a path that it does not know, or of a proxy
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _read_status(body: bytes) -> dict[str, Any]:
+    """A Status (k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto) as if it were JSON."""
+
+    def text(message: bytes, field: int) -> str:
+        return (submessage(message, field) or b"").decode(errors="replace")
+
+    try:
+        raw = submessage(body, 2) or b""
+        details = submessage(raw, 5) or b""
+        named = {"name": text(details, 1), "group": text(details, 2), "kind": text(details, 3)}
+        return {"message": text(raw, 3), "reason": text(raw, 4), "details": named}
+    except InvalidArgument:
+        return {}
 
 
 def retry_after(headers: Mapping[str, str], status: Mapping[str, Any]) -> float | None:
