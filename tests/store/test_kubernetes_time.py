@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,3 +155,27 @@ def test_a_header_that_is_no_date_says_nothing(text: str) -> None:
     time.heard(1.0, 2.0, "Mon, 99 Foo 2025 77:00:00 GMT")
     assert time.now() == before
     assert time.bounds_ms == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("ahead_ms", [0.0, 12_345.6, -777.7])
+async def test_it_is_known_to_a_few_milliseconds_before_it_is_used(ahead_ms: float) -> None:
+    """Two servers that start one after the other agree at once, wherever in a second of the API server's that is."""
+    clock = ManualClock()
+    server = ApiServer(clock, ahead_ms=ahead_ms)
+    for start in (0.0, 0.31, 0.77):
+        clock.jump(start)
+        time = KubeTime(clock)
+        asked = 0
+
+        async def ask(time: KubeTime = time) -> None:
+            nonlocal asked
+            asked += 1
+            clock.jump(0.01)  # the pause between two questions
+            server.answer(time, 0.002, 0.003)
+
+        await time.learn(ask)
+        assert asked < 100
+        assert abs(time.now() - server.time_ms(clock.monotonic())) <= 20
+        before = asked
+        await time.learn(ask)
+        assert asked == before, "what is known is not learned again"

@@ -37,5 +37,5 @@ class Bounds:
 
 
 REDIS = Bounds(timeout=4.0)
-KUBERNETES = Bounds(timeout=12.0, stored=5.0, recover=8.0, tolerance=12.0, alive=5.0)
+KUBERNETES = Bounds(timeout=12.0, stored=5.0, recover=8.0, tolerance=9.0, alive=5.0)
 """Heartbeats are written every three seconds only."""

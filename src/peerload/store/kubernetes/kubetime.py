@@ -7,8 +7,10 @@ few milliseconds wide.
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from peerload.clock import Clock
@@ -16,6 +18,9 @@ from peerload.store.servertime import Measured, ServerTime
 
 __all__ = ["KubeTime"]
 
+_KNOWN_MS: Final = 30.0
+_PAUSE_SECONDS: Final = 0.01
+_QUESTIONS: Final = 120
 _DRIFT: Final = 0.0005
 """How much faster or slower than our monotonic time the API server's clock may run, as when its host corrects it."""
 
@@ -32,6 +37,7 @@ class KubeTime:
         self._time = ServerTime(clock, "the API server")
         self._low_ms, self._high_ms = -math.inf, math.inf
         self._heard_at = -math.inf
+        self._learning = False
 
     @property
     def bounds_ms(self) -> tuple[float, float]:
@@ -41,6 +47,26 @@ class KubeTime:
     def now(self) -> int:
         """Milliseconds since 1970."""
         return self._time.now()
+
+    async def learn(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """Before the clock is used: ask until a second of the API server's ends, so that servers agree on the time from the
+        start. Whoever began with half a second of doubt would make it up within the hour.
+
+        Takes up to a second. `ask` has an answer's header taken in by `heard`.
+        """
+        if not math.isinf(self._heard_at):
+            return
+        self._learning = True
+        try:
+            for _ in range(_QUESTIONS):
+                await ask()
+                if self._high_ms - self._low_ms <= _KNOWN_MS:
+                    return
+                await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            self._learning = False
+            if not math.isinf(self._heard_at):
+                self._time.begin(self._measured())
 
     def heard(self, before: float, after: float, date: str) -> None:
         """Take in an answer whose header `date` was written between two monotonic times, in seconds."""
@@ -54,9 +80,13 @@ class KubeTime:
         self._heard_at = max(self._heard_at, after)
         narrowed = max(low, self._low_ms - slack), min(high, self._high_ms + slack)
         self._low_ms, self._high_ms = narrowed if narrowed[0] <= narrowed[1] else (low, high)
-        middle = (self._low_ms + self._high_ms) / 2 + self._clock.monotonic() * 1_000.0
-        measured = Measured(middle, (self._high_ms - self._low_ms) / 2)
+        if self._learning:
+            return
         if first:
-            self._time.begin(measured)
+            self._time.begin(self._measured())
         else:
-            self._time.compare(measured)
+            self._time.compare(self._measured())
+
+    def _measured(self) -> Measured:
+        middle = (self._low_ms + self._high_ms) / 2 + self._clock.monotonic() * 1_000.0
+        return Measured(middle, (self._high_ms - self._low_ms) / 2)

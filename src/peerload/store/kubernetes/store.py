@@ -56,6 +56,7 @@ from peerload.store.kubernetes.reflector import BACK_SECONDS, Reflector
 from peerload.store.kubernetes.removal import removed_after
 from peerload.store.kubernetes.resources import CALL_SECONDS, Resources
 from peerload.store.kubernetes.sweep import Sweep
+from peerload.store.kubernetes.trouble import Forbidden
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["COPIES_A_SECOND", "KubernetesStore"]
@@ -135,6 +136,7 @@ class KubernetesStore:
             api.on_date = self._time.heard
             await api.open()
             try:
+                await self._learn_time(api)
                 self._parts = await self._build(api)
             except NewerLayout as error:
                 await api.close()
@@ -142,6 +144,13 @@ class KubernetesStore:
             except BaseException:
                 await api.close()
                 raise
+
+    async def _learn_time(self, api: KubeApi) -> None:
+        async def ask() -> None:
+            with contextlib.suppress(Forbidden):  # some clusters tell nobody their version, but all tell the time
+                await api.fetch("GET", "/version")
+
+        await self._time.learn(ask)
 
     async def _build(self, api: KubeApi) -> _Parts:
         token = secrets.token_hex(8)
