@@ -68,6 +68,7 @@ class Worker:
         self._importer: Importer | None = None
         self._published: list[tuple[Publication, bytearray | mmap.mmap | memoryview]] = []
         self._reader: Reader | None = None
+        self._open_to: list[str] = []
         self._jobs: list[tuple[Job, list[memoryview]]] = []
         self._mapped: Sequence[memoryview] = ()
 
@@ -138,8 +139,11 @@ class Worker:
         """Start to read (region, offset, length) each, into memory of the engine's; the number of the job."""
         if self._importer is None:
             self._importer = self._engine.importer()
-        if self._reader is None:
+        if self._reader is None or descriptor != self._open_to:
+            if self._reader is not None:
+                self._reader.close()
             self._reader = self._importer.open(undescribe(descriptor))
+            self._open_to = descriptor
         memory = [self._importer.allocate(length) for _, _, length in ranges]
         job = self._reader.read([Range(*each) for each in ranges], memory, deadline=deadline)
         self._jobs.append((job, memory))
@@ -169,6 +173,35 @@ class Worker:
         told = [[index, digest.hex() if digest else None] for index, digest in running.completed()]
         found = [xxhash.xxh3_128_hexdigest(view) for view in memory]
         return {"state": progress.state.value, "reason": progress.reason, "told": told, "found": found}
+
+    def try_read(self, descriptor: list[str], ranges: list[list[int]], deadline: float) -> dict[str, Any]:
+        """`read`, from a source that may be gone: the `job`, or why it was `refused`."""
+        try:
+            return {"job": self.read(descriptor, ranges, deadline)}
+        except TransferFailed as error:
+            return {"refused": str(error)}
+
+    def try_map(self, descriptor: list[str], deadline: float) -> dict[str, Any]:
+        """`map`, from a source that may be gone: as `ended` tells of a job."""
+        try:
+            return {"state": "done", "reason": "", "found": self.map(descriptor, deadline)}
+        except TransferFailed as error:
+            return {"state": "failed", "reason": str(error), "found": []}
+
+    def abandon(self, job: int) -> None:
+        """Abandon it, and put a mark all over its destinations."""
+        running, memory = self._jobs[job]
+        running.abandon()
+        for view in memory:
+            view[:] = b"\xa5" * len(view)
+
+    def untouched(self, job: int) -> bool:
+        """Whether the marks are all there still."""
+        return all(view == b"\xa5" * len(view) for view in self._jobs[job][1])
+
+    def forget(self, job: int) -> None:
+        """Let go of its destinations."""
+        self._jobs[job] = self._jobs[job][0], []
 
     def close(self) -> None:
         """Close both sides, twice."""

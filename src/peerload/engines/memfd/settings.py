@@ -28,7 +28,8 @@ class MemfdSettings(LineSettings):
         LineSettings.__post_init__(self)
         if self.copy_limit < 0:
             raise InvalidArgument("copy_limit", "must be 0 bytes or more")
-        object.__setattr__(self, "allow_uids", tuple(self.allow_uids))
-        for uid in self.allow_uids:
-            if uid not in range(2**32 - 1):
+        uids: tuple[object, ...] = tuple(self.allow_uids)
+        object.__setattr__(self, "allow_uids", uids)
+        for uid in uids:
+            if not isinstance(uid, int) or not 0 <= uid < 2**32 - 1:
                 raise InvalidArgument("allow_uids", f"{uid!r} is not a user's number")
