@@ -170,9 +170,16 @@ def _nixl_engine(**settings: object) -> Engine:
     return open_nixl(**settings)
 
 
+def _mooncake_engine(**settings: object) -> Engine:
+    from peerload.engines.mooncake import open_mooncake
+
+    return open_mooncake(**settings)
+
+
 _ENGINES: Final[dict[str, EngineFactory]] = {
     "memfd": _memfd_engine,
     "memory": _memory_engine,
+    "mooncake": _mooncake_engine,
     "nixl": _nixl_engine,
     "tcp": _tcp_engine,
 }

@@ -6,10 +6,7 @@ costs): one for each publication, one for each read under way.
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import os
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -20,6 +17,7 @@ from peerload.engines.child.exporter import ChildExporter
 from peerload.engines.child.importer import ChildImporter
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.service import Service
+from peerload.engines.child.sides import closed_at_exit
 from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
@@ -29,18 +27,6 @@ from peerload.errors import InvalidArgument
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
 
 _DRIVER = "peerload.engines.nixl.driver"
-
-_sides: weakref.WeakSet[ChildExporter | ChildImporter] = weakref.WeakSet()
-
-
-def _close_all(pid: int) -> None:
-    # At exit memory goes away in no particular order; readers end first. A forked child has none of the threads.
-    if os.getpid() == pid:
-        for side in list(_sides):
-            side.close()
-
-
-atexit.register(_close_all, os.getpid())
 
 
 class NixlExporter(ExposingExporter):
@@ -81,17 +67,13 @@ class NixlEngine:
         return True
 
     def exporter(self, host: str) -> NixlExporter:
-        side = NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock))
 
     def importer(self) -> NixlImporter:
         def inside(host: str) -> Callable[[Sequence[DeviceMemory]], Child]:
             return device_reader(self.settings.environment(host))
 
-        side = NixlImporter(self.name, self._recipe, {}, self.settings, self._clock, inside)
-        _sides.add(side)
-        return side
+        return closed_at_exit(NixlImporter(self.name, self._recipe, {}, self.settings, self._clock, inside))
 
     def _recipe(self, host: str) -> Recipe:
         return _DRIVER, self.settings.environment(host)
