@@ -13,8 +13,6 @@ from typing import Any, cast
 from peerload.clock import Clock, SystemClock
 from peerload.engines.base import DeviceMemory, Region
 from peerload.engines.checks import host_views
-from peerload.engines.child.exporter import ChildExporter
-from peerload.engines.child.importer import ChildImporter
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.service import Service
 from peerload.engines.child.sides import closed_at_exit
