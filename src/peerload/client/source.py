@@ -277,7 +277,7 @@ class AsyncSource:
         refused: InvalidArgument | None = None
         for name, exporter in self._exporters.items():
             if name in self._registering:
-                self._check_room(name, sum(region.nbytes for region in regions))
+                self._check_room(name, await loop.run_in_executor(self._executor, exporter.copies, regions))
             try:
                 publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
             except InvalidArgument as error:
@@ -290,12 +290,14 @@ class AsyncSource:
             raise refused
 
     def _check_room(self, engine: str, needed: int) -> None:
-        """Say how much memory an engine is about to pin or copy. Raises `LimitExceeded` if there is not that much."""
+        """Say how much memory an engine is about to copy. Raises `LimitExceeded` if there is not room for that."""
+        if not needed:
+            return
         available = available_memory()
         if needed > available:
-            text = f"{engine} must register {needed:,} bytes of memory, and this machine has {available:,} to spare"
+            text = f"{engine} must copy {needed:,} bytes of memory to serve them, and this machine has {available:,} to spare"
             raise LimitExceeded("weights", text, limit=available)
-        self._enter(SourceState.STARTING, f"{engine} registers {needed:,} bytes of memory")
+        self._enter(SourceState.STARTING, f"{engine} copies {needed:,} bytes of memory")
 
     def _encode(self, offer: Offer) -> sources_pb2.PublishRequest:
         facts = self._facts
