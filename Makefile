@@ -1,5 +1,5 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server if there is none).
+# (but `make test`, run as root where apt-get is, installs redis-server and what Mooncake links to, if they are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
 # SECONDS and SEED (of histories, chaos), STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the
 # redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
@@ -22,7 +22,11 @@ SECONDS ?= 600
 SEED ?=
 STORE ?=
 
-.PHONY: help install demo test redis kube scale histories chaos check format bench wire lock build clean
+# What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
+MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
+MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
+
+.PHONY: help install demo test redis kube mooncake scale histories chaos check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -57,7 +61,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis kube ## Run every test but the scale ones (some minutes)
+test: install redis kube mooncake ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
@@ -77,7 +81,18 @@ kube: install ## Build kube-apiserver, etcd and helm for the tests, into the use
 	@[ "$$KUBE" = 0 ] || $(BIN)/python tools/build_kubernetes.py || \
 		{ status=$$?; [ $$status -lt 128 ] || exit $$status; echo "==> There is no Kubernetes for the tests: those that need it are skipped"; }
 
-scale: install redis kube ## Run the large and long tests
+# Mooncake's package links to them; where they are missing and cannot be installed, the tests of its engine are skipped.
+mooncake: ## Install the libraries that the Mooncake engine's tests need, where that can be done
+	@if ! for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing $(MOONCAKE_DEBS), for the tests of the Mooncake engine" && \
+			{ apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null; } || \
+			echo "==> They could not be installed: those tests are skipped"; }; \
+		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
+	fi
+
+scale: install redis kube mooncake ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 

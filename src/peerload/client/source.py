@@ -238,7 +238,7 @@ class AsyncSource:
         refused: InvalidArgument | None = None
         for name, exporter in self._exporters.items():
             if name in self._registering:
-                self._check_room(name, sum(region.nbytes for region in regions))
+                self._check_room(name, await loop.run_in_executor(self._executor, exporter.copies, regions))
             try:
                 publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
             except InvalidArgument as error:
@@ -272,12 +272,14 @@ class AsyncSource:
         await self._connection.publish(self._request)
 
     def _check_room(self, engine: str, needed: int) -> None:
-        """Say how much memory an engine is about to pin or copy. Raises `LimitExceeded` if there is not that much."""
+        """Say how much memory an engine is about to copy. Raises `LimitExceeded` if there is not room for that."""
+        if not needed:
+            return
         available = available_memory()
         if needed > available:
-            text = f"{engine} must register {needed:,} bytes of memory, and this machine has {available:,} to spare"
+            text = f"{engine} must copy {needed:,} bytes of memory to serve them, and this machine has {available:,} to spare"
             raise LimitExceeded("weights", text, limit=available)
-        self._registration.enter(SourceState.STARTING, f"{engine} registers {needed:,} bytes of memory")
+        self._registration.enter(SourceState.STARTING, f"{engine} copies {needed:,} bytes of memory")
 
     async def _changed(self) -> bool:
         return self._stock is not None and await self._stock.changed()

@@ -230,6 +230,11 @@ class Exporter(Protocol):
         """
         ...
 
+    def copies(self, regions: Sequence[Region]) -> int:
+        """Bytes that publishing these would copy, of an engine whose `registers_memory` is true: of all that is not in shared
+        memory. Peers then read the copy."""
+        ...
+
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         """End a publication: new reads are refused at once, reads on their way may finish for up to `grace` seconds,
         then they are cut off. When this returns the memory is the caller's alone again, and the engine holds no view of it.
@@ -279,7 +284,7 @@ class Engine(Protocol):
 
     @property
     def registers_memory(self) -> bool:
-        """Whether publishing pins or copies memory, so that its size must be announced and checked beforehand."""
+        """Whether publishing may copy memory, so that its size (`Exporter.copies`) must be announced and checked beforehand."""
         ...
 
     @property

@@ -80,6 +80,9 @@ class _MemoryExporter:
             self._live[token] = _published[token] = shelved
         return Publication(Descriptor("memory", self._address, token), shelved.sizes)
 
+    def copies(self, regions: Sequence[Region]) -> int:
+        return 0
+
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         token = publication.descriptor.data
         with self._lock:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peerload.clock import Clock
-from peerload.engines.base import Publication, Region
+from peerload.engines.base import DeviceMemory, Publication, Region
 from peerload.engines.checks import host_views
 from peerload.engines.child.leases import Leasing
-from peerload.engines.child.memory import lay
+from peerload.engines.child.memory import elsewhere, lay
 from peerload.engines.child.process import Recipe, spawn
 from peerload.engines.child.service import Service
 from peerload.engines.child.settings import ChildSettings
@@ -80,6 +80,11 @@ class ChildExporter:
             self._services[shelved.id] = service
         endpoint = Endpoint(self._host, self.port, shelved.id, shelved.secret, shelved.sizes, self._engine)
         return Publication(endpoint.encode(), shelved.sizes)
+
+    def copies(self, regions: Sequence[Region]) -> int:
+        views = [region.buffer for region in regions if not isinstance(region.buffer, DeviceMemory)]
+        # With device memory among them everything is served by this process itself.
+        return elsewhere(views) if len(views) == len(regions) else 0
 
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         shelved = self._shelf.get(Endpoint.decode(publication.descriptor, self._engine).publication)

@@ -36,7 +36,7 @@ class MooncakeSettings(ChildSettings):
     def environment(self) -> tuple[tuple[str, str], ...]:
         """What children get beside this process's environment."""
         chosen = {
-            "GLOG_minloglevel": "2",  # Errors; it tells of everything that it does.
+            "MC_LOG_LEVEL": "ERROR",  # It tells of everything that it does.
             "MC_TCP_PROGRESS_TIMEOUT_SEC": str(self.library_timeout),
         }
         return tuple(sorted((name, os.environ.get(name, value)) for name, value in chosen.items()))

@@ -47,6 +47,9 @@ class LineExporter(ABC):
             self._shelf.add(shelved)
         return Publication(self._describe(shelved), shelved.sizes)
 
+    def copies(self, regions: Sequence[Region]) -> int:
+        return 0
+
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         shelved = self._shelf.get(self._id_of(publication.descriptor))
         if shelved is None:
