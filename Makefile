@@ -1,7 +1,7 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server if there is none).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench),
-# SECONDS and SEED (of histories), REDIS_SERVER (in the environment: the redis-server that tests start).
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
+# SECONDS and SEED (of histories, chaos), REDIS_SERVER (in the environment: the redis-server that tests start).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -16,10 +16,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 ARGS ?=
+ENGINE ?=
 SECONDS ?= 600
 SEED ?=
 
-.PHONY: help install demo test redis scale histories check format bench wire lock build clean
+.PHONY: help install demo test redis scale histories chaos check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -52,7 +53,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 	@echo "==> Ready: $(BIN)/peerload --help"
 
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
-	@$(BIN)/peerload demo $(ARGS)
+	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: install redis ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
@@ -77,6 +78,11 @@ histories: install redis ## Kill servers and Redis under load for SECONDS=600, a
 	@echo "==> Histories, $(SECONDS) s"
 	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
+
+chaos: install ## Kill and stop a source and six readers of ENGINE (all) for SECONDS=600, and check what they read
+	@echo "==> Chaos, $(SECONDS) s"
+	@PEERLOAD_CHAOS_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_CHAOS_SEED=$(SEED)) $(if $(ENGINE),PEERLOAD_CHAOS_ENGINE=$(ENGINE)) \
+		$(BIN)/python -m pytest -s tests/faults/test_chaos.py $(ARGS)
 
 check: install ## Formatting, lint, strict types, and generated code up to date
 	@echo "==> Format"

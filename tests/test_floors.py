@@ -45,7 +45,13 @@ STRANGERS = [
     ("peerload.client", "peerload.store"),
 ]
 CONCRETE = ("peerload.store.", "peerload.engines.")
-CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base", "peerload.engines.agents")
+CONTRACTS = (
+    "peerload.store.base",
+    "peerload.store.examinable",
+    "peerload.engines.agents",
+    "peerload.engines.base",
+    "peerload.engines.shared",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peerload.client import AsyncClient, Client, ClientSettings, Form, Framework, Identity, Selector, Status
+    from peerload.client import (
+        AsyncClient,
+        Client,
+        ClientSettings,
+        Form,
+        Framework,
+        Identity,
+        Selector,
+        Status,
+        shared_copy,
+        shared_memory,
+    )
     from peerload.errors import PeerloadError
 
 __version__ = "0.1.0"
@@ -24,6 +35,8 @@ __all__ = [
     "Selector",
     "Status",
     "__version__",
+    "shared_copy",
+    "shared_memory",
 ]
 
 

@@ -132,10 +132,28 @@ def _tcp_engine(**settings: object) -> Engine:
     return open_tcp(**settings)
 
 
+def _memfd_engine(**settings: object) -> Engine:
+    from peerload.engines.memfd import open_memfd
+
+    return open_memfd(**settings)
+
+
 def _nixl_engine(**settings: object) -> Engine:
     from peerload.engines.nixl import open_nixl
 
     return open_nixl(**settings)
 
 
-_ENGINES: Final[dict[str, EngineFactory]] = {"memory": _memory_engine, "nixl": _nixl_engine, "tcp": _tcp_engine}
+def _mooncake_engine(**settings: object) -> Engine:
+    from peerload.engines.mooncake import open_mooncake
+
+    return open_mooncake(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {
+    "memfd": _memfd_engine,
+    "memory": _memory_engine,
+    "mooncake": _mooncake_engine,
+    "nixl": _nixl_engine,
+    "tcp": _tcp_engine,
+}

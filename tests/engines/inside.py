@@ -14,7 +14,6 @@ from peerload.engines.base import DeviceMemory, Range, Region
 from peerload.engines.child.driver import Span
 from peerload.engines.child.importer import ChildImporter
 from peerload.engines.child.inside import ThreadChild, poisoned
-from peerload.engines.child.memory import Place
 from peerload.engines.child.process import Child
 from peerload.engines.child.run import TargetLoop
 from peerload.engines.child.service import Service
@@ -22,16 +21,15 @@ from peerload.engines.nixl import NixlEngine, NixlExporter
 from peerload.engines.nixl.agent import NixlTarget
 from peerload.engines.nixl.device import DeviceServed, device_source
 from peerload.engines.shared import address_of
-from peerload.engines.tcp.shelf import Held
 from peerload.testing.engine_suite.base import end
 from peerload.testing.engine_worker import content
 
 
 class InsideExporter(NixlExporter):
-    def prepare(self, regions: Sequence[Region]) -> tuple[Sequence[Held], Service]:
+    def prepare(self, regions: Sequence[Region]) -> Service:
         served = DeviceServed([region.buffer for region in regions])
         make = device_source(served.spans, self._recipe[1])
-        return [Place(0, 0, each.nbytes) for each in served.spans], Service(make, served, self._settings)
+        return Service(make, served, self._settings)
 
 
 class HostTarget(NixlTarget):

@@ -37,6 +37,7 @@ class _Library:
         mode, _, place = self._mode.read_text().partition(" ")
         if place != where:
             return
+        self._mode.with_suffix(".reached").touch()
         if mode == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         elif mode == "hang":
@@ -55,6 +56,8 @@ class _Library:
 
 
 class _Source(_Library):
+    writes = False
+
     def offer(self, places: Sequence[Span]) -> bytes:
         self.misbehave("offer")
         return json.dumps({"pid": os.getpid()}).encode()
@@ -109,6 +112,11 @@ class MadeUp:
     def behave(self, mode: str = "well", where: str = "") -> None:
         """From now on, at this place."""
         self._mode.write_text(f"{mode} {where}")
+        self._mode.with_suffix(".reached").unlink(missing_ok=True)
+
+    def reached(self) -> bool:
+        """Whether it has misbehaved."""
+        return self._mode.with_suffix(".reached").exists()
 
     def exporter(self) -> ChildExporter:
         return ChildExporter("made-up", "127.0.0.1", RECIPE, {"mode": str(self._mode)}, self._settings, SystemClock())
@@ -128,6 +136,8 @@ def owner() -> None:
     published = exporter.publish([Region(memoryview(bytes(1000)))])
     engine.behave("hang", "read")
     importer.open(published.descriptor).read([Range(0, 0, 1000)], [into], deadline=1000)
+    while not engine.reached():
+        time.sleep(0.01)
     if not os.fork():
         # What a forked child has of its parent's: none of its sockets. It may leave as it likes.
         opened = []

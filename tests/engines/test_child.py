@@ -22,6 +22,7 @@ from peerload.engines.child.exporter import ChildExporter
 from peerload.engines.child.importer import ChildImporter, ChildReader
 from peerload.engines.child.inside import ThreadChild, check_device_destinations, poisoned
 from peerload.engines.child.settings import ChildSettings
+from peerload.engines.shared import seal
 from peerload.errors import Fault, InvalidArgument, Unavailable
 from peerload.testing.engine_process import until
 from peerload.testing.engine_suite.base import end
@@ -81,7 +82,8 @@ def pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
 def children() -> list[int]:
     """Processes below this one that serve or read."""
     servers = [server._process.pid for server in process._servers.values() if server.alive]
-    return [each.pid for pid in servers for each in psutil.Process(pid).children() if each.status() != "zombie"]
+    found = [each.pid for pid in servers for each in psutil.Process(pid).children()]
+    return [pid for pid in found if not gone(pid)]
 
 
 def gone(pid: int) -> bool:
@@ -102,6 +104,32 @@ def test_reads_and_keeps_its_child(pair: Callable[..., Pair]) -> None:
     both.reader = both.importer.open(both.published.descriptor)
     assert both.read().state is JobState.DONE
     assert children() == before
+
+
+def test_a_closed_reader_leaves_no_mapping_of_what_it_wrote_to(pair: Callable[..., Pair]) -> None:
+    both = pair()
+    into = both.importer.allocate(SIZES[3])
+    assert end(both.reader.read([Range(3, 0, SIZES[3])], [into], deadline=60)).state is JobState.DONE
+    both.reader.close()
+
+    def mapped() -> bool:
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in children() if pid != both.serving]
+        return any(" rw-s " in line and "memfd:" in line for each in maps for line in each.splitlines())
+
+    until(lambda: not mapped(), "the mapping's end")
+    # Nothing keeps it from being sealed, as another engine does to serve it.
+    seal([into])
+    with pytest.raises(InvalidArgument, match="sealed since"):
+        both.importer.open(both.published.descriptor).read([Range(3, 0, SIZES[3])], [into], deadline=60)
+    # Sealed, it is served where it is; written to after that, a copy of it is.
+    for written in (False, True):
+        if written:
+            into[:5] = b"other"
+        published = both.exporter.publish([Region(into[:1000])])
+        again = both.importer.allocate(1000)
+        job = both.importer.open(published.descriptor).read([Range(0, 0, 1000)], [again], deadline=60)
+        assert end(job).state is JobState.DONE
+        assert again == into[:1000]
 
 
 def test_children_without_work_go_after_a_while(pair: Callable[..., Pair]) -> None:
@@ -133,7 +161,7 @@ def test_abandon_ends_a_read_that_never_returns(pair: Callable[..., Pair], how: 
     both = pair()
     both.engine.behave(how, where)
     job, into = both.start()
-    until(lambda: len(children()) == 2, "a child that reads")
+    until(both.engine.reached, "a child that is stuck")
     job.abandon()
     assert children() == [both.serving]
     for view in into:
@@ -261,11 +289,11 @@ def test_a_killed_owner_leaves_no_process(tmp_path: Path) -> None:
 def test_a_killed_fork_server_is_replaced(pair: Callable[..., Pair]) -> None:
     both = pair()
     assert both.read().state is JobState.DONE
+    family = children()
     for server in process._servers.values():
         server._process.kill()
         server._process.wait()
-    # Its children go with it.
-    until(lambda: gone(both.serving), "the serving child's end")
+    until(lambda: all(gone(pid) for pid in family), "its children going with it")
     assert both.read().state is JobState.DONE
 
 

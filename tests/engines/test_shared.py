@@ -17,7 +17,7 @@ import pytest
 
 from peerload.engines import shared
 from peerload.engines.allocate import allocate
-from peerload.engines.shared import address_of, allocate_shared, map_shared, shared_place
+from peerload.engines.shared import address_of, allocate_arena, allocate_shared, map_sealed, seal, shared_place
 from peerload.errors import InvalidArgument
 
 MIB = 1024 * 1024
@@ -116,23 +116,99 @@ def test_addresses_that_are_used_again_are_not_taken_for_what_was_there() -> Non
         pytest.skip("the kernel never gave the same addresses again")
 
 
-def test_a_mapping_of_somebody_elses_is_found_and_cannot_be_written() -> None:
-    view = allocate_shared(MIB)
-    view[:4] = b"same"
+def test_sealed_memory_is_immutable_to_everybody_and_goes_on_here() -> None:
+    view = allocate_shared(3 * MIB)
+    view[:4] = b"kept"
     place = shared_place(view)
     assert place is not None
+    before = mmap.mmap(place.fd, 3 * MIB, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    assert seal([view[MIB : 2 * MIB], view[:0], view[:4]]) == [(place.fd, MIB), None, (place.fd, 0)]
+    for flags in (os.O_RDWR, os.O_WRONLY):
+        with pytest.raises(PermissionError):
+            os.pwrite(os.open(f"/proc/self/fd/{place.fd}", flags), b"x", 0)
+    with pytest.raises(PermissionError):
+        mmap.mmap(place.fd, 3 * MIB)
+    assert view[:4] == b"kept"
+    assert seal([view]) == [place]
+    view[:4] = b"mine"
+    assert view[:4] == b"mine"
+    assert before[:4] == os.pread(place.fd, 4, 0) == b"kept"
+    with pytest.raises(InvalidArgument, match=r"regions\[0\].* written to"):
+        seal([view[2 * MIB :]])
+
+
+def test_a_mapping_of_sealed_memory_is_ones_own_where_one_writes() -> None:
+    view = allocate_arena(MIB - 1)
+    view[:4] = b"same"
+    [place] = seal([view])
+    assert place is not None
     before = descriptors()
-    mapped = map_shared(os.dup(place.fd), MIB)
-    assert mapped[:4] == b"same"
-    assert mapped.readonly
+    mapped = map_sealed(os.dup(place.fd))
+    assert (mapped[:4], mapped.nbytes) == (b"same", MIB - 1)
     found = shared_place(mapped)
     assert found is not None
     assert os.path.sameopenfile(found.fd, place.fd)
+    assert seal([mapped]) == [found]
+    mapped[-1:] = b"x"
+    assert view[-1:] == b"\0"
+    with pytest.raises(InvalidArgument, match="written to"):
+        seal([mapped])
     del mapped
     assert descriptors() == before
-    with pytest.raises(OSError, match=r"Invalid|denied|No such device"):
-        map_shared(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC), MIB)
+
+
+def test_only_what_is_sealed_is_mapped() -> None:
+    before = descriptors()
+    place = shared_place(view := allocate_arena(MIB))
+    assert place is not None
+    with pytest.raises(InvalidArgument, match="could change"):
+        map_sealed(os.dup(place.fd))
+    with pytest.raises(InvalidArgument, match="could change"):
+        map_sealed(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    empty = os.memfd_create("empty", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(empty, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    with pytest.raises(OSError, match="cannot be mapped"):
+        map_sealed(empty)
+    del view
     assert descriptors() == before
+
+
+def test_what_cannot_be_sealed_is_refused() -> None:
+    good, small = allocate_arena(10), allocate_shared(10)
+    for other in (memoryview(b"read only"), small, memoryview(bytearray(10))):
+        with pytest.raises(InvalidArgument, match=r"regions\[1\].* shared memory"):
+            seal([good, other])
+    good[:1] = b"x"
+    place = shared_place(good)
+    assert place is not None
+    assert os.pread(place.fd, 1, 0) == b"x"  # A refusal has sealed nothing.
+
+
+def test_what_another_process_may_write_to_is_refused_and_no_longer_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_SEAL_TRIES", 3)
+    view = allocate_arena(MIB)
+    view[:4] = b"kept"
+    place = shared_place(view)
+    assert place is not None
+    other = mmap.mmap(place.fd, MIB)
+    with pytest.raises(InvalidArgument, match="another process"):
+        seal([view])
+    other[:4] = b"lost"
+    assert view[4:8] == bytes(4)
+    view[:4] = b"mine"
+    assert other[:4] == b"lost"
+    assert shared_place(view) is None
+
+
+def test_sealing_waits_for_a_program_that_is_being_started() -> None:
+    view = allocate_arena(MIB)
+    place = shared_place(view)
+    assert place is not None
+    other = mmap.mmap(place.fd, MIB)
+    timer = threading.Timer(0.1, other.close)
+    timer.start()
+    assert seal([view]) == [place]
+    timer.join()
 
 
 def test_a_forked_child_writes_to_memory_of_its_own() -> None:

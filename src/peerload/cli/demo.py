@@ -12,10 +12,11 @@ import typer
 from rich.text import Text
 
 from peerload.cli.console import cell, out, table
-from peerload.cli.outcome import FAILED, run
+from peerload.cli.outcome import FAILED, run, usage_error
 from peerload.cli.text import duration, parse_size, rate, size
 from peerload.clock import SystemClock
 from peerload.errors import MissingExtra
+from peerload.plugins import engine_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,15 @@ def command(
             help="What the first two sources send a second, so that there is something to see.",
         ),
     ] = "40MB",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="What moves the bytes, as in tcp; else each replica takes the best that it can.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Show it on this machine, with real weights: share, pull, kill, restart, compare.
 
@@ -43,11 +53,13 @@ def command(
     killed on the way. At the end every file is compared, and the model is run on both copies. Takes half a minute, uses
     400 MB in the temporary folder, and exits with 1 if anything differed.
     """
-    run(lambda: _demo(limit_rate))
+    run(lambda: _demo(limit_rate, engine))
 
 
-async def _demo(limit_rate: str) -> None:
+async def _demo(limit_rate: str, engine: str) -> None:
     throttle = parse_size(limit_rate, "--limit-rate")
+    if engine and engine not in engine_names():
+        usage_error(f"--engine: {engine!r} is not an engine that is installed; there are {', '.join(engine_names())}")
     # Read when numpy is imported: for matrices this small a second thread only gets in the way of the other processes.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -77,7 +89,7 @@ async def _demo(limit_rate: str) -> None:
     began = clock.monotonic()
     with Stage(console, clock) as stage:
         try:
-            outcome = await Script(original, stage, clock, throttle=throttle).play()
+            outcome = await Script(original, stage, clock, throttle=throttle, engine=engine).play()
         except ChildFailed as error:
             stage.say(str(error), "red")
             raise typer.Exit(FAILED) from None

@@ -14,6 +14,7 @@ from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
 from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings, server_address
+from peerload.client.sharing import shared_copy, shared_memory
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
 from peerload.client.stock.artifact_pull import PulledArtifact
@@ -78,4 +79,6 @@ __all__ = [
     "Weights",
     "replicas",
     "server_address",
+    "shared_copy",
+    "shared_memory",
 ]

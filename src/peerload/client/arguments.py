@@ -38,6 +38,8 @@ class _Options(TypedDict, total=False):
 class PullOptions(_Options, total=False):
     """What `pull` takes, whatever it gives."""
 
+    mapped: bool
+
 
 class IterOptions(_Options, total=False):
     """What `iter_weights` takes, whatever it gives."""

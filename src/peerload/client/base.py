@@ -195,7 +195,7 @@ class BaseClient:
         until = loop.time() + seconds(timeout, FOREVER_S)
         await transfer(
             importer,
-            endpoint,
+            await in_thread(self._executor, lambda stop: importer.open(endpoint)),
             lambda stop: [slots],
             origin=Served(found.source, endpoint.address),
             left=lambda: until - loop.time(),

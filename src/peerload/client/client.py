@@ -156,6 +156,7 @@ class AsyncClient(CacheCalls, ArtifactCalls):
         timeout: Seconds | None = None,
         framework: TensorFramework | None = None,
         publish: bool = False,
+        mapped: bool = True,
         progress: OnProgress | None = None,
         on_event: OnSourceEvent | None = None,
     ) -> Weights[Any, AsyncSource]:
@@ -169,11 +170,15 @@ class AsyncClient(CacheCalls, ArtifactCalls):
         `Tensor`. With `publish` this process becomes a source of them in turn, `weights.source`, which
         publishes later if no server can be reached by then.
 
+        Where source and target share a host and an engine can map (memfd), the weights are the source's own pages: nothing is
+        copied, and a page takes memory here only once it is written to, which nobody else sees. With `mapped` False they are
+        copied in any case.
+
         Raises `NoSource` (a fact), `Ambiguous` (sources of that name hold different weights; nothing was moved),
         `PullFailed` with a line for each attempt, `DeadlineExceeded`, `Unavailable`; `InvalidArgument` naming the tensor that
         `framework` cannot hold, before anything was moved.
         """
-        target = MemoryTarget(As(framework), need_digests=publish)
+        target = MemoryTarget(As(framework), need_digests=publish, maps=mapped)
         pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         report = await pull.run()
         assert pull.found is not None

@@ -21,7 +21,7 @@ from peerload.client.layout import Offered, tensors_of
 from peerload.client.manifest import Manifest, SourceManifest
 from peerload.client.scatter import check_scatter, scatter
 from peerload.client.source import Offer
-from peerload.client.targets import Allocate, SourceUnusable, check_digests, offered
+from peerload.client.targets import Allocate, Mapped, SourceUnusable, check_digests, offered
 from peerload.client.transfer import Slot
 from peerload.errors import InvalidArgument, PullFailed, Touched
 from peerload.metadata.records import Form
@@ -55,7 +55,12 @@ class IntoTarget:
         self.unexpected: tuple[str, ...] = ()
         """Names at the source for which there is no memory."""
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
+    @property
+    def maps(self) -> bool:
+        """No: the memory is the caller's."""
+        return False
+
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         there = {tensor.name: tensor for tensor in tensors_of(manifest)}
         if manifest.bare:
             there = {name: self._shaped(tensor) for name, tensor in there.items()}

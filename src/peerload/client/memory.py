@@ -10,7 +10,7 @@ from peerload.client.frameworks import As
 from peerload.client.layout import tensors_of
 from peerload.client.manifest import Manifest, SourceManifest, checkpoint_manifest
 from peerload.client.source import AsyncSource, Offer
-from peerload.client.targets import Allocate, AtOnce, CheckpointMemory, RuntimeMemory
+from peerload.client.targets import Allocate, AtOnce, CheckpointMemory, Mapped, RuntimeMemory
 from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.client.weights import PullReport, Weights
@@ -22,21 +22,27 @@ __all__ = ["MemoryTarget"]
 class MemoryTarget(AtOnce):
     """The target of a pull into memory of its own; the first manifest decides its form."""
 
-    def __init__(self, framework: As, *, need_digests: bool) -> None:
+    def __init__(self, framework: As, *, need_digests: bool, maps: bool = True) -> None:
         self._framework = framework
         self._need_digests = need_digests
+        self._maps = maps
         self._runtime: RuntimeMemory | None = None
         self._checkpoint: CheckpointMemory | None = None
         self.slots: list[Slot] = []
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
+    @property
+    def maps(self) -> bool:
+        """Whether the source's own memory will do."""
+        return self._maps
+
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         target: RuntimeMemory | CheckpointMemory
         self._framework.check(tensors_of(manifest))
         if manifest.form is Form.CHECKPOINT:
             target = self._checkpoint = self._checkpoint or CheckpointMemory()
         else:
             target = self._runtime = self._runtime or RuntimeMemory(need_digests=self._need_digests)
-        target.plan(manifest, allocate, progress)
+        target.plan(manifest, allocate, progress, mapped)
         self.slots = target.slots
 
     def weights(self, found: SourceManifest, report: PullReport) -> Weights[Any, AsyncSource]:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
-from peerload.client.reports import Reader, Reports
-from peerload.client.search import Search, Wanted, fetch_manifest, get_manifest
+from peerload.client.manifests import Manifests, is_stock
+from peerload.client.mapped import mapped_regions
+from peerload.client.reports import Reader as ReadBy
+from peerload.client.reports import Reports
+from peerload.client.search import Search, Wanted
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
-from peerload.client.stock.reading import stock_manifest
 from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
 from peerload.engines.agents import AgentImporter
-from peerload.engines.base import Descriptor, Importer
+from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
 from peerload.errors import (
     DeadlineExceeded,
+    Fault,
     NoSource,
     NotFound,
     PullFailed,
@@ -35,10 +38,11 @@ from peerload.errors import (
     Unavailable,
     VerificationFailed,
 )
-from peerload.metadata.records import Form, SourceKey
+from peerload.metadata.records import SourceKey
 
 __all__ = ["Pull", "PullContext"]
 
+_log: Final = logging.getLogger("peerload.client")
 _MAX_DELAY_S: Final = 5.0
 _MAX_ATTEMPTS: Final = 200
 """Attempts that are remembered, for the report and the error; a long wait among failing sources must not grow."""
@@ -63,7 +67,7 @@ class PullContext:
     """Engine and address of this client's own endpoints."""
     reports: Reports
     """Where to tell how each attempt ended."""
-    reader: Reader
+    reader: ReadBy
     """As whom."""
 
 
@@ -102,7 +106,7 @@ class Pull:
         self._failures: dict[SourceKey, int] = {}
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
-        self._manifests: dict[SourceKey, SourceManifest] = {}
+        self._manifests = Manifests(context.connection, context.agents, context.executor)
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -186,7 +190,7 @@ class Pull:
         away = False
         ordered = order(sources, topology=context.topology, rng=context.rng, failures=self._failures)
         # Those of our own first, wherever they are: they have digests.
-        for source in sorted(ordered, key=lambda source: source.form is Form.UNSPECIFIED):
+        for source in sorted(ordered, key=is_stock):
             if away and source.key not in self._manifests:
                 continue
             try:
@@ -225,10 +229,18 @@ class Pull:
         before = self._verified()
         self._busy.discard(source.key)
         try:
-            async with self._manifest(source) as found:
-                endpoint = self._endpoint(found)
-                address = endpoint.address
-                await self._read(found, source, endpoint, deadline)
+            async with self._manifests.open(source) as found:
+                endpoints = self._endpoints(found)
+                for endpoint in endpoints:
+                    address = endpoint.address
+                    try:
+                        await self._read(found, source, endpoint, deadline)
+                        break
+                    except TransferFailed as failure:
+                        # Of the source nothing is known yet, and there is another way to it.
+                        if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
+                            raise
+                        _log.debug("%s by %s: %s", source, endpoint.engine, failure)
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._search.banned.add(source.key)
             error = str(failure)
@@ -242,32 +254,12 @@ class Pull:
             self._failures[source.key] = self._failures.get(source.key, 0) + 1
             if not failure.retryable:
                 # A source that was published anew under the same key has another descriptor.
-                self._manifests.pop(source.key, None)
+                self._manifests.forget(source.key)
             error = str(failure)
-        if error and source.form is Form.UNSPECIFIED:
+        if error and is_stock(source):
             self._disown()
         self._note(Attempt(source, address, error, max(0, self._verified() - before)))
         return not error
-
-    @asynccontextmanager
-    async def _manifest(self, source: SourceInfo) -> AsyncIterator[SourceManifest]:
-        """What a source offers, for one read of it."""
-        context = self._context
-        if source.form is Form.UNSPECIFIED:
-            assert context.agents is not None
-            agents = context.agents
-            async with stock_manifest(
-                source,
-                lambda: get_manifest(context.connection, source.key),
-                lambda: in_thread(context.executor, lambda stop: agents()),
-            ) as found:
-                yield found
-            return
-        known = self._manifests.get(source.key)
-        if known is None:
-            known = await fetch_manifest(context.connection, source.key, context.executor)
-            self._manifests[source.key] = known
-        yield known
 
     def _disown(self) -> None:
         """Count nothing as read for which no digest stands: it came from a stock worker, and could not be confirmed."""
@@ -275,17 +267,15 @@ class Pull:
             if not slot.checked:
                 slot.verified, slot.origin = False, None
 
-    def _endpoint(self, found: SourceManifest) -> Descriptor:
-        """The best way to read from a source, by our preference of engines."""
-        endpoints = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
-        own = self._context.own_addresses
-        for name in self._context.importers:
-            endpoint = endpoints.get(name)
-            if endpoint is not None:
-                if (name, endpoint.address) in own:
-                    raise SourceUnusable("this process's own endpoint")
-                return endpoint
-        raise SourceUnusable("serves by no engine that is in use here")
+    def _endpoints(self, found: SourceManifest) -> list[Descriptor]:
+        """The ways to read from a source, by our preference of engines; at least one."""
+        given = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
+        endpoints = [given[name] for name in self._context.importers if name in given]
+        if not endpoints:
+            raise SourceUnusable("serves by no engine that is in use here")
+        if any((endpoint.engine, endpoint.address) in self._context.own_addresses for endpoint in endpoints):
+            raise SourceUnusable("this process's own endpoint")
+        return endpoints
 
     async def _read(self, found: SourceManifest, source: SourceInfo, endpoint: Descriptor, deadline: float) -> None:
         context, target = self._context, self._target
@@ -293,12 +283,21 @@ class Pull:
 
         told = relay(lambda done, total: self._tell(PullProgress("checking", done, total)))
 
-        def plan(stop: threading.Event) -> Importer:
+        def plan(stop: threading.Event) -> tuple[Importer, Reader]:
             importer = context.importers[endpoint.engine]()
-            target.plan(found.manifest, importer.allocate, partial(told, stop))
-            return importer
+            reader = importer.open(endpoint)
+            try:
+                mapped = None
+                if target.maps and isinstance(reader, MappingReader):
+                    views = reader.map(deadline=max(0.001, deadline - loop.time()))
+                    mapped = None if views is None else mapped_regions(views)
+                target.plan(found.manifest, importer.allocate, partial(told, stop), mapped)
+            except BaseException:
+                reader.close()
+                raise
+            return importer, reader
 
-        importer = await in_thread(context.executor, plan)
+        importer, reader = await in_thread(context.executor, plan)
         total = sum(slot.size for slot in target.slots)
         base = self._verified()
         reused = sum(slot.size for slot in target.slots if slot.verified and slot.origin is None)
@@ -307,11 +306,13 @@ class Pull:
             self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
 
         report(0)
-        if not all(slot.verified for slot in target.slots):
+        if all(slot.verified for slot in target.slots):
+            await in_thread(context.executor, lambda stop: reader.close())
+        else:
             with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
                 await transfer(
                     importer,
-                    endpoint,
+                    reader,
                     target.batches,
                     origin=Served(source, endpoint.address),
                     left=lambda: deadline - loop.time(),

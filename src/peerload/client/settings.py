@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -41,8 +42,9 @@ class ClientSettings:
     """Before failed sources are tried again; doubles each round, up to five seconds."""
     claim_lease: float = 20.0
     """How long after its last sign of life one who downloads for all the others is waited for."""
-    engines: tuple[str, ...] = ("tcp",)
-    """Engines to serve with and to read with, in order of preference."""
+    engines: tuple[str, ...] = ("memfd", "tcp") if sys.platform == "linux" else ("tcp",)
+    """Engines to serve with and to read with, in order of preference. A source offers all of them that can serve where its
+    weights are; a target takes the first that both sides have, and the next where it turns out that it cannot read by that."""
     token_path: str = "/var/run/secrets/tokens/modelexpress"
     """A file with the bearer token that is sent with every call; where it does not exist, none is sent."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +32,7 @@ from peerload.wire.identity import source_id
 
 __all__ = ["AsyncSource", "Offer", "OnSourceEvent", "SourceEvent", "SourceState", "WorkerFacts"]
 
+_log: Final = logging.getLogger("peerload.client")
 _LOOK_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""
@@ -232,11 +234,20 @@ class AsyncSource:
     async def _serve(self, offer: Offer) -> None:
         loop = asyncio.get_running_loop()
         regions = [Region(view) for view in offer.regions]
+        refused: InvalidArgument | None = None
         for name, exporter in self._exporters.items():
             if name in self._registering:
                 self._check_room(name, sum(region.nbytes for region in regions))
-            publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
-            self._publications.append((exporter, publication))
+            try:
+                publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
+            except InvalidArgument as error:
+                # Memory that it cannot serve: others may.
+                _log.debug("%s does not serve %s: %s", name, self.key.encode(), error)
+                refused = refused or error
+            else:
+                self._publications.append((exporter, publication))
+        if refused is not None and not self._publications:
+            raise refused
         if isinstance(self.identity, StockIdentity):
             self._stock = await self._serve_stock(offer)
 

@@ -19,7 +19,7 @@ from peerload.client.layout import Offered, tensors_of, tied
 from peerload.client.manifest import Manifest, SourceManifest
 from peerload.client.memory import MemoryTarget
 from peerload.client.source import Offer
-from peerload.client.targets import Allocate, SourceUnusable, check_memory, one_digest
+from peerload.client.targets import Allocate, Mapped, SourceUnusable, check_memory, one_digest
 from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.errors import InvalidArgument
@@ -60,7 +60,12 @@ class StreamTarget(ABC):
         self._steps: deque[_Step] = deque()
         self._ready: deque[Tensor] = deque()
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
+    @property
+    def maps(self) -> bool:
+        """Whether the source's own memory will do."""
+        return True
+
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest, self._files)
         if not tensors and manifest.checkpoint is not None:
             asked = "that was asked for" if self._files else "in the safetensors format"
@@ -69,7 +74,7 @@ class StreamTarget(ABC):
         with self._changed:
             self._check_given({tensor.name: tensor for tensor in tensors})
             groups = ([each for each in group if each.name not in self._given] for group in tied(tensors))
-            self._lay(manifest, [group for group in groups if group], allocate, progress)
+            self._lay(manifest, [group for group in groups if group], allocate, progress, mapped)
 
     @abstractmethod
     def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
@@ -89,7 +94,12 @@ class StreamTarget(ABC):
 
     @abstractmethod
     def _lay(
-        self, manifest: Manifest, groups: Sequence[Sequence[Offered]], allocate: Allocate, progress: Progress
+        self,
+        manifest: Manifest,
+        groups: Sequence[Sequence[Offered]],
+        allocate: Allocate,
+        progress: Progress,
+        mapped: Mapped | None,
     ) -> None:
         """Set `slots` and the steps to what is still to be given, in order; with the lock held."""
 
@@ -116,6 +126,7 @@ class WindowStream(StreamTarget):
         super().__init__(framework, files)
         self._window = window
         self._allocate: Allocate = lambda size: memoryview(bytearray(size))
+        self._mapped: Mapped | None = None
         self._past: list[Slot] = []
         self._ahead = 0
         """Bytes of memory that was allocated and not yet given."""
@@ -147,6 +158,11 @@ class WindowStream(StreamTarget):
         return self._ahead + slot.size <= self._window or slot is self._steps[0].slot
 
     def _provide(self, batch: Sequence[Slot]) -> None:
+        if self._mapped is not None:
+            for slot in batch:
+                if slot.size:
+                    slot.destination, slot.mapped = self._mapped(slot.range), True
+            return
         small = [slot for slot in batch if 0 < slot.size < _SMALL]
         for slot in batch:
             if slot.size >= _SMALL:
@@ -163,9 +179,14 @@ class WindowStream(StreamTarget):
                 at += _aligned(slot.size)
 
     def _lay(
-        self, manifest: Manifest, groups: Sequence[Sequence[Offered]], allocate: Allocate, progress: Progress
+        self,
+        manifest: Manifest,
+        groups: Sequence[Sequence[Offered]],
+        allocate: Allocate,
+        progress: Progress,
+        mapped: Mapped | None,
     ) -> None:
-        self._allocate = allocate
+        self._allocate, self._mapped = allocate, mapped
         before = {step.tensors[0].name: step for step in self._steps if step.slot.verified}
         steps: deque[_Step] = deque()
         self._ahead = 0
@@ -205,9 +226,14 @@ class KeptStream(StreamTarget):
         return self._whole.offer(found)
 
     def _lay(
-        self, manifest: Manifest, groups: Sequence[Sequence[Offered]], allocate: Allocate, progress: Progress
+        self,
+        manifest: Manifest,
+        groups: Sequence[Sequence[Offered]],
+        allocate: Allocate,
+        progress: Progress,
+        mapped: Mapped | None,
     ) -> None:
-        self._whole.plan(manifest, allocate, progress)
+        self._whole.plan(manifest, allocate, progress, mapped)
         self.slots = self._whole.slots
         at = {slot.range: slot for slot in self.slots}
         self._steps = deque(_Step(tuple(group), at[group[0].range]) for group in groups)

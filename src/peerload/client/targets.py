@@ -7,6 +7,7 @@ kept from before is only what agrees with it in name, dtype, shape, size and dig
 
 from __future__ import annotations
 
+import mmap
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ __all__ = [
     "AtOnce",
     "CheckpointMemory",
     "FolderTarget",
+    "Mapped",
     "RuntimeMemory",
     "SourceUnusable",
     "Target",
@@ -40,6 +42,9 @@ __all__ = [
 
 Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
+
+Mapped: TypeAlias = Callable[[Range], memoryview]
+"""Gives the source's own memory, where it can be mapped. Raises `SourceUnusable` for a range that is not there."""
 
 _ALIGNMENT: Final = 64
 """Tensors begin at multiples of this: what vector instructions and accelerators' copies like."""
@@ -55,8 +60,14 @@ class Target(Protocol):
     slots: list[Slot]
     """Of the last plan, all of them."""
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
-        """Set `slots` for reading from that source. Blocks; `progress` is told of checking what is in place already.
+    @property
+    def maps(self) -> bool:
+        """Whether it can do with the source's own memory."""
+        ...
+
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
+        """Set `slots` for reading from that source, or for finding everything in place where it is `mapped`. Blocks;
+        `progress` is told of checking what is in place already.
 
         Raises `SourceUnusable`; whatever else it raises would be raised for every source, and ends the pull.
         """
@@ -72,6 +83,11 @@ class AtOnce:
 
     slots: list[Slot]
 
+    @property
+    def maps(self) -> bool:
+        """Whether it can do with the source's own memory."""
+        return True
+
     def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
         """All that is missing."""
         missing = [slot for slot in self.slots if not slot.verified]
@@ -86,13 +102,13 @@ class RuntimeMemory(AtOnce):
         self._need_digests = need_digests
         self._tensors: dict[str, Offered] = {}
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest)
         if self._need_digests:
             check_digests(tensors)
         before = {name: slot for slot in self.slots for name in slot.names}
         fresh: list[Slot] = []
-        slots = [self._slot(same, before, fresh) for same in tied(tensors)]
+        slots = [self._slot(same, before, fresh, mapped) for same in tied(tensors)]
         self._allocate(fresh, allocate)
         self.slots = slots
         self._tensors = {tensor.name: tensor for tensor in tensors}
@@ -109,7 +125,9 @@ class RuntimeMemory(AtOnce):
         """The items and regions to publish on: each slot a region."""
         return offered(self._tensors.values(), self.slots)
 
-    def _slot(self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot]) -> Slot:
+    def _slot(
+        self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None
+    ) -> Slot:
         slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), memoryview(bytearray()))
         for each in same:
             old = before.get(each.name)
@@ -117,6 +135,9 @@ class RuntimeMemory(AtOnce):
                 slot.destination, slot.origin, slot.verified = old.destination, old.origin, True
                 return slot
         if not slot.size:
+            return slot
+        if mapped is not None:
+            slot.destination, slot.mapped = mapped(slot.range), True
             return slot
         old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
@@ -146,17 +167,21 @@ class _CheckpointSlots(AtOnce, ABC):
         self.checkpoint: Checkpoint | None = None
         self._parts: dict[tuple[int, int], Slot] = {}
 
-    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress) -> None:
+    def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         checkpoint = manifest.checkpoint
         if checkpoint is None:
             raise SourceUnusable("is not in checkpoint form")
         where = places(manifest)
         if self.checkpoint is None:
-            self._parts = self._make(checkpoint, allocate, progress)
+            self._parts = self._make(checkpoint, allocate, progress, _mapped_files(checkpoint, where, mapped))
             self.slots = list(self._parts.values())
             self.checkpoint = checkpoint
         elif checkpoint != self.checkpoint:
             raise SourceUnusable("has another content than the source that the pull began with")
+        else:
+            # What is still missing is read into the place that it has: of what was mapped, that makes pages of our own.
+            for slot in self.slots:
+                slot.mapped = False
         for key, slot in self._parts.items():
             slot.range = where[key]
 
@@ -166,8 +191,11 @@ class _CheckpointSlots(AtOnce, ABC):
         return self.checkpoint
 
     @abstractmethod
-    def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        """A slot for each part, by file and number."""
+    def _make(
+        self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
+    ) -> dict[tuple[int, int], Slot]:
+        """A slot for each part, by file and number. `mapped` are the files, by number, that the source has in memory of its own
+        that can be used."""
 
 
 class CheckpointMemory(_CheckpointSlots):
@@ -177,14 +205,26 @@ class CheckpointMemory(_CheckpointSlots):
         super().__init__()
         self._files: list[memoryview] = []
 
-    def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
-        check_memory(checkpoint.total_size)
+    def _make(
+        self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
+    ) -> dict[tuple[int, int], Slot]:
+        total = sum(_paged(file.size) for index, file in enumerate(checkpoint.files) if index not in mapped)
+        check_memory(total)
+        arena, at = allocate(total) if total else memoryview(bytearray()), 0
         self._files = []
-        for file in checkpoint.files:
-            view = allocate(file.size) if file.size else memoryview(bytearray())
-            view[: len(file.header)] = file.header
+        for index, file in enumerate(checkpoint.files):
+            view = mapped.get(index)
+            if view is None:
+                view = arena[at : at + file.size]
+                at += _paged(file.size)
+            # Only where it has to be written: what is written to is shared with nobody any more.
+            if view[: len(file.header)] != file.header:
+                view[: len(file.header)] = file.header
             self._files.append(view)
-        return _part_slots(checkpoint, lambda file, start, end: self._files[file][start:end])
+        slots = _part_slots(checkpoint, lambda file, start, end: self._files[file][start:end])
+        for (file_index, _), slot in slots.items():
+            slot.mapped = file_index in mapped
+        return slots
 
     def files(self) -> dict[str, memoryview]:
         """Every file's bytes, by path."""
@@ -211,7 +251,14 @@ class FolderTarget(_CheckpointSlots):
         self.allow_code = allow_code
         self.staging: Staging | None = None
 
-    def _make(self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress) -> dict[tuple[int, int], Slot]:
+    @property
+    def maps(self) -> bool:
+        """No: a folder's files are its own."""
+        return False
+
+    def _make(
+        self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
+    ) -> dict[tuple[int, int], Slot]:
         chosen = self.patterns.choose([file.path for file in checkpoint.files])
         staging = self.staging = self._open(checkpoint, chosen.__contains__, progress)
         right = staging.reusable(progress)
@@ -260,6 +307,26 @@ def _part_slots(
         if wanted is None or index in wanted
         for number, part in enumerate(file.parts)
     }
+
+
+def _mapped_files(
+    checkpoint: Checkpoint, where: Mapping[tuple[int, int], Range], mapped: Mapped | None
+) -> dict[int, memoryview]:
+    """The files that the source has in one piece each, by number."""
+    if mapped is None:
+        return {}
+    regions: dict[int, set[int]] = {}
+    for (file, _), place in where.items():
+        regions.setdefault(file, set()).add(place.region)
+    return {
+        file: mapped(Range(region, 0, checkpoint.files[file].size))
+        for file, (region, *others) in regions.items()
+        if not others
+    }
+
+
+def _paged(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _aligned(size: int) -> int:

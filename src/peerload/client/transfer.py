@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from peerload.client.digests import digest
+from peerload.client.digests import digest, digest_all
 from peerload.client.sources import SourceInfo
 from peerload.client.threads import in_thread
-from peerload.engines.base import Descriptor, Importer, Job, JobState, Range, Reader
+from peerload.engines.base import Importer, Job, JobState, Range, Reader
 from peerload.errors import Fault, TransferFailed, VerificationFailed
 
 __all__ = ["FOREVER_S", "Batches", "Served", "Slot", "SourceBusy", "transfer"]
@@ -21,6 +21,8 @@ FOREVER_S: Final = 7 * 24 * 3600.0
 """The deadline of a read whose caller set none. An engine fails a read that makes no progress long before."""
 
 _TICK_S: Final = 0.1
+_PORTION: Final = 256 << 20
+"""Bytes that are verified in place before anybody is told."""
 
 
 class SourceBusy(TransferFailed):
@@ -49,6 +51,8 @@ class Slot:
     verified: bool = False
     origin: Served | None = None
     """Who gave the verified bytes; None for bytes that were in place before."""
+    mapped: bool = False
+    """Whether `destination` is the source's own memory, so that nothing moves."""
     land: Callable[[memoryview], None] | None = None
     """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
 
@@ -70,7 +74,7 @@ room for more, but not once the event is set. On the transfer's thread."""
 
 async def transfer(
     importer: Importer,
-    descriptor: Descriptor,
+    reader: Reader,
     batches: Batches,
     *,
     origin: Served,
@@ -78,7 +82,7 @@ async def transfer(
     executor: Executor,
     report: Callable[[int], None],
 ) -> None:
-    """Fill slots from one publication, and mark those that arrived whole and right as verified.
+    """Fill slots from one publication, and mark those that arrived whole and right as verified; the reader is closed.
 
     `left` says, on any thread, how many seconds remain. Raises `TransferFailed`, or `VerificationFailed` at the first slot
     whose bytes are not the manifest's; slots verified until then stay so. `report` is told, on the event loop, the bytes
@@ -91,46 +95,76 @@ async def transfer(
         def tell(done: int) -> None:
             loop.call_soon_threadsafe(lambda: None if stop.is_set() else report(done))
 
-        _Work(importer, origin, stop, tell).run(descriptor, batches, left)
+        _Work(importer, reader, origin, stop, tell).run(batches, left)
 
     await in_thread(executor, move)
+
+
+def _portions(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
+    """The slots in lists of some `_PORTION` bytes."""
+    some: list[Slot] = []
+    size = 0
+    for slot in slots:
+        some.append(slot)
+        size += slot.size
+        if size >= _PORTION:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 class _Work:
     """The blocking side, on a thread of its own."""
 
     def __init__(
-        self, importer: Importer, origin: Served, stop: threading.Event, tell: Callable[[int], object]
+        self,
+        importer: Importer,
+        reader: Reader,
+        origin: Served,
+        stop: threading.Event,
+        tell: Callable[[int], object],
     ) -> None:
         self._importer = importer
+        self._reader = reader
         self._origin = origin
         self._stop = stop
         self._tell = tell
         self._done = 0
         """Bytes of the batches that are whole."""
 
-    def run(self, descriptor: Descriptor, batches: Batches, left: Callable[[], float]) -> None:
-        reader: Reader | None = None
+    def run(self, batches: Batches, left: Callable[[], float]) -> None:
         try:
+            # One reader for all of them: it keeps its connections from batch to batch.
             for slots in batches(self._stop):
                 if self._stop.is_set():
                     break
-                # One reader for all of them: it keeps its connections from batch to batch.
-                reader = reader or self._importer.open(descriptor)
-                self._read(reader, slots, max(0.001, left()))
+                self._look([slot for slot in slots if slot.mapped])
+                if moving := [slot for slot in slots if not slot.mapped]:
+                    self._read(moving, max(0.001, left()))
         finally:
-            if reader is not None:
-                reader.close()
+            self._reader.close()
         if self._stop.is_set():
-            raise TransferFailed("abandoned")
+            raise TransferFailed("abandoned", fault=Fault.OURS)
 
-    def _read(self, reader: Reader, slots: Sequence[Slot], deadline: float) -> None:
+    def _look(self, slots: Sequence[Slot]) -> None:
+        """Verify what is in place already, some at a time."""
+        for some in _portions(slots):
+            found = digest_all([slot.destination for slot in some])
+            for slot, one in zip(some, found, strict=True):
+                self._verify(slot, slot.destination, one, False)
+            self._done += sum(slot.size for slot in some)
+            self._tell(self._done)
+            if self._stop.is_set():
+                raise TransferFailed("abandoned", fault=Fault.OURS)
+
+    def _read(self, slots: Sequence[Slot], deadline: float) -> None:
         arrivals = [slot.destination for slot in slots]
         bounced = not self._importer.any_memory
         if bounced:
             # This engine writes only into memory of its own; what has arrived right is copied from there.
             arrivals = self._allocate(slots)
-        job = reader.read([slot.range for slot in slots], arrivals, deadline=deadline)
+        job = self._reader.read([slot.range for slot in slots], arrivals, deadline=deadline)
         try:
             self._follow(job, slots, arrivals, bounced)
         finally:

@@ -63,14 +63,15 @@ class Script:
     """One run of the demo, over the model's files in `original`.
 
     `throttle` is the rate, in bytes a second, to which the first two sources are held, so that there is a middle
-    to kill them in.
+    to kill them in. `engine` is the one by which all of them read, "" for whichever they choose.
     """
 
-    def __init__(self, original: Path, stage: Stage, clock: Clock, *, throttle: int) -> None:
+    def __init__(self, original: Path, stage: Stage, clock: Clock, *, throttle: int, engine: str = "") -> None:
         self._original = original
         self._stage = stage
         self._clock = clock
         self._throttle = throttle
+        self._engine = engine
         self.outcome = Outcome()
         self._children: list[Child] = []
         self._names: dict[str, str] = {}
@@ -114,6 +115,7 @@ class Script:
 
             self._stage.scene("The last replica has only peers to pull from")
             await self._finished(await self._pull("replica-3", scratch))
+            await self._judge_engines(client)
 
             self.judge_pulls()
             self._stage.scene("Are they the files, and do they compute the same?")
@@ -203,6 +205,12 @@ class Script:
             elif expected is None and (FIRST in names or not names):
                 self.outcome.problems.append(f"{pull.replica} did not read from peers alone")
 
+    async def _judge_engines(self, client: AsyncClient) -> None:
+        """Whether everybody serves by the engine that was asked for, and so nobody read by another."""
+        for record in await client.find(Selector(model=MODEL_NAME)):
+            if self._engine and record.engines != (self._engine,):
+                self.outcome.problems.append(f"{self._name_of(record.worker_id)} serves by {', '.join(record.engines)}")
+
     def judge_copies(self) -> None:
         self.outcome.problems += [
             f"{check.path} differs in {', '.join(check.differing)}" for check in self.outcome.files if check.differing
@@ -229,6 +237,8 @@ class Script:
 
     async def _start(self, name: str, command: list[str], scratch: Path) -> Child:
         settings = {"MX_HEARTBEAT_INTERVAL_SECS": "1", "PEERLOAD_TOPOLOGY": _PLACES.get(name, "")}
+        if self._engine:
+            settings["PEERLOAD_ENGINES"] = self._engine
         if name != SERVER:
             command = [*command, "--json", "--server", self._listen]
         child = await Child.start(name, command, cwd=scratch, settings=settings, on_event=self._on_event)

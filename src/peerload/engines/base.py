@@ -12,6 +12,10 @@ sides:
   engine whose library cannot promise that an abandoned read writes no more runs its reader in a child process, which can
   write only into shared memory that the engine allocated.) `Job.abandon` returns only when nothing can write into the
   destination any more, however the peer behaves.
+- **Mapping**: the reader of an engine that can give the source's memory itself is a `MappingReader`. What it maps stays what it
+  is: the engine sees to it that nobody, the source included, can change or take back those bytes. So `Exporter.retire` does not
+  wait for mappings, and the source's memory is nevertheless its own again afterwards: what it writes there from then on is its
+  own, and no longer shared. The price is paid by those who write, in memory: what is mapped lives as long as anybody maps it.
 
 Engines are thread-safe and block; the async client calls them from worker threads. All deadlines are ours: a library's
 own timeouts are never relied on. An engine starts daemon threads or children only, closes its sides when the interpreter
@@ -26,7 +30,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from peerload.errors import Fault
 
@@ -39,6 +43,7 @@ __all__ = [
     "Importer",
     "Job",
     "JobState",
+    "MappingReader",
     "Progress",
     "Publication",
     "Range",
@@ -199,11 +204,30 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class MappingReader(Reader, Protocol):
+    """The reader of an engine that can do without moving bytes."""
+
+    def map(self, *, deadline: float) -> Sequence[memoryview] | None:
+        """Every region of the publication, in order, where it is: pages that this process, the source and everybody else who
+        maps them have in common. None where they could change or vanish, and have to be read.
+
+        They may be written to: a page that is becomes this process's own, and nobody else sees it. Until then the bytes are
+        those that were published, whatever becomes of the source, of the publication and of this reader; with the last view
+        the mapping goes. Nothing was verified. `deadline` is in seconds from now. Raises `TransferFailed`.
+        """
+        ...
+
+
 class Exporter(Protocol):
     """The source side of an engine in one process."""
 
     def publish(self, regions: Sequence[Region]) -> Publication:
-        """Make regions readable by peers, until retired. Raises `InvalidArgument` for memory that it cannot serve."""
+        """Make regions readable by peers, until retired.
+
+        Raises `InvalidArgument` for memory that it cannot serve, which another engine may be able to. Memory that is to be
+        mapped by others an engine makes immutable here.
+        """
         ...
 
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
@@ -235,7 +259,11 @@ class Importer(Protocol):
 
     def open(self, descriptor: Descriptor) -> Reader:
         """A reader of that publication. Connects at the first read or here; raises `TransferFailed`, for a damaged
-        descriptor too (it is a peer's), and `InvalidArgument` for one of another engine."""
+        descriptor too (it is a peer's), and `InvalidArgument` for one of another engine.
+
+        Where this process cannot reach the peer by this engine for reasons that say nothing about the peer (it is on another
+        host, a device is missing, the library failed), that is `Fault.OURS` here and of a job: another engine may do.
+        """
         ...
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ given by passing a descriptor. `shared_place` finds the descriptor again, from a
 
 - One arena is one memfd and one mapping, two descriptors in all; small pieces lie in one arena together. It goes with the
   last view of it.
-- Its size is sealed when it is made: nobody who is given the descriptor can truncate it under those who map it. Its bytes can
-  be written through the descriptor until somebody adds F_SEAL_FUTURE_WRITE; this process's own mapping stays writable.
+- Its size is sealed when it is made: nobody who is given the descriptor can truncate it under those who map it.
+- `seal` makes its bytes immutable for everybody and for good. This process may go on writing to its memory all the same: what it
+  writes to becomes its own, page by page, and is no longer what the memfd holds. `map_sealed` is the same at the other end.
 - It counts as memory of this process as anonymous memory does (of the cgroup that touched it first, as shared memory). Where
   the kernel accounts strictly it is reserved at once, since touching it would else end in SIGBUS where a private mapping is
   refused.
@@ -23,13 +24,27 @@ import os
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["SharedPlace", "address_of", "allocate_shared", "map_shared", "shared_place"]
+__all__ = [
+    "SharedPlace",
+    "address_of",
+    "allocate_arena",
+    "allocate_shared",
+    "is_current",
+    "is_sealable",
+    "is_sealed",
+    "is_writable",
+    "map_sealed",
+    "seal",
+    "shared_place",
+    "shared_places",
+]
 
 _SMALL: Final = 256 * 1024
 """Bytes up to which pieces are put together."""
@@ -38,7 +53,14 @@ _TOGETHER: Final = 64 * _SMALL
 _NAME_BYTES: Final = 200
 _MFD_NOEXEC_SEAL: Final = 0x8
 """Linux 6.3 and later complain of memfds made without saying whether they may be executed."""
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_TRIES: Final = 100
+_SEAL_PAUSE_S: Final = 0.01
+"""A program that another thread starts shares this process's writable mappings until it is executed."""
 _MAP_FIXED: Final = 0x10
+_PAGEMAP_ENTRY: Final = 8
+_PRESENT, _SWAPPED, _OF_FILE = 0x80, 0x40, 0x20
+"""In the last byte of an entry of /proc/PID/pagemap (https://docs.kernel.org/admin-guide/mm/pagemap.html)."""
 
 
 class SharedPlace(NamedTuple):
@@ -49,13 +71,17 @@ class SharedPlace(NamedTuple):
     offset: int
 
 
-class _Arena(NamedTuple):
+@dataclass(slots=True)
+class _Arena:
     """Where a memfd is mapped whole."""
 
     start: int
     end: int
     fd: int
-    writable: bool
+    together: bool = False
+    """Whether it holds small pieces of several owners."""
+    sealed: bool = False
+    """Whether its bytes are immutable, and the mapping private."""
 
 
 _lock = threading.Lock()
@@ -77,7 +103,7 @@ class _Mapping(mmap.mmap):
             close(self.arena.fd)
 
 
-_together = threading.Lock()
+_together, _sealing = threading.Lock(), threading.Lock()
 _rest = memoryview(bytearray())
 """What is left of the arena in which small pieces are put."""
 
@@ -94,34 +120,121 @@ def allocate_shared(nbytes: int, name: str = "peerload") -> memoryview:
     if not nbytes:
         return memoryview(bytearray())
     if nbytes > _SMALL:
-        return _allocate(nbytes, name)
+        return allocate_arena(nbytes, name)
     room = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     with _together:
         if len(_rest) < room:
-            _rest = _allocate(_TOGETHER, "peerload")
+            _rest = _allocate(_TOGETHER, "peerload", together=True)
         piece, _rest = _rest[:nbytes], _rest[room:]
     return piece
 
 
-def map_shared(fd: int, nbytes: int) -> memoryview:
-    """The first `nbytes` (at least 1) of a memfd, for reading only.
+def allocate_arena(nbytes: int, name: str = "peerload") -> memoryview:
+    """The same in an arena of its own, however small, as `seal` needs it; at least 1 byte."""
+    return _allocate(nbytes, name, together=False)
 
-    The descriptor is taken over, also if this raises: OSError where it cannot be mapped.
+
+def map_sealed(fd: int) -> memoryview:
+    """All of somebody's memfd that nobody can change any more.
+
+    It can be written to: what is written to becomes this process's own, page by page. The descriptor is taken over, also
+    if this raises: OSError where it cannot be mapped, `InvalidArgument` where it is not a memfd so sealed.
     """
-    return _map(fd, nbytes, writable=False)
+    nbytes = os.fstat(fd).st_size
+    if not is_sealed(fd, nbytes):
+        os.close(fd)
+        raise InvalidArgument("fd", "is of memory that could change or shrink under those who map it")
+    return _map(fd, nbytes, flags=mmap.MAP_PRIVATE, sealed=True)
+
+
+def is_sealed(fd: int, nbytes: int) -> bool:
+    """Whether it is a memfd of that size that nobody can change any more."""
+    try:
+        return os.fstat(fd).st_size == nbytes and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False
 
 
 def shared_place(view: memoryview) -> SharedPlace | None:
-    """In which memfd the bytes of a contiguous view lie; None for other memory, and for no bytes."""
+    """In which memfd the bytes of a contiguous view lie; None for other memory, and for no bytes.
+
+    Of memory that was written to after it was sealed, the memfd holds what was there before.
+    """
     if not view.nbytes:
         return None
     start = address_of(view)
-    with _lock:
-        _strike_off()
-        at = bisect_right(_arenas, start, key=lambda arena: arena.start) - 1
-        if at < 0 or start + view.nbytes > _arenas[at].end:
-            return None
-        return SharedPlace(_arenas[at].fd, start - _arenas[at].start)
+    arena = _find(start, view.nbytes)
+    return None if arena is None else SharedPlace(arena.fd, start - arena.start)
+
+
+def shared_places(views: Iterable[memoryview]) -> list[SharedPlace | None]:
+    """`shared_place` of each, in a fraction of the time where they are many."""
+    places: list[SharedPlace | None] = []
+    found = _Buffer()
+    to = ctypes.byref(found)
+    get, release, wrapped = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release, ctypes.py_object
+    fd = begin = end = 0
+    for view in views:
+        if not view.nbytes:
+            places.append(None)
+            continue
+        get(wrapped(view), to, 0)
+        start = found.buf or 0
+        release(to)
+        if not begin <= start < end or start + view.nbytes > end:
+            arena = _find(start, view.nbytes)
+            if arena is None:
+                places.append(None)
+                continue
+            fd, begin, end = arena.fd, arena.start, arena.end
+        places.append(SharedPlace(fd, start - begin))
+    return places
+
+
+def is_writable(view: memoryview) -> bool:
+    """Whether what another process writes to the memfd is seen in this view: it was not sealed."""
+    arena = _find(address_of(view), view.nbytes) if view.nbytes else None
+    return arena is not None and not arena.sealed
+
+
+def is_current(view: memoryview) -> bool:
+    """Whether the memfd in which a view lies has what this process sees: not so of memory written to after it was sealed."""
+    arena = _find(address_of(view), view.nbytes) if view.nbytes else None
+    return arena is not None and not (arena.sealed and _written_to(arena))
+
+
+def is_sealable(view: memoryview) -> bool:
+    """Whether the bytes of a view are in an arena of their own, which `seal` may do something about."""
+    arena = _find(address_of(view), view.nbytes) if view.nbytes else None
+    return arena is not None and not arena.together
+
+
+def seal(views: Sequence[memoryview]) -> list[SharedPlace | None]:
+    """Make the memfds in which these views lie immutable; where each lies (None: no bytes).
+
+    What this process has in memory stays as it is, may be written to, and is no longer shared once it is. Raises `InvalidArgument`
+    naming the first of the `regions` whose bytes are in no memfd that can be sealed: ordinary memory, small pieces put
+    together, memory that was written to since it was sealed, and memory that another process has mapped to write to.
+    """
+    places: list[SharedPlace | None] = []
+    wanted: dict[int, _Arena] = {}
+    with _sealing:
+        for index, view in enumerate(views):
+            if not view.nbytes:
+                places.append(None)
+                continue
+            start = address_of(view)
+            arena = _find(start, view.nbytes)
+            if arena is None or arena.together:
+                raise InvalidArgument(f"regions[{index}].buffer", "is not in shared memory that can be sealed")
+            if arena.start not in wanted:
+                wanted[arena.start] = arena
+                if arena.sealed and _written_to(arena):
+                    raise InvalidArgument(f"regions[{index}].buffer", "was written to since it was first published")
+            places.append(SharedPlace(arena.fd, start - arena.start))
+        for arena in wanted.values():
+            _seal(arena)
+    return places
 
 
 class _Buffer(ctypes.Structure):
@@ -146,7 +259,7 @@ def address_of(view: memoryview) -> int:
     return int(found.buf or 0)
 
 
-def _allocate(nbytes: int, name: str) -> memoryview:
+def _allocate(nbytes: int, name: str, *, together: bool) -> memoryview:
     fd = _memfd(name)
     try:
         os.ftruncate(fd, nbytes)
@@ -156,7 +269,7 @@ def _allocate(nbytes: int, name: str) -> memoryview:
     except OSError:
         os.close(fd)
         raise
-    return _map(fd, nbytes, writable=True)
+    return _map(fd, nbytes, flags=mmap.MAP_SHARED, together=together)
 
 
 def _memfd(name: str) -> int:
@@ -177,45 +290,102 @@ def _accounts_strictly() -> bool:
         return False
 
 
-def _map(fd: int, nbytes: int, *, writable: bool) -> memoryview:
-    prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+def _map(fd: int, nbytes: int, *, flags: int, together: bool = False, sealed: bool = False) -> memoryview:
     try:
-        mapping = _Mapping(fd, nbytes, flags=mmap.MAP_SHARED, prot=prot)
-    except OSError:
+        mapping = _Mapping(fd, nbytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except (OSError, ValueError) as error:
         os.close(fd)
-        raise
+        raise OSError(f"{nbytes} bytes cannot be mapped: {error}") from error
     view = memoryview(mapping)
     start = address_of(view)
-    mapping.arena = _Arena(start, start + nbytes, fd, writable)
+    mapping.arena = _Arena(start, start + nbytes, fd, together, sealed)
     with contextlib.suppress(
         OSError
     ):  # Kernels decide by a setting of their own whether shared memory gets huge pages.
         mapping.madvise(mmap.MADV_HUGEPAGE)
     with _lock:
         _strike_off()
-        insort(_arenas, mapping.arena)
+        insort(_arenas, mapping.arena, key=_start)
     return view
+
+
+def _find(start: int, nbytes: int) -> _Arena | None:
+    with _lock:
+        _strike_off()
+        at = bisect_right(_arenas, start, key=_start) - 1
+        return _arenas[at] if at >= 0 and start + nbytes <= _arenas[at].end else None
+
+
+def _seal(arena: _Arena) -> None:
+    if arena.sealed:
+        return
+    # In place, so that every view stays good: from here on what is written goes to pages of this process's own, and there is
+    # no writable mapping left that would forbid the seal.
+    _remap(arena)
+    arena.sealed = True
+    for left in reversed(range(_SEAL_TRIES)):
+        try:
+            fcntl.fcntl(arena.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        except OSError as error:
+            if left:
+                threading.Event().wait(_SEAL_PAUSE_S)
+                continue
+            # Whoever can write to it may do so whenever he likes: it is no longer what this process has in memory.
+            with _lock:
+                _arenas.remove(arena)
+            text = f"another process has mapped it to write to it ({error.strerror})"
+            raise InvalidArgument("regions", text) from error
+        return
+
+
+def _remap(arena: _Arena) -> None:
+    size, protection = arena.end - arena.start, mmap.PROT_READ | mmap.PROT_WRITE
+    if _libc.mmap(arena.start, size, protection, mmap.MAP_PRIVATE | _MAP_FIXED, arena.fd, 0) != arena.start:
+        raise InvalidArgument("regions", f"cannot be made private: {os.strerror(ctypes.get_errno())}")
+
+
+def _written_to(arena: _Arena) -> bool:
+    """Whether a page of a private mapping is no longer the file's. Where the kernel does not tell, it may be."""
+    first, end = arena.start // mmap.PAGESIZE, -(-arena.end // mmap.PAGESIZE)
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            file.seek(first * _PAGEMAP_ENTRY)
+            while first < end:
+                entries = file.read(min(end - first, 1 << 18) * _PAGEMAP_ENTRY)
+                if not entries:
+                    return True
+                first += len(entries) // _PAGEMAP_ENTRY
+                kinds = set(entries[_PAGEMAP_ENTRY - 1 :: _PAGEMAP_ENTRY])
+                if any(kind & (_PRESENT | _SWAPPED) and not kind & _OF_FILE for kind in kinds):
+                    return True
+    except OSError:
+        return True
+    return False
 
 
 def _strike_off() -> None:
     while _gone:
         start = _gone.popleft()
-        at = bisect_left(_arenas, start, key=lambda arena: arena.start)
+        at = bisect_left(_arenas, start, key=_start)
         if at < len(_arenas) and _arenas[at].start == start:
             del _arenas[at]
 
 
+def _start(arena: _Arena) -> int:
+    return arena.start
+
+
 def _keep_to_itself() -> None:
     """In a forked child: what it writes is neither the parent's memory nor what a descriptor leads to any more."""
-    global _lock, _together, _rest
-    _lock, _together = threading.Lock(), threading.Lock()  # Another thread of the parent's may have held them.
+    global _lock, _together, _sealing, _rest
+    # Another thread of the parent's may have held them.
+    _lock, _together, _sealing = threading.Lock(), threading.Lock(), threading.Lock()
     _rest = memoryview(bytearray())
     _strike_off()
-    writable = [arena for arena in _arenas if arena.writable]
-    _arenas[:] = [arena for arena in _arenas if not arena.writable]
-    for start, end, fd, _ in writable:
-        flags = mmap.MAP_PRIVATE | _MAP_FIXED
-        _libc.mmap(start, end - start, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
+    for arena in _arenas:
+        if not arena.sealed:
+            _remap(arena)
+    _arenas[:] = [arena for arena in _arenas if arena.sealed]
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -23,9 +23,20 @@ from typing import Any
 
 import xxhash
 
-from peerload.engines.allocate import allocate
-from peerload.engines.base import Descriptor, Exporter, Importer, Job, JobState, Publication, Range, Reader, Region
-from peerload.errors import PeerloadError, TransferFailed
+from peerload.engines.base import (
+    Descriptor,
+    Exporter,
+    Importer,
+    Job,
+    JobState,
+    MappingReader,
+    Publication,
+    Range,
+    Reader,
+    Region,
+)
+from peerload.engines.shared import allocate_arena
+from peerload.errors import InvalidArgument, PeerloadError, TransferFailed
 from peerload.plugins import open_engine
 
 __all__ = ["Worker", "content", "describe", "main", "undescribe"]
@@ -57,20 +68,22 @@ class Worker:
         self._importer: Importer | None = None
         self._published: list[tuple[Publication, bytearray | mmap.mmap | memoryview]] = []
         self._reader: Reader | None = None
+        self._open_to: list[str] = []
         self._jobs: list[tuple[Job, list[memoryview]]] = []
+        self._mapped: Sequence[memoryview] = ()
 
     def publish(
-        self, seed: int, sizes: list[int], path: str | None = None, shared: bool = False, host: str = "127.0.0.1"
+        self, seed: int, sizes: list[int], path: str | None = None, host: str = "127.0.0.1", shared: bool = False
     ) -> dict[str, Any]:
-        """Publish `content(seed, sizes)`, from memory of its own or `shared` (as engines allocate it); or, given a path, from a
-        read-only mapping of that file."""
+        """Publish `content(seed, sizes)`, from memory (`shared` or not) or, given a path, from a read-only mapping of that
+        file."""
         if self._exporter is None:
             self._exporter = self._engine.exporter(host)
         whole = b"".join(content(seed, sizes))
         memory: bytearray | mmap.mmap | memoryview = bytearray(whole)
         if shared:
-            memory = allocate(len(whole))
-            memory[:] = whole
+            memory = allocate_arena(len(whole) or 1, f"peerload test {len(self._published)}")
+            memory[:] = whole or b"\0"
         if path is not None:
             Path(path).write_bytes(whole)
             with Path(path).open("rb") as file:
@@ -98,11 +111,14 @@ class Worker:
 
     def free(self, publication: int) -> None:
         """Unmap or resize the memory of a retired publication: fails if anything still holds on to it."""
-        memory = self._published[publication][1]
-        if isinstance(memory, mmap.mmap):
+        published, memory = self._published[publication]
+        if isinstance(memory, memoryview):
+            del memory
+            self._published[publication] = published, bytearray()
+            if f"peerload test {publication} " in Path("/proc/self/maps").read_text():
+                raise BufferError("the memory is still mapped")
+        elif isinstance(memory, mmap.mmap):
             memory.close()
-        elif isinstance(memory, memoryview):
-            memory.release()
         else:
             memory.clear()
 
@@ -123,12 +139,25 @@ class Worker:
         """Start to read (region, offset, length) each, into memory of the engine's; the number of the job."""
         if self._importer is None:
             self._importer = self._engine.importer()
-        if self._reader is None:
+        if self._reader is None or descriptor != self._open_to:
+            if self._reader is not None:
+                self._reader.close()
             self._reader = self._importer.open(undescribe(descriptor))
+            self._open_to = descriptor
         memory = [self._importer.allocate(length) for _, _, length in ranges]
         job = self._reader.read([Range(*each) for each in ranges], memory, deadline=deadline)
         self._jobs.append((job, memory))
         return len(self._jobs) - 1
+
+    def map(self, descriptor: list[str], deadline: float) -> list[str]:
+        """Map all regions, and keep them; the digests of what is there."""
+        if self._importer is None:
+            self._importer = self._engine.importer()
+        reader = self._importer.open(undescribe(descriptor))
+        if not isinstance(reader, MappingReader):
+            raise InvalidArgument("engine", "does not map")
+        self._mapped = reader.map(deadline=deadline) or ()
+        return [xxhash.xxh3_128_hexdigest(view) for view in self._mapped]
 
     def begun(self, job: int) -> int:
         """Wait until some of it has arrived; how many bytes."""
@@ -144,6 +173,35 @@ class Worker:
         told = [[index, digest.hex() if digest else None] for index, digest in running.completed()]
         found = [xxhash.xxh3_128_hexdigest(view) for view in memory]
         return {"state": progress.state.value, "reason": progress.reason, "told": told, "found": found}
+
+    def try_read(self, descriptor: list[str], ranges: list[list[int]], deadline: float) -> dict[str, Any]:
+        """`read`, from a source that may be gone: the `job`, or why it was `refused`."""
+        try:
+            return {"job": self.read(descriptor, ranges, deadline)}
+        except TransferFailed as error:
+            return {"refused": str(error)}
+
+    def try_map(self, descriptor: list[str], deadline: float) -> dict[str, Any]:
+        """`map`, from a source that may be gone: as `ended` tells of a job."""
+        try:
+            return {"state": "done", "reason": "", "found": self.map(descriptor, deadline)}
+        except TransferFailed as error:
+            return {"state": "failed", "reason": str(error), "found": []}
+
+    def abandon(self, job: int) -> None:
+        """Abandon it, and put a mark all over its destinations."""
+        running, memory = self._jobs[job]
+        running.abandon()
+        for view in memory:
+            view[:] = b"\xa5" * len(view)
+
+    def untouched(self, job: int) -> bool:
+        """Whether the marks are all there still."""
+        return all(view == b"\xa5" * len(view) for view in self._jobs[job][1])
+
+    def forget(self, job: int) -> None:
+        """Let go of its destinations."""
+        self._jobs[job] = self._jobs[job][0], []
 
     def close(self) -> None:
         """Close both sides, twice."""

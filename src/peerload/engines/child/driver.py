@@ -36,6 +36,12 @@ class Span(NamedTuple):
 class SourceSide(Protocol):
     """Serves memory until its process is killed."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether the library takes only memory that it could write to. (A mapping that can be written to keeps others from
+        sealing the memory.)"""
+        ...
+
     def offer(self, places: Sequence[Span]) -> bytes:
         """Make memory readable. What a target needs to reach it: opaque to all but `TargetSide.connect`."""
         ...

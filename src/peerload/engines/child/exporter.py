@@ -19,11 +19,19 @@ from peerload.engines.child.settings import ChildSettings
 from peerload.engines.tcp.exporter import bind_for, listen
 from peerload.engines.tcp.listener import Listener, Served
 from peerload.engines.tcp.protocol import Endpoint, Refusal, check_host
-from peerload.engines.tcp.shelf import Held, Shelf, Shelved
+from peerload.engines.tcp.shelf import Shelf, Shelved
 from peerload.engines.throttle import Throttle
 from peerload.errors import InvalidArgument, TransferFailed, Unavailable
 
 __all__ = ["ChildExporter"]
+
+
+class _Offered(Shelved):
+    """A publication whose memory somebody else has."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__([])
+        self.sizes = tuple(sizes)
 
 
 class ChildExporter:
@@ -44,7 +52,7 @@ class ChildExporter:
         self._settings = settings
         self._clock = clock
         self._pid = os.getpid()
-        self._shelf: Shelf[Held] = Shelf()
+        self._shelf = Shelf()
         self._services: dict[bytes, Service] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -56,8 +64,9 @@ class ChildExporter:
 
     def publish(self, regions: Sequence[Region]) -> Publication:
         self._check()
-        places, service = self.prepare(regions)
-        if any(place.nbytes for place in places):
+        service = self.prepare(regions)
+        shelved = _Offered([region.nbytes for region in regions])
+        if any(shelved.sizes):
             try:
                 service.start()
             except TransferFailed as error:
@@ -67,7 +76,7 @@ class ChildExporter:
             if self._closed:
                 service.stop()
                 self._check()
-            shelved = self._shelf.add(places)
+            self._shelf.add(shelved)
             self._services[shelved.id] = service
         endpoint = Endpoint(self._host, self.port, shelved.id, shelved.secret, shelved.sizes, self._engine)
         return Publication(endpoint.encode(), shelved.sizes)
@@ -94,8 +103,8 @@ class ChildExporter:
         service = self._services.get(Endpoint.decode(publication.descriptor, self._engine).publication)
         return None if service is None else service.pid
 
-    def prepare(self, regions: Sequence[Region]) -> tuple[Sequence[Held], Service]:
-        """What is to be served, and who will serve it. Raises `InvalidArgument` for memory that cannot be served."""
+    def prepare(self, regions: Sequence[Region]) -> Service:
+        """Who will serve them. Raises `InvalidArgument` for memory that cannot be served."""
         views = host_views(regions)
         try:
             laid = lay(views, f"peerload-{self._engine}")
@@ -105,9 +114,9 @@ class ChildExporter:
             for view in views:
                 view.release()
         what = f"the process that serves with {self._engine}"
-        return laid.places, Service(lambda: spawn(self._recipe, "source", what, self._words), laid, self._settings)
+        return Service(lambda: spawn(self._recipe, "source", what, self._words), laid, self._settings)
 
-    def _retire(self, shelved: Shelved[Held], grace: float) -> None:
+    def _retire(self, shelved: Shelved, grace: float) -> None:
         service = self._services.get(shelved.id)
         if os.getpid() != self._pid:
             shelved.forget()

@@ -19,7 +19,8 @@ from peerload.engines.child.plan import Plan
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
-from peerload.engines.tcp.greet import greet
+from peerload.engines.tcp import protocol
+from peerload.engines.tcp.greet import dial, greet
 from peerload.engines.tcp.protocol import Endpoint
 from peerload.errors import InvalidArgument
 
@@ -95,17 +96,23 @@ class ChildReader:
             jobs = list(self._jobs)
         for job in jobs:
             job.abandon()
+        self._nursery.rest(self._endpoint.publication)
 
     def _take(self) -> Reading:
         return self._nursery.take(self._recipe, self._endpoint.publication)
 
     def _give(self, reading: Reading) -> None:
         self._nursery.give(self._endpoint.publication, reading)
+        if self._closed:
+            self._nursery.rest(self._endpoint.publication)
 
     def _run(self, job: LaneJob, plan: Plan, take: Callable[[], Reading], give: Callable[[Reading], None]) -> None:
         def connect() -> socket.socket:
             timeout = max(0.05, min(self._settings.connect_timeout, job.seconds_left))
-            return greet(self._endpoint, timeout, self._clock, lambda: job.over)
+            endpoint = self._endpoint
+            sock = dial(endpoint.host, endpoint.port, endpoint.address, timeout)
+            greeting = protocol.greeting(endpoint.publication, endpoint.secret)
+            return greet(sock, greeting, endpoint.address, timeout, self._clock, lambda: job.over)
 
         Lane(job, plan, self._endpoint.address, connect, take, give, self._settings, self._clock).run()
 

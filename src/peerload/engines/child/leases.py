@@ -24,7 +24,7 @@ from peerload.engines.child.service import Service
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Refusal
-from peerload.engines.tcp.shelf import Held, Reading, Shelved
+from peerload.engines.tcp.shelf import Reading, Shelved
 from peerload.engines.tcp.sockets import ConnectionLost
 from peerload.engines.throttle import Throttle
 from peerload.errors import TransferFailed
@@ -32,9 +32,9 @@ from peerload.errors import TransferFailed
 __all__ = ["END", "GRANTED", "LENGTH", "LOOK", "LOOKED", "MAX_LOOKED", "STILL", "WANT", "Leasing", "request"]
 
 END: Final = 2
-LOOK: Final = 3
-WANT: Final = 4
-STILL: Final = 5
+LOOK: Final = 4
+WANT: Final = 5
+STILL: Final = 6
 LOOKED: Final = 32
 GRANTED: Final = 33
 AMOUNT: Final = struct.Struct("<Q")
@@ -59,7 +59,7 @@ class Leasing:
     def __init__(
         self,
         sock: socket.socket,
-        shelved: Shelved[Held],
+        shelved: Shelved,
         service: Service,
         settings: ChildSettings,
         throttle: Throttle | None,

@@ -7,11 +7,11 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerload.engines.child.message import MAX_FDS
 from peerload.engines.child.process import Child
-from peerload.engines.shared import shared_place
+from peerload.engines.shared import is_current, shared_places
 
 __all__ = ["Arena", "Laid", "Place", "Reach", "elsewhere", "lay"]
 
@@ -29,16 +29,15 @@ class Arena:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A region: in which arena, from where, and how long. Implements `Held`: what keeps the memory is the arena."""
+class Place(NamedTuple):
+    """A region: in which arena, and from where."""
 
     arena: int
     offset: int
-    nbytes: int
 
-    def release(self) -> None:
-        """Nothing of its own."""
+
+_NOWHERE: Final = Place(0, 0)
+"""Of no bytes; and until there is a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,8 @@ class Laid:
 
 def elsewhere(views: Sequence[memoryview]) -> int:
     """Bytes of these that are in no memfd, and would be copied."""
-    return sum(view.nbytes for view in views if shared_place(view) is None)
+    places = shared_places(views)
+    return sum(view.nbytes for view, place in zip(views, places, strict=True) if place is None)
 
 
 def lay(views: Sequence[memoryview], name: str) -> Laid:
@@ -87,24 +87,27 @@ def lay(views: Sequence[memoryview], name: str) -> Laid:
     Raises OSError where there is no memory or descriptor to be had.
     """
     laid = Laid()
-    numbers: dict[tuple[int, int], int] = {}
+    numbers: dict[int, int | None] = {}
     foreign: list[int] = []
     try:
-        for index, view in enumerate(views):
-            found = shared_place(view)
-            if found is None:
+        for index, (view, found) in enumerate(zip(views, shared_places(views), strict=True)):
+            number = None
+            if found is not None:
+                # While there are views of it, the number of a descriptor means the same memfd.
+                if found.fd not in numbers:
+                    numbers[found.fd] = len(laid.arenas) if is_current(view) else None
+                    if numbers[found.fd] is not None:
+                        size = os.fstat(found.fd).st_size
+                        laid.arenas.append(Arena(os.dup(found.fd), size, found.offset))
+                number = numbers[found.fd]
+            if found is None or number is None:
                 foreign.append(index)
-                laid.places.append(Place(0, 0, view.nbytes))
+                laid.places.append(_NOWHERE)
                 continue
-            status = os.fstat(found.fd)
-            number = numbers.get((status.st_dev, status.st_ino))
-            if number is None:
-                number = numbers[status.st_dev, status.st_ino] = len(laid.arenas)
-                laid.arenas.append(Arena(os.dup(found.fd), status.st_size, found.offset))
             arena = laid.arenas[number]
             arena.begin = min(arena.begin, found.offset)
             arena.end = max(arena.end, found.offset + view.nbytes)
-            laid.places.append(Place(number, found.offset, view.nbytes))
+            laid.places.append(Place(number, found.offset))
         _copy(views, foreign, laid, name)
     except OSError:
         laid.close()
@@ -125,7 +128,7 @@ def _copy(views: Sequence[memoryview], foreign: Sequence[int], laid: Laid, name:
         at = 0
         for index in foreign:
             view = views[index]
-            laid.places[index] = Place(number, at, view.nbytes)
+            laid.places[index] = Place(number, at)
             for start in range(0, view.nbytes, _PIECE):
                 with view[start : start + _PIECE] as piece:
                     copy[at + start : at + start + piece.nbytes] = piece

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from peerload.engines.child.process import Child, Recipe, spawn
 from peerload.engines.child.settings import ChildSettings
+from peerload.errors import TransferFailed
 
 __all__ = ["Nursery", "Reading"]
 
@@ -61,6 +62,20 @@ class Nursery:
                 timer.start()
                 return
         reading.child.end()
+
+    def rest(self, publication: bytes) -> None:
+        """A reader of this publication was closed: its children let go of the memory that they wrote to."""
+        with self._lock:
+            idle = self._idle.pop(publication, [])
+        for reading, timer in idle:
+            timer.cancel()
+            try:
+                reading.child.ask("hold", keep=[], new=[], patience=self._settings.start_timeout)
+            except TransferFailed:
+                reading.child.end()
+            else:
+                reading.held = frozenset()
+                self.give(publication, reading)
 
     def close(self) -> None:
         """End them all."""

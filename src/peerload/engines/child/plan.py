@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from peerload.engines.base import DeviceMemory, Range
-from peerload.engines.shared import shared_place
+from peerload.engines.shared import is_writable, shared_places
 from peerload.errors import InvalidArgument
 
 __all__ = ["WINDOW", "WINDOW_ROWS", "Arena", "Plan"]
@@ -41,30 +41,33 @@ class Plan:
 
     def __init__(self, ranges: Sequence[Range], views: Sequence[memoryview | DeviceMemory], regions: int) -> None:
         self._ranges = ranges
-        self.on_device = any(isinstance(view, DeviceMemory) for view in views)
         self.regions = regions
         """How many there are at the source."""
         self.arenas: list[Arena] = []
         self._places: list[tuple[int, int]] = []
         numbers: dict[int, int] = {}
-        for index, view in enumerate(views):
+        on_device = [view for view in views if isinstance(view, DeviceMemory)]
+        for memory in on_device:
+            self._places.append((len(self.arenas), 0))
+            name = f"{memory.device}:{memory.address}:{memory.nbytes}"
+            self.arenas.append(Arena(name, -1, memory.nbytes, memory.address, memory.device))
+        here = [view for view in views if not isinstance(view, DeviceMemory)]
+        for index, (view, found) in enumerate(zip(here, shared_places(here), strict=True)):
             if not view.nbytes:
                 self._places.append((0, 0))
                 continue
-            if isinstance(view, DeviceMemory):
-                self._places.append((len(self.arenas), 0))
-                name = f"{view.device}:{view.address}:{view.nbytes}"
-                self.arenas.append(Arena(name, -1, view.nbytes, view.address, view.device))
-                continue
-            found = shared_place(view)
-            if found is None:
-                raise InvalidArgument(f"destinations[{index}]", "is not memory that this engine's `allocate` returned")
-            number = numbers.get(found.fd)
+            number = None if found is None else numbers.get(found.fd)
             if number is None:
+                # Memory that was sealed is this process's own from then on, and of no use to a child.
+                if found is None or not is_writable(view):
+                    text = "is not memory that this engine's `allocate` returned, or it was sealed since"
+                    raise InvalidArgument(f"destinations[{index}]", text)
                 status = os.fstat(found.fd)
                 number = numbers[found.fd] = len(self.arenas)
                 self.arenas.append(Arena(f"{status.st_dev}:{status.st_ino}", found.fd, status.st_size))
+            assert found is not None
             self._places.append((number, found.offset))
+        self.on_device = bool(on_device)
         self.total = sum(each.length for each in ranges)
 
     def windows(self, addresses: Sequence[int], devices: Sequence[int]) -> Windows:

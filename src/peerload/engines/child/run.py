@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from peerload.engines.child import message
@@ -71,12 +71,10 @@ def _raise_limits() -> None:
 class Mapped:
     """A memfd of the owner's, mapped here."""
 
-    def __init__(self, fd: int, nbytes: int) -> None:
+    def __init__(self, fd: int, nbytes: int, *, writable: bool) -> None:
         try:
-            self._mapping = mmap.mmap(fd, nbytes)
-        except PermissionError:
-            # Sealed against writing: it is served from here and written to by nobody.
-            self._mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+            prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+            self._mapping = mmap.mmap(fd, nbytes, prot=prot)
         finally:
             os.close(fd)
         with memoryview(self._mapping) as view:
@@ -120,13 +118,20 @@ class SourceLoop:
             case "rest":
                 self._serving = False
             case "map":
-                self._mapped += [Mapped(*each) for each in zip(order.fds, order.words["sizes"], strict=True)]
+                self._mapped += self._map(order.fds, order.words["sizes"])
                 message.send(self.sock, {})
             case "offer":
                 spans, bases = self.spans(order)
                 message.send(self.sock, {"bases": bases}, self.side.offer(spans))
             case _:
                 message.send(self.sock, {})  # Asked for a sign of life.
+
+    def _map(self, fds: Sequence[int], sizes: Sequence[int]) -> list[Mapped]:
+        try:
+            return [Mapped(fd, size, writable=self.side.writes) for fd, size in zip(fds, sizes, strict=True)]
+        except PermissionError:
+            # Sealed, so nobody writes there; if the library wants it nevertheless, that is its own affair.
+            raise ChildError("memory that was sealed cannot be registered for this network") from None
 
     def spans(self, order: Message) -> tuple[list[Span], list[int]]:
         """What of the mapped memory is published, and where each mapping begins."""
@@ -165,7 +170,7 @@ class TargetLoop:
                     self._mapped.pop(name).close()
         for number, (name, address, nbytes, device) in enumerate(order.words["new"]):
             if order.fds:
-                mapped = self._mapped[name] = Mapped(order.fds[number], nbytes)
+                mapped = self._mapped[name] = Mapped(order.fds[number], nbytes, writable=True)
                 span = mapped.span
             else:
                 span = Span(address, nbytes, device)  # Of this very process.

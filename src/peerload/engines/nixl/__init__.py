@@ -6,56 +6,38 @@ costs): one for each publication, one for each read under way.
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import os
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from peerload.clock import Clock, SystemClock
 from peerload.engines.base import DeviceMemory, Region
 from peerload.engines.checks import host_views
-from peerload.engines.child.exporter import ChildExporter
-from peerload.engines.child.importer import ChildImporter
-from peerload.engines.child.memory import Place
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.service import Service
+from peerload.engines.child.sides import closed_at_exit
 from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
 from peerload.engines.nixl.strangers import ExposingExporter, NixlImporter
-from peerload.engines.tcp.shelf import Held
 from peerload.errors import InvalidArgument
 
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
 
 _DRIVER = "peerload.engines.nixl.driver"
 
-_sides: weakref.WeakSet[ChildExporter | ChildImporter] = weakref.WeakSet()
-
-
-def _close_all(pid: int) -> None:
-    # At exit memory goes away in no particular order; readers end first. A forked child has none of the threads.
-    if os.getpid() == pid:
-        for side in list(_sides):
-            side.close()
-
-
-atexit.register(_close_all, os.getpid())
-
 
 class NixlExporter(ExposingExporter):
     """Implements `AgentExporter`: publications without device memory are served by children, others by a thread of this process."""
 
-    def prepare(self, regions: Sequence[Region]) -> tuple[Sequence[Held], Service]:
+    def prepare(self, regions: Sequence[Region]) -> Service:
         if all(region.device is None for region in regions):
             return super().prepare(regions)
         buffers = [region.buffer for region in regions]
         views = iter(host_views([Region(each) for each in buffers if isinstance(each, memoryview)]))
         served = DeviceServed([each if isinstance(each, DeviceMemory) else next(views) for each in buffers])
         make = device_source(served.spans, self._recipe[1])
-        return [Place(0, 0, each.nbytes) for each in served.spans], Service(make, served, self._settings)
+        return Service(make, served, self._settings)
 
 
 class NixlEngine:
@@ -83,17 +65,13 @@ class NixlEngine:
         return True
 
     def exporter(self, host: str) -> NixlExporter:
-        side = NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(NixlExporter(self.name, host, self._recipe(host), {}, self.settings, self._clock))
 
     def importer(self) -> NixlImporter:
         def inside(host: str) -> Callable[[Sequence[DeviceMemory]], Child]:
             return device_reader(self.settings.environment(host))
 
-        side = NixlImporter(self.name, self._recipe, {}, self.settings, self._clock, inside)
-        _sides.add(side)
-        return side
+        return closed_at_exit(NixlImporter(self.name, self._recipe, {}, self.settings, self._clock, inside))
 
     def _recipe(self, host: str) -> Recipe:
         return _DRIVER, self.settings.environment(host)

@@ -6,6 +6,7 @@ import importlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
@@ -13,6 +14,7 @@ from peerload.engines.nixl.library import library
 
 __all__ = ["NixlSource", "NixlTarget"]
 
+_INFINIBAND: Final = Path("/sys/class/infiniband")
 _HOT: Final = 100
 """Looks at a transfer before there are pauses between them."""
 _PAUSE_S: Final = 0.0002
@@ -51,6 +53,11 @@ class _Agent:
 
 class NixlSource(_Agent):
     """Implements `SourceSide`."""
+
+    @property
+    def writes(self) -> bool:
+        # RDMA devices register memory for reading and writing alike.
+        return _INFINIBAND.is_dir() and any(_INFINIBAND.iterdir())
 
     def offer(self, places: Sequence[Span]) -> bytes:
         self._register(places)

@@ -1,31 +1,47 @@
-"""The target side of the TCP engine."""
+"""The target side of the TCP engine, and what it shares with engines that speak over its connections."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeVar
 
 from peerload.clock import Clock
 from peerload.engines.allocate import allocate
 from peerload.engines.base import Descriptor, DeviceMemory, Range
 from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.job import LaneJob
-from peerload.engines.tcp.greet import greet
+from peerload.engines.tcp import protocol
+from peerload.engines.tcp.greet import dial, greet
 from peerload.engines.tcp.lane import Lane, Line, Work
 from peerload.engines.tcp.protocol import Endpoint
-from peerload.engines.tcp.settings import TcpSettings
+from peerload.engines.tcp.settings import LineSettings
 from peerload.errors import InvalidArgument
 
-__all__ = ["TcpImporter", "TcpReader"]
+__all__ = ["LineImporter", "LineReader", "TcpImporter", "TcpReader"]
+
+R = TypeVar("R", bound="LineReader")
 
 
-class TcpReader:
+class LineReader(ABC):
     """Implements `Reader`. Connects when it first reads, and keeps its connections for a while."""
 
-    def __init__(self, endpoint: Endpoint, settings: TcpSettings, clock: Clock) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        address: str,
+        publication: bytes,
+        secret: bytes,
+        sizes: Sequence[int],
+        settings: LineSettings,
+        clock: Clock,
+    ) -> None:
+        self.address = address
+        """The source's, for people."""
+        self._greeting = protocol.greeting(publication, secret)
+        self._sizes = sizes
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
@@ -35,16 +51,11 @@ class TcpReader:
         # A reader that is dropped without being closed takes its connections with it.
         weakref.finalize(self, _close_all, self._kept)
 
-    @property
-    def address(self) -> str:
-        """The source's, for people."""
-        return self._endpoint.address
-
     def read(
         self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
     ) -> LaneJob:
         ranges = tuple(ranges)
-        check_ranges(ranges, self._endpoint.sizes)
+        check_ranges(ranges, self._sizes)
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)
         if job.over:
             return job
@@ -59,9 +70,8 @@ class TcpReader:
         for _ in range(count):
             job.lane_started()
         for _ in range(count):
-            lane = Lane(job, ranges, work, self, self._clock, self._settings.progress_timeout)
             try:
-                threading.Thread(target=lane.run, name="peerload-tcp-read", daemon=True).start()
+                threading.Thread(target=self._lane(job, ranges, work).run, name="peerload-read", daemon=True).start()
             except RuntimeError as error:
                 job.lane_ended(f"this process can start no more threads: {error}")
         return job
@@ -113,9 +123,30 @@ class TcpReader:
             return False
         return False  # Closed by the source, or it said something that nobody asked for.
 
+    def _lane(self, job: LaneJob, ranges: Sequence[Range], work: Work) -> Lane:
+        """A thread's work on a job."""
+        return Lane(job, ranges, work, self, self._clock, self._settings.progress_timeout)
+
+    @abstractmethod
+    def _dial(self, timeout: float) -> socket.socket:
+        """A connected socket. Raises `TransferFailed`."""
+
     def _connect(self, seconds_left: float) -> Line:
         timeout = max(0.05, min(self._settings.connect_timeout, seconds_left))
-        return Line(greet(self._endpoint, timeout, self._clock, lambda: self._closed))
+        return Line(
+            greet(self._dial(timeout), self._greeting, self.address, timeout, self._clock, lambda: self._closed)
+        )
+
+
+class TcpReader(LineReader):
+    """Implements `Reader`."""
+
+    def __init__(self, endpoint: Endpoint, settings: LineSettings, clock: Clock) -> None:
+        super().__init__(endpoint.address, endpoint.publication, endpoint.secret, endpoint.sizes, settings, clock)
+        self._where = endpoint.host, endpoint.port
+
+    def _dial(self, timeout: float) -> socket.socket:
+        return dial(*self._where, self.address, timeout)
 
 
 def _close_all(lines: list[Line]) -> None:
@@ -123,15 +154,15 @@ def _close_all(lines: list[Line]) -> None:
         lines.pop().sock.close()
 
 
-class TcpImporter:
-    """Implements `Importer`."""
+class LineImporter(ABC):
+    """Implements `Importer`, with readers that can read into any memory."""
 
-    def __init__(self, settings: TcpSettings, clock: Clock) -> None:
+    def __init__(self, settings: LineSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
-        self._readers: weakref.WeakSet[TcpReader] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[LineReader] = weakref.WeakSet()
 
     @property
     def any_memory(self) -> bool:
@@ -140,13 +171,9 @@ class TcpImporter:
     def allocate(self, nbytes: int) -> memoryview:
         return allocate(nbytes)
 
-    def open(self, descriptor: Descriptor) -> TcpReader:
-        reader = TcpReader(Endpoint.decode(descriptor), self._settings, self._clock)
-        with self._lock:
-            if self._closed:
-                raise InvalidArgument("importer", "is closed")
-            self._readers.add(reader)
-        return reader
+    @abstractmethod
+    def open(self, descriptor: Descriptor) -> LineReader:
+        """`Importer.open`."""
 
     def close(self) -> None:
         with self._lock:
@@ -154,3 +181,17 @@ class TcpImporter:
             readers = list(self._readers)
         for reader in readers:
             reader.close()
+
+    def _opened(self, reader: R) -> R:
+        with self._lock:
+            if self._closed:
+                raise InvalidArgument("importer", "is closed")
+            self._readers.add(reader)
+        return reader
+
+
+class TcpImporter(LineImporter):
+    """Implements `Importer`."""
+
+    def open(self, descriptor: Descriptor) -> TcpReader:
+        return self._opened(TcpReader(Endpoint.decode(descriptor), self._settings, self._clock))

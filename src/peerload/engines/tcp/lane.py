@@ -36,7 +36,7 @@ class SourceBusy(TransferFailed):
     """The source takes no more connections for now."""
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The job is over."""
 
 
@@ -152,7 +152,7 @@ class Lane:
         try:
             self._transfer(line.sock, destinations)
             whole = True
-        except _Stopped:
+        except Stopped:
             pass
         except ConnectionLost as error:
             stale = line.kept and not self._answered
@@ -261,7 +261,7 @@ class Lane:
 
     def _waiting(self) -> None:
         if self._job.over:
-            raise _Stopped
+            raise Stopped
         self._patient()
 
     def _patient(self) -> None:
@@ -285,4 +285,5 @@ def read_reply(sock: socket.socket, expected: int, address: str, waiting: Callab
     # The text is a peer's: it is shown to people, so it is kept to one printable line.
     words = "".join(c if c.isprintable() else "?" for c in text)
     failure = SourceBusy if refusal == Refusal.BUSY else TransferFailed
-    raise failure(f"{address} refused: {words}", retryable=bool(retryable))
+    fault = Fault.OURS if refusal == Refusal.FORBIDDEN else Fault.OTHER
+    raise failure(f"{address} refused: {words}", retryable=bool(retryable), fault=fault)

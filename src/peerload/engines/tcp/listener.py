@@ -25,10 +25,14 @@ _BREATHER: Final = 0.1
 """Seconds without accepting after the system had no descriptor or memory for one more connection."""
 _ACCEPTS: Final = 64
 """Connections accepted before others get their turn."""
+_WORDS: Final = {
+    Refusal.RETIRED: "these weights are no longer offered",
+    Refusal.FORBIDDEN: "it gives its memory to its own user's processes only, and to those of users that it was told of",
+}
 
 
 class Limits(Protocol):
-    """What a listener asks of its engine's settings; `peerload.engines.tcp.settings.TcpSettings` has the meanings."""
+    """What a listener asks of its engine's settings; `peerload.engines.tcp.settings.LineSettings` has the meanings."""
 
     @property
     def max_connections(self) -> int: ...
@@ -226,8 +230,7 @@ class Listener:
             self._drop(next(iter(self._parked)))
         served = self._welcome(sock, publication, secret)
         if isinstance(served, Refusal):
-            known = served is Refusal.RETIRED
-            self._refuse(sock, served, "these weights are no longer offered" if known else "it offers no such weights")
+            self._refuse(sock, served, _WORDS.get(served, "it offers no such weights"))
             return
         self._pending.pop(sock)
         self._selector.unregister(sock)

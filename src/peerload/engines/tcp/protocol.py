@@ -70,6 +70,8 @@ class Kind(enum.IntEnum):
 
     READ = 1
     END = 2
+    PAGES = 3
+    """Of the engine memfd."""
     ACCEPTED = 16
     DATA = 17
     REFUSED = 18
@@ -84,7 +86,9 @@ class Refusal(enum.IntEnum):
     BUSY = 4
     MALFORMED = 5
     VERSION = 6
-    UNAVAILABLE = 7
+    FORBIDDEN = 7
+    """This process may not read it, whoever else may: another way to the same source is worth trying."""
+    UNAVAILABLE = 8
     """It cannot for the moment, and says why."""
 
 

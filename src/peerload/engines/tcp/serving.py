@@ -9,12 +9,12 @@ from typing import Final
 from peerload.clock import Clock
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Kind, Refusal
-from peerload.engines.tcp.settings import TcpSettings
+from peerload.engines.tcp.settings import LineSettings
 from peerload.engines.tcp.shelf import Reading, Shelved
 from peerload.engines.tcp.sockets import ConnectionLost
 from peerload.engines.throttle import Throttle
 
-__all__ = ["Serving"]
+__all__ = ["Asked", "GiveUp", "Serving"]
 
 PIECE: Final = 8 * 1024 * 1024
 """Bytes handed to the kernel with one call."""
@@ -26,7 +26,7 @@ LINGER: Final = 0.25
 Asked = tuple[int, int, int]
 
 
-class _GiveUp(Exception):
+class GiveUp(Exception):
     """Nothing more is said on this connection."""
 
 
@@ -34,12 +34,7 @@ class Serving:
     """One connection and the publication that it is for."""
 
     def __init__(
-        self,
-        sock: socket.socket,
-        shelved: Shelved[memoryview],
-        settings: TcpSettings,
-        throttle: Throttle | None,
-        clock: Clock,
+        self, sock: socket.socket, shelved: Shelved, settings: LineSettings, throttle: Throttle | None, clock: Clock
     ) -> None:
         self.sock = sock
         self._shelved = shelved
@@ -67,7 +62,7 @@ class Serving:
             while self._next_request():
                 pass
             kept = True
-        except (ConnectionLost, _GiveUp):
+        except (ConnectionLost, GiveUp):
             pass  # Whoever was at the other end finds out by himself; there is nobody to tell here.
         finally:
             if not kept:
@@ -82,16 +77,22 @@ class Serving:
         head = sockets.receive_exactly(self.sock, protocol.REQUEST.size, self._waiting)
         magic, kind, count = protocol.REQUEST.unpack(head)
         if magic != protocol.REQUEST_MAGIC:
-            raise _GiveUp
+            raise GiveUp
         if kind == Kind.END and not count:
             self._shelved.end(self._reading, read_over=True)
             return True
+        if self._special(kind, count):
+            return True
         if kind != Kind.READ or not 1 <= count <= protocol.MAX_RANGES:
             self._refuse(Refusal.MALFORMED, f"a request of kind {kind} with {count} ranges is none of this protocol")
-            raise _GiveUp
+            raise GiveUp
         body = sockets.receive_exactly(self.sock, count * protocol.RANGE.size, self._waiting)
         self._read(list(protocol.RANGE.iter_unpack(body)))
         return True
+
+    def _special(self, kind: int, count: int) -> bool:
+        """Serve a request of a kind that this engine has beside reads, if it is one."""
+        return False
 
     def _request_waits(self) -> bool:
         """Wait for the first byte of a request. While a read is under way that is the reader's turn, and his progress."""
@@ -100,15 +101,15 @@ class Serving:
         while True:
             try:
                 if not self.sock.recv(1, socket.MSG_PEEK):
-                    raise _GiveUp
+                    raise GiveUp
             except BlockingIOError:
                 if self._clock.monotonic() - self._moved <= self._patience:
                     continue
                 if busy:
-                    raise _GiveUp from None
+                    raise GiveUp from None
                 return False
             except OSError:
-                raise _GiveUp from None
+                raise GiveUp from None
             return True
 
     def _read(self, asked: Sequence[Asked]) -> None:
@@ -159,7 +160,7 @@ class Serving:
                     length -= now
                     size += now
                 if throttle and not throttle.wait(size, self._reading.stopped):
-                    raise _GiveUp
+                    raise GiveUp
                 while rest:
                     sent = sockets.send(self.sock, rest, self._waiting)
                     self._moved = self._clock.monotonic()
@@ -183,7 +184,7 @@ class Serving:
 
     def _waiting(self) -> None:
         if self._reading.stopped.is_set() or self._clock.monotonic() - self._moved > self._patience:
-            raise _GiveUp
+            raise GiveUp
 
 
 def _drop(views: list[memoryview], sent: int) -> None:

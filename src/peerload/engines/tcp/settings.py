@@ -1,4 +1,4 @@
-"""The settings of the TCP engine."""
+"""The settings of the TCP engine, and those that it shares with engines that speak over its connections."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ from dataclasses import dataclass
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["TcpSettings"]
+__all__ = ["LineSettings", "TcpSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TcpSettings:
-    """How the TCP engine listens, connects and waits. Times are seconds. Raises `InvalidArgument`."""
+class LineSettings:
+    """How connections are accepted, used and waited for. Times are seconds. Raises `InvalidArgument`."""
 
-    port: int = 0
-    """The source's port; 0 takes any that is free."""
-    bind: str | None = None
-    """The address that the source listens on. None: the host it is reached by if that is a loopback address, else
-    every address of the machine."""
     max_connections: int = 128
     """Readers' connections that a source serves at once; those beyond are told to come back later."""
     max_pending: int = 256
     """Connections at most that have not said yet what they want; beyond that the oldest is dropped."""
     max_bytes_per_second: int | None = None
-    """A cap on what this source sends to all readers together."""
+    """A cap on what this source gives to all readers together."""
     connections: int = 2
     """Connections that a large read uses."""
     large_read: int = 32 * 1024 * 1024
@@ -38,8 +33,6 @@ class TcpSettings:
     """A source drops a connection that has asked for nothing for this long; readers let go of it in half of that."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise InvalidArgument("port", f"{self.port} is not a port")
         for name in ("max_connections", "max_pending", "connections", "large_read"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(name, "must be at least 1")
@@ -48,3 +41,19 @@ class TcpSettings:
         for name in ("connect_timeout", "handshake_timeout", "progress_timeout", "idle_timeout"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(name, "must be more than 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpSettings(LineSettings):
+    """How the TCP engine listens, connects and waits. Raises `InvalidArgument`."""
+
+    port: int = 0
+    """The source's port; 0 takes any that is free."""
+    bind: str | None = None
+    """The address that the source listens on. None: the host it is reached by if that is a loopback address, else
+    every address of the machine."""
+
+    def __post_init__(self) -> None:
+        LineSettings.__post_init__(self)
+        if not 0 <= self.port <= 65535:
+            raise InvalidArgument("port", f"{self.port} is not a port")

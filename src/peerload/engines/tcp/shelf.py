@@ -8,27 +8,15 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
 from peerload.clock import Clock
 from peerload.engines.tcp.protocol import PUBLICATION_BYTES, SECRET_BYTES, Refusal
 
-__all__ = ["Held", "Reading", "Shelf", "Shelved"]
+__all__ = ["Reading", "Shelf", "Shelved"]
 
 _REMEMBERED: Final = 4096
 """Retired publications that are still told apart from those that never were."""
-
-
-class Held(Protocol):
-    """A region, as an engine holds it while it is published: a memoryview, for one."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def release(self) -> None: ...
-
-
-H = TypeVar("H", bound=Held)
 
 
 class _State(enum.Enum):
@@ -52,10 +40,10 @@ class Reading:
         self.inside = False
 
 
-class Shelved(Generic[H]):
+class Shelved:
     """One publication: its memory, and the readings of it."""
 
-    def __init__(self, views: Sequence[H]) -> None:
+    def __init__(self, views: Sequence[memoryview]) -> None:
         self.id = secrets.token_bytes(PUBLICATION_BYTES)
         self.secret = secrets.token_bytes(SECRET_BYTES)
         self.sizes = tuple(view.nbytes for view in views)
@@ -70,7 +58,7 @@ class Shelved(Generic[H]):
         """Connections with a read under way."""
         return len(self._busy)
 
-    def begin(self, reading: Reading) -> list[H] | Refusal:
+    def begin(self, reading: Reading) -> list[memoryview] | Refusal:
         """The memory, for one request of a read, until `end`. Views made from it must be gone by then."""
         with self._changed:
             if self._state is not _State.LIVE and not (self._state is _State.ENDING and reading.begun):
@@ -126,22 +114,20 @@ class Shelved(Generic[H]):
         self._state = _State.GONE
 
 
-class Shelf(Generic[H]):
+class Shelf:
     """Publications by their id. The secret is compared in constant time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._live: dict[bytes, Shelved[H]] = {}
+        self._live: dict[bytes, Shelved] = {}
         self._retired: deque[bytes] = deque(maxlen=_REMEMBERED)
 
-    def add(self, views: Sequence[H]) -> Shelved[H]:
+    def add(self, shelved: Shelved) -> None:
         """Publish."""
-        shelved = Shelved(views)
         with self._lock:
             self._live[shelved.id] = shelved
-        return shelved
 
-    def find(self, publication: bytes, secret: bytes) -> Shelved[H] | Refusal:
+    def find(self, publication: bytes, secret: bytes) -> Shelved | Refusal:
         """The publication, for who holds its secret."""
         with self._lock:
             shelved = self._live.get(publication)
@@ -151,18 +137,18 @@ class Shelf(Generic[H]):
             return shelved
         return Refusal.RETIRED if retired else Refusal.UNKNOWN
 
-    def get(self, publication: bytes) -> Shelved[H] | None:
+    def get(self, publication: bytes) -> Shelved | None:
         """By id alone: for its owner."""
         with self._lock:
             return self._live.get(publication)
 
-    def drop(self, shelved: Shelved[H]) -> None:
+    def drop(self, shelved: Shelved) -> None:
         """It has been retired."""
         with self._lock:
             if self._live.pop(shelved.id, None):
                 self._retired.append(shelved.id)
 
-    def all(self) -> list[Shelved[H]]:
+    def all(self) -> list[Shelved]:
         """Every publication that has not been dropped."""
         with self._lock:
             return list(self._live.values())

@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from peerload.engines.base import Descriptor, Engine, Exporter, Importer, Job, JobState, Progress, Range, Region
+from peerload.engines.shared import allocate_arena
 from peerload.plugins import open_engine
 from peerload.testing.engine_process import until
 
@@ -57,6 +58,10 @@ class SuiteBase:
     copies_memory: ClassVar[bool] = False
     """Whether `publish` copies memory that `allocate` did not give: what is written there later is then not read."""
 
+    sealed: ClassVar[bool] = False
+    """Whether the engine serves no memory but that which it can seal, and files; what is written to sealed memory afterwards is seen
+    by no reader."""
+
     def slow(self, bytes_per_second: int) -> dict[str, Any]:
         """Settings under which a source sends no faster than that."""
         raise NotImplementedError
@@ -88,8 +93,18 @@ class SuiteBase:
         return importer
 
     def regions(self, data: Sequence[bytes | bytearray | memoryview]) -> list[Region]:
-        """Regions of that memory."""
-        return [Region(memoryview(each)) for each in data]
+        """Regions of that memory; for an engine that seals it, of a copy."""
+        if not self.sealed:
+            return [Region(memoryview(each)) for each in data]
+        arena = allocate_arena(sum(len(each) for each in data) or 1)
+        views = []
+        at = 0
+        for each in data:
+            view = arena[at : at + len(each)]
+            view[:] = each
+            views.append(Region(view))
+            at += len(each)
+        return views
 
     def other_descriptors(self, good: Descriptor) -> list[bytes]:
         """Descriptor data of this engine that some peer might have made up. Beyond these the suite tries random bytes."""

@@ -45,9 +45,10 @@ class TwoProcessSuite(SuiteBase):
         shared: bool = False,
         **settings: Any,
     ) -> tuple[EngineProcess, Descriptor]:
-        """A source in another process, and its publication of `content(seed, sizes)`."""
+        """A source in another process, and its publication of `content(seed, sizes)`, in shared memory or not."""
         worker = self.worker(tidy, **settings)
-        order = {"seed": seed, "sizes": sizes, "path": str(path) if path else None, "shared": shared, "host": self.host}
+        order = {"seed": seed, "sizes": sizes, "path": str(path) if path else None, "host": self.host}
+        order["shared"] = self.sealed or shared
         return worker, undescribe(worker.ask("publish", **order)["descriptor"])
 
     @pytest.mark.parametrize("form", ["memory", "mapped", "shared"])
@@ -150,8 +151,8 @@ class TwoProcessSuite(SuiteBase):
         for index, found in job.completed():
             # The engine cannot know; but what it says of the bytes is true, so that the manifest's digest tells.
             assert found in (None, digest(into[index]))
-            copied = self.copies_memory and not shared
-            assert (digest(into[index]) == digest(content(6, BIG)[index])) is copied
+            as_it_was = self.sealed or (self.copies_memory and not shared)
+            assert (digest(into[index]) == digest(content(6, BIG)[index])) is as_it_was
 
     def test_retired_midway_and_overwritten(self, tidy: ExitStack) -> None:
         worker, descriptor = self.source(tidy, 8, BIG, **self.slow(SLOW))
