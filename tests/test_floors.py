@@ -13,6 +13,7 @@ FLOORS = {
     "peerload.errors": 0,
     "peerload.clock": 0,
     "peerload.finding": 0,
+    "peerload.locks": 0,
     "peerload.wire": 1,
     "peerload.store.base": 1,
     "peerload.store.examinable": 1,

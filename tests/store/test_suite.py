@@ -9,7 +9,7 @@ import pytest
 
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import StoreSuite
-from tests.store.places import FaultyPlace, MemoryPlace, RedisPlace, SqlitePlace
+from tests.store.places import FaultyPlace, MemoryPlace, NamespacePlace, RedisPlace, SqlitePlace
 from tests.support.redis import RedisProcess
 
 
@@ -33,6 +33,22 @@ class TestRedis(StoreSuite):
     @pytest.fixture
     def place(self, clock: ManualClock, shared_redis: RedisProcess, redis_url: str) -> RedisPlace:
         return RedisPlace(clock, shared_redis, redis_url)
+
+
+class TestKubernetes(StoreSuite):
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(wall_ms=time.time_ns() // 1_000_000)  # the API server goes by the host's time
+
+    @pytest.fixture
+    def place(self, clock: ManualClock, kube_url: str) -> NamespacePlace:
+        return NamespacePlace(clock, kube_url)
+
+
+class TestKubernetesSharing(TestKubernetes):
+    @pytest.fixture
+    def place(self, clock: ManualClock, kube_url: str) -> NamespacePlace:
+        return NamespacePlace(clock, kube_url, sharing=True)
 
 
 class TestFaultless(StoreSuite):

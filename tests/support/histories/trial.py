@@ -1,4 +1,4 @@
-"""One trial: three servers over one Redis, those who call them, and the trouble."""
+"""One trial: three servers over one store, those who call them, and the trouble."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.histories.backings import BACKINGS
 from tests.support.histories.clients import ANCHOR, Anchor, Client, Recorder, Rival, Watcher, look, publish
 from tests.support.histories.records import History, Look, Write
-from tests.support.histories.times import AGREE, RECOVER, Times
+from tests.support.histories.times import Times
 from tests.support.histories.trouble import Stalls, Trouble
 from tests.support.live import LiveServer, Rpc, eventually
-from tests.support.redis import redis_process
 
-__all__ = ["QUIET", "trial"]
+__all__ = ["trial"]
 
 SERVERS = 3
 CLIENTS = 4
 RIVALS = 2
-TIMEOUT = 4.0
-QUIET = RECOVER + AGREE
-"""At the end of a trial nothing is done to anybody for so long, and then everything must be known everywhere."""
 
 
-def trial(folder: Path, seconds: float, seed: int, progress: Callable[[int, int], None]) -> History:
-    """Run for that long and return what was recorded. `progress` is told how many calls and faults there were so far."""
+def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable[[int, int], None]) -> History:
+    """Run over a store of that kind (of `BACKINGS`) for that long and return what was recorded. `progress` is told how many
+    calls and faults there were so far.
+
+    At the end nothing is done to anybody for `Bounds.quiet`, and then everything must be known everywhere.
+    """
     over = threading.Event()
-    end = time.monotonic() + seconds
-    history = History(SERVERS, TIMEOUT)
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(redis_process(folder, "--appendonly", "yes", "--appendfsync", "always"))
-        environment = {"PEERLOAD_HEARTBEAT_TIMEOUT": str(TIMEOUT)}
-        servers = [stack.enter_context(LiveServer(redis.url, environment=environment)) for _ in range(SERVERS)]
+        backing = stack.enter_context(BACKINGS[kind](folder))
+        end = time.monotonic() + seconds
+        history = History(SERVERS, backing.bounds)
+        environment = {"PEERLOAD_HEARTBEAT_TIMEOUT": str(backing.bounds.timeout)}
+        servers = [stack.enter_context(LiveServer(backing.url, environment=environment)) for _ in range(SERVERS)]
         for server in servers:
             server.start(wait=False)
         rpcs = [stack.enter_context(Rpc(server.address)) for server in servers]
@@ -52,13 +53,13 @@ def trial(folder: Path, seconds: float, seed: int, progress: Callable[[int, int]
             for ready in (False, True)
         ]
         stalls = Stalls(SERVERS, over)
-        trouble = Trouble(servers, redis, seed)
+        trouble = Trouble(servers, backing.victims, seed)
         threads: list[Recorder] = [anchor, *clients, *rivals, *watchers, stalls]
         for thread in threads:
             thread.start()
         try:
             trouble.run(
-                end - QUIET,
+                end - backing.bounds.quiet,
                 lambda: progress(
                     sum(len(each.writes) for each in (anchor, *clients, *rivals))
                     + sum(len(each.looks) for each in clients),
@@ -85,7 +86,7 @@ def trial(folder: Path, seconds: float, seed: int, progress: Callable[[int, int]
 
 def _last_looks(history: History, rpcs: list[Rpc]) -> None:
     """What every server says once it must know of everything."""
-    times = Times(history.faults, history.servers, history.timeout)
+    times = Times(history.faults, history.servers, history.bounds)
     last = max(write.ended for write in history.writes)
     for server, rpc in enumerate(rpcs):
         eventually(lambda n=server: times.knows(n, time.monotonic()) > last)  # type: ignore[misc]
