@@ -23,7 +23,7 @@ import importlib, pathlib, pkgutil, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub"}:
+        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())

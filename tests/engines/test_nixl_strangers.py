@@ -97,6 +97,8 @@ def test_it_is_held_for_as_long_as_was_asked_and_no_longer(engine: NixlEngine) -
 
     service.leave = left  # type: ignore[method-assign]
     try:
+        exporter.exposed(publication, hold=0.0)
+        assert not service._readers
         exporter.exposed(publication, hold=0.2)
         exporter.exposed(publication, hold=0.4)
         assert service._readers == 1, "of many who ask one visit is made"

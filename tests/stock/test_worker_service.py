@@ -55,6 +55,7 @@ class Served:
         self.leases = Leases(self.clock, 1830.0, most=2)
         self.executor = ThreadPoolExecutor(2)
         self.filled: list[int] = []
+        self.held: list[float] = []
         self.memory = memoryview(bytearray(2 * CHUNK_BYTES))
         self.pool = ChunkPool(self.memory, CHUNK_BYTES, self.fill, clock=self.clock, executor=self.executor)
         self.service = WorkerService()
@@ -73,8 +74,9 @@ class Served:
         )
         return f"127.0.0.1:{self.service.port}"
 
-    def now(self, exposed: Exposed) -> Callable[[], Any]:
-        async def get() -> Exposed:
+    def now(self, exposed: Exposed) -> Callable[[float], Any]:
+        async def get(hold: float) -> Exposed:
+            self.held.append(hold)
             return exposed
 
         return get
@@ -188,6 +190,7 @@ async def test_chunks_are_leased(served: tuple[Served, str]) -> None:
     assert bytes(made.memory) == (7).to_bytes(8, "big") + (8).to_bytes(8, "big")
     released, _ = await asyncio.to_thread(stock.release_artifact_chunk, endpoint, "", "", first.lease_id)
     assert released.chunk.chunk_index == 7
+    assert made.held == [300.0, 300.0, 300.0], "it is kept served for as long as a lease lasts"
 
 
 async def test_a_slot_is_not_taken_from_who_leases_it() -> None:

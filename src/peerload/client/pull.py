@@ -6,23 +6,22 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
+from peerload.client.manifests import Manifests, is_stock
 from peerload.client.mapped import mapped_regions
 from peerload.client.reports import Reader as ReadBy
 from peerload.client.reports import Reports
-from peerload.client.search import Search, Wanted, fetch_manifest, get_manifest
+from peerload.client.search import Search, Wanted
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
-from peerload.client.stock.reading import stock_manifest
 from peerload.client.targets import SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
@@ -39,7 +38,7 @@ from peerload.errors import (
     Unavailable,
     VerificationFailed,
 )
-from peerload.metadata.records import Form, SourceKey
+from peerload.metadata.records import SourceKey
 
 __all__ = ["Pull", "PullContext"]
 
@@ -107,7 +106,7 @@ class Pull:
         self._failures: dict[SourceKey, int] = {}
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
-        self._manifests: dict[SourceKey, SourceManifest] = {}
+        self._manifests = Manifests(context.connection, context.agents, context.executor)
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -191,7 +190,7 @@ class Pull:
         away = False
         ordered = order(sources, topology=context.topology, rng=context.rng, failures=self._failures)
         # Those of our own first, wherever they are: they have digests.
-        for source in sorted(ordered, key=lambda source: source.form is Form.UNSPECIFIED):
+        for source in sorted(ordered, key=is_stock):
             if away and source.key not in self._manifests:
                 continue
             try:
@@ -230,7 +229,7 @@ class Pull:
         before = self._verified()
         self._busy.discard(source.key)
         try:
-            async with self._manifest(source) as found:
+            async with self._manifests.open(source) as found:
                 endpoints = self._endpoints(found)
                 for endpoint in endpoints:
                     address = endpoint.address
@@ -255,32 +254,12 @@ class Pull:
             self._failures[source.key] = self._failures.get(source.key, 0) + 1
             if not failure.retryable:
                 # A source that was published anew under the same key has another descriptor.
-                self._manifests.pop(source.key, None)
+                self._manifests.forget(source.key)
             error = str(failure)
-        if error and source.form is Form.UNSPECIFIED:
+        if error and is_stock(source):
             self._disown()
         self._note(Attempt(source, address, error, max(0, self._verified() - before)))
         return not error
-
-    @asynccontextmanager
-    async def _manifest(self, source: SourceInfo) -> AsyncIterator[SourceManifest]:
-        """What a source offers, for one read of it."""
-        context = self._context
-        if source.form is Form.UNSPECIFIED:
-            assert context.agents is not None
-            agents = context.agents
-            async with stock_manifest(
-                source,
-                lambda: get_manifest(context.connection, source.key),
-                lambda: in_thread(context.executor, lambda stop: agents()),
-            ) as found:
-                yield found
-            return
-        known = self._manifests.get(source.key)
-        if known is None:
-            known = await fetch_manifest(context.connection, source.key, context.executor)
-            self._manifests[source.key] = known
-        yield known
 
     def _disown(self) -> None:
         """Count nothing as read for which no digest stands: it came from a stock worker, and could not be confirmed."""

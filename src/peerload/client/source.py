@@ -33,7 +33,6 @@ from peerload.wire.identity import source_id
 __all__ = ["AsyncSource", "Offer", "OnSourceEvent", "SourceEvent", "SourceState", "WorkerFacts"]
 
 _log: Final = logging.getLogger("peerload.client")
-
 _LOOK_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""

@@ -181,20 +181,20 @@ class AsyncArtifact:
             )
         )
 
-    async def _exposed(self) -> Exposed:
+    async def _exposed(self, hold: float) -> Exposed:
         if self._publication is None:
             raise TransferFailed("this artifact is not served any more", retryable=False)
-        return await self._served.bench.exposed(*self._publication)
+        return await self._served.bench.exposed(*self._publication, hold)
 
     async def _changed(self) -> bool:
         try:
-            return self._told != (await self._exposed()).agent
+            return self._told != (await self._exposed(0.0)).agent
         except TransferFailed:
             return False
 
     async def _publish(self) -> None:
         assert self._stand is not None
-        facts, agent = self._served.facts, (await self._exposed()).agent
+        facts, agent = self._served.facts, (await self._exposed(0.0)).agent
         await self._served.connection.publish_metadata(
             p2p_pb2.PublishMetadataRequest(
                 identity=self.identity.to_wire(),

@@ -17,7 +17,7 @@ from peerload.client.stock.leases import Leases
 from peerload.clock import Clock
 from peerload.errors import LimitExceeded, NotFound
 
-__all__ = ["ChunkPool", "LeasedChunk"]
+__all__ = ["LEASE_S", "ChunkPool", "LeasedChunk"]
 
 LEASE_S: Final = 300.0
 """As the stock package: longer than any of its readers tries to read a chunk."""

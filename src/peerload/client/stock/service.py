@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -18,12 +18,12 @@ from google.protobuf.message import Message
 
 from peerload.client.stock.artifact import PAGE, ArtifactManifest, header_of
 from peerload.client.stock.leases import Leases
-from peerload.client.stock.pool import ChunkPool
+from peerload.client.stock.pool import LEASE_S, ChunkPool
 from peerload.engines.agents import Exposed
 from peerload.errors import InvalidArgument, LimitExceeded, NotAllowed, NotFound, PeerloadError, Unavailable
 from peerload.wire import p2p_pb2, splice
 
-__all__ = ["ArtifactSource", "TensorSource", "WorkerService"]
+__all__ = ["ArtifactSource", "Hold", "TensorSource", "WorkerService"]
 
 _log: Final = logging.getLogger("peerload.client")
 _SERVICE: Final = "/model_express.p2p.WorkerService/"
@@ -31,6 +31,10 @@ _MAX_REQUEST_BYTES: Final = 64 * 1024
 _MAX_CALLS: Final = 1024
 _PREPARED_MANIFEST: Final = 2
 """The number of the field `manifest` in PrepareTensorReadResponse."""
+
+
+Hold: TypeAlias = Callable[[float], Awaitable[Exposed]]
+"""How memory is reached now; and it is kept served for so many seconds from now, since somebody may read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class TensorSource:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSource:
-    """An artifact to be read chunk by chunk. `exposed` says how its pool's slots, `slot_bytes` each, are reached now, and
+    """An artifact to be read chunk by chunk. `exposed` says how its pool's slots, `slot_bytes` each, are reached (see `Hold`), and
     `metadata_endpoint` where their agent's listener is."""
 
     source_id: str
@@ -54,7 +58,7 @@ class ArtifactSource:
     manifest: ArtifactManifest
     pool: ChunkPool
     slot_bytes: int
-    exposed: Callable[[], Awaitable[Exposed]] = field(repr=False)
+    exposed: Hold = field(repr=False)
 
 
 class WorkerService:
@@ -129,7 +133,7 @@ class WorkerService:
         message = header_of(source.manifest)
         message.mx_source_id = source.source_id
         message.metadata_endpoint = source.metadata_endpoint
-        message.agent_name = (await source.exposed()).agent
+        message.agent_name = (await source.exposed(0.0)).agent
         message.worker_rank = source.rank
         return message.SerializeToString()
 
@@ -154,7 +158,7 @@ class WorkerService:
         if index >= count:
             raise InvalidArgument("chunk_index", f"{index} is beyond the {count} chunks")
         leased = await source.pool.prepare(index)
-        exposed = await source.exposed()
+        exposed = await source.exposed(LEASE_S)
         return p2p_pb2.PrepareArtifactChunkResponse(
             mx_source_id=source.source_id,
             artifact_id=source.manifest.artifact_id,

@@ -15,7 +15,7 @@ from typing import Final, Self
 from peerload.client.manifest import Item
 from peerload.client.stock.agents import AgentListener
 from peerload.client.stock.leases import Leases
-from peerload.client.stock.service import ArtifactSource, TensorSource, WorkerService
+from peerload.client.stock.service import ArtifactSource, Hold, TensorSource, WorkerService
 from peerload.clock import Clock
 from peerload.engines.agents import AgentExporter, Exposed
 from peerload.engines.base import Publication
@@ -74,11 +74,12 @@ class Bench:
         self._host = host
         self._executor = executor
         self._lock = asyncio.Lock()
-        self._lease_seconds = lease_seconds()
+        self.lease_seconds = lease_seconds()
+        """How long a lease on tensors lasts."""
         self._service: WorkerService | None = None
         self.clock = clock
 
-    async def stand(self, exposed: Callable[[], Awaitable[Exposed]], device: int = 0) -> Stand:
+    async def stand(self, exposed: Hold, device: int = 0) -> Stand:
         """A place for one source, reached as `exposed` says, in the memory of that device. Raises `InvalidArgument` for a host
         that has no IPv4 address, `Unavailable` where nothing can be listened on."""
         loop = asyncio.get_running_loop()
@@ -92,19 +93,17 @@ class Bench:
                 self._service = service
 
         async def metadata() -> bytes:
-            return (await exposed()).metadata
+            return (await exposed(self.lease_seconds)).metadata
 
         listener = AgentListener(metadata)
         await _listen(listener.start, bind, "MX_METADATA_PORT", device)
         shown = f"[{host}]" if ":" in host else host
         return Stand(self._service, f"{shown}:{self._service.port}", listener, ip)
 
-    async def exposed(self, exporter: AgentExporter, publication: Publication) -> Exposed:
-        """How a publication is reached now; it can be read for as long as a lease lasts. Raises `TransferFailed`."""
+    async def exposed(self, exporter: AgentExporter, publication: Publication, hold: float) -> Exposed:
+        """`AgentExporter.exposed`, which may block."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, partial(exporter.exposed, publication, hold=self._lease_seconds)
-        )
+        return await loop.run_in_executor(self._executor, partial(exporter.exposed, publication, hold=hold))
 
     async def close(self) -> None:
         """Stop serving; every stand is closed before. Closing twice is allowed."""
@@ -130,7 +129,8 @@ class StockTensors:
         devices = sorted({item.device for item in items if item.device is not None})
         made = cls(bench, exporter, publication, key, items, on_device=bool(devices))
         made._stand = await bench.stand(made.exposed, devices[0] if devices else 0)
-        made._stand.serve(TensorSource(key.source_id, key.worker_id, made._answer, made.leases))
+        answer = partial(made._answer, bench.lease_seconds)
+        made._stand.serve(TensorSource(key.source_id, key.worker_id, answer, made.leases))
         return made
 
     def __init__(
@@ -151,17 +151,21 @@ class StockTensors:
         self._stand: Stand | None = None
         self._encoded: tuple[Exposed, bytes] | None = None
         self._told = ""
+        self._asked = True
+        """Whether readers ask this process, rather than have all from the server."""
         self.accelerator = "cuda" if on_device else "cpu"
-        self.leases = Leases(bench.clock, lease_seconds())
+        self.leases = Leases(bench.clock, bench.lease_seconds)
 
-    async def exposed(self) -> Exposed:
-        """How its memory is reached now; it stays so for as long as a lease lasts."""
-        return await self._bench.exposed(self._exporter, self._publication)
+    async def exposed(self, hold: float) -> Exposed:
+        """How its memory is reached now; see `Hold`."""
+        return await self._bench.exposed(self._exporter, self._publication, hold)
 
     async def changed(self) -> bool:
         """Whether it is reached another way than `describe` told last, as far as it can be reached."""
+        # Whoever has all from the server comes without a word.
+        hold = 0.0 if self._asked else self._bench.lease_seconds
         try:
-            return self._told != (await self.exposed()).agent
+            return self._told != (await self.exposed(hold)).agent
         except TransferFailed:
             return False
 
@@ -172,11 +176,12 @@ class StockTensors:
         carries all of it itself.
         """
         assert self._stand is not None
-        exposed = await self.exposed()
+        self._asked = len(await self._answer(0.0)) <= _READER_LIMIT
+        exposed = await self.exposed(0.0 if self._asked else self._bench.lease_seconds)
         self._told = exposed.agent
         worker.accelerator = self.accelerator
         worker.agent_name = exposed.agent
-        if len(await self._answer()) <= _READER_LIMIT:
+        if self._asked:
             worker.metadata_endpoint = self._stand.metadata_endpoint
             worker.worker_grpc_endpoint = self._stand.worker_endpoint
             return
@@ -195,9 +200,9 @@ class StockTensors:
         if self._stand is not None:
             await self._stand.close()
 
-    async def _answer(self) -> bytes:
+    async def _answer(self, hold: float) -> bytes:
         """What GetTensorManifest answers, encoded."""
-        exposed = await self.exposed()
+        exposed = await self.exposed(hold)
         if self._encoded is None or self._encoded[0] != exposed:
             assert self._stand is not None
             message = p2p_pb2.GetTensorManifestResponse(

@@ -100,6 +100,9 @@ class Holds:
     def touch(self, service: Service, seconds: float) -> Reach:
         """How to reach it; it makes progress for so long from now at least. Raises `TransferFailed`."""
         reach = service.enter()
+        if seconds <= 0:
+            service.leave()
+            return reach
         with self._lock:
             new = service not in self._until
             self._until[service] = max(self._until.get(service, 0.0), self._clock.monotonic() + seconds)
