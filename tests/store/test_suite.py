@@ -9,6 +9,11 @@ import pytest
 
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import StoreSuite
+from peerload.testing.store_suite.beats import BeatTests
+from peerload.testing.store_suite.feed import FeedTests
+from peerload.testing.store_suite.model import ModelTests
+from peerload.testing.store_suite.sharing import SharingTests
+from peerload.testing.store_suite.trouble import TroubleTests
 from tests.store.places import FaultyPlace, MemoryPlace, NamespacePlace, RedisPlace, SqlitePlace
 from tests.support.redis import RedisProcess
 
@@ -45,7 +50,13 @@ class TestKubernetes(StoreSuite):
         return NamespacePlace(clock, kube_url)
 
 
-class TestKubernetesSharing(TestKubernetes):
+class TestKubernetesSharing(BeatTests, FeedTests, SharingTests, TroubleTests, ModelTests):
+    """With heartbeats that are kept in shared objects alone; only that is tested which knows of heartbeats."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(wall_ms=time.time_ns() // 1_000_000)
+
     @pytest.fixture
     def place(self, clock: ManualClock, kube_url: str) -> NamespacePlace:
         return NamespacePlace(clock, kube_url, sharing=True)
