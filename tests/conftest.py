@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support.kube import ControlPlane, Namespace
-from tests.support.redis import RedisProcess, redis_process
+# Before anything imports it.
+pytest.register_assert_rewrite("peerload.testing.store_suite")
+
+from tests.support.kube import ControlPlane, Namespace  # noqa: E402
+from tests.support.redis import RedisProcess, redis_process  # noqa: E402
 
 # How long an example takes says more about the machine than about the code. The same examples every time, so that a failure
 # is somebody's doing; HYPOTHESIS_PROFILE=long (and "explore") look further, at others each time.
