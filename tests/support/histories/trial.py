@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.support.histories.backings import BACKINGS
@@ -29,7 +29,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
 
     At the end nothing is done to anybody for `Bounds.quiet`, and then everything must be known everywhere.
     """
-    over = threading.Event()
+    over, at_rest = threading.Event(), threading.Event()
     with contextlib.ExitStack() as stack:
         backing = stack.enter_context(BACKINGS[kind](folder))
         end = time.monotonic() + seconds
@@ -44,7 +44,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
         steps = itertools.count(1)
         begun, step = time.monotonic(), next(steps)
         source = publish(rpcs[0], ANCHOR, step)
-        anchor = Anchor(rpcs, over, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
+        anchor = Anchor(rpcs, at_rest, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
         clients = [Client(n, rpcs, over, seed * 100 + n, source, steps) for n in range(CLIENTS)]
         rivals = [Rival(n, rpcs, over, seed * 100 + 10 + n, steps) for n in range(RIVALS)]
         watchers = [
@@ -67,29 +67,48 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
                 ),
             )
             time.sleep(max(0.0, end - time.monotonic()))
+            over.set()
+            _ended(threads[1:])
+            # The anchor goes on: with nobody alive, servers that have just come through an outage wait for heartbeats before
+            # they say that there is nobody.
+            looks = _last_looks(clients, rivals, trouble, stalls, backing.bounds, rpcs)
         finally:
             over.set()
+            at_rest.set()
             for thread in threads:
                 thread.stop()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive(), f"a call of {thread.name} never ended"
-            assert thread.broken is None, f"{thread.name}: {thread.broken}"
+        _ended(threads)
         history.faults = sorted([*trouble.faults, *stalls.faults], key=lambda fault: fault.begun)
         history.writes = [write for each in (anchor, *clients) for write in each.writes]
         history.rivals = [write for each in rivals for write in each.writes]
         history.watches = [watch for each in watchers for watch in each.watches]
-        history.looks = [each for client in clients for each in client.looks]
-        _last_looks(history, rpcs)
+        history.looks = [*(each for client in clients for each in client.looks), *looks]
     return history
 
 
-def _last_looks(history: History, rpcs: list[Rpc]) -> None:
+def _ended(threads: Sequence[Recorder]) -> None:
+    """Wait until they have, as they must."""
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), f"a call of {thread.name} never ended"
+        assert thread.broken is None, f"{thread.name}: {thread.broken}"
+
+
+def _last_looks(
+    clients: Sequence[Client],
+    rivals: Sequence[Rival],
+    trouble: Trouble,
+    stalls: Stalls,
+    bounds: Bounds,
+    rpcs: Sequence[Rpc],
+) -> list[Look]:
     """What every server says once it must know of everything."""
-    times = Times(history.faults, history.servers, history.bounds)
-    last = max(write.ended for write in history.writes)
+    times = Times([*trouble.faults, *stalls.faults], SERVERS, bounds)
+    last = max(write.ended for each in (*clients, *rivals) for write in each.writes)
+    looks: list[Look] = []
     for server, rpc in enumerate(rpcs):
         eventually(lambda n=server: times.knows(n, time.monotonic()) > last)  # type: ignore[misc]
-        for ready in (False, True):
-            answer: Look = look(rpc, server, ready=ready, patience=10.0)
-            history.looks.append(answer)
+        looks += [look(rpc, server, ready=ready, patience=10.0) for ready in (False, True)]
+    return looks
