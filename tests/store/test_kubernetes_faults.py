@@ -57,7 +57,7 @@ async def other(kube_namespace: Namespace) -> AsyncIterator[Store]:
 @pytest.mark.parametrize(
     ("action", "reason"),
     [
-        (Answer(429, "TooManyRequests", retry_after=1), "429"),
+        (Answer(429, "TooManyRequests", retry_after=60), "429"),
         (Answer(503, "ServiceUnavailable"), "503"),
         (Answer(504, "Timeout"), "504"),
         (Answer(500, "InternalError", "etcdserver: request timed out"), "request timed out"),
