@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.support.histories.backings import BACKINGS
+from tests.support.histories.bounds import Bounds
 from tests.support.histories.clients import ANCHOR, Anchor, Client, Recorder, Rival, Watcher, look, publish
 from tests.support.histories.records import History, Look, Write
 from tests.support.histories.times import Times
