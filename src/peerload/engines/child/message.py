@@ -71,7 +71,10 @@ def receive(sock: socket.socket) -> Message | None:
         got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
         # It went with something unread, which the kernel tells before it gives what was sent earlier.
-        got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
+        try:
+            got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
     data, ancillary, flags, _ = got
     for level, kind, found in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
