@@ -53,5 +53,20 @@ def test_messages_stay_apart_and_end(ends: tuple[socket.socket, socket.socket]) 
     assert message.receive(ends[1]) is None
     with pytest.raises(ConnectionError):
         message.send(ends[1], {})
+
+
+def test_what_was_said_before_the_end_is_heard_whatever_was_left_unread(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    message.send(ends[0], {"last": "words"})
+    message.send(ends[1], {"never": "read"})
+    ends[0].close()
+    found = message.receive(ends[1])
+    assert found is not None
+    assert found.words == {"last": "words"}
+    assert message.receive(ends[1]) is None
+
+
+def test_too_many_descriptors_are_refused(ends: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(ValueError, match="too many"):
         message.send(ends[1], {}, b"", [0] * (message.MAX_FDS + 1))

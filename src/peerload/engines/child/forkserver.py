@@ -40,13 +40,15 @@ def main() -> NoReturn:
     # What is there now is not written to by each child's collector, and stays shared.
     gc.collect()
     gc.freeze()
-    message.send(control, {})
+    message.send(control, {"number": 0})
     while (order := message.receive(control)) is not None:
-        if order.words["do"] == "fork":
-            _fork(driver, control, order)
-        else:
-            _, status = os.waitpid(order.words["pid"], 0)
-            message.send(control, {"status": os.waitstatus_to_exitcode(status)})
+        match order.words["do"]:
+            case "fork":
+                _fork(driver, control, order)
+            case "wait":
+                message.send(control, {"number": order.words["number"], "status": _reap(order.words["pid"])})
+            case _:
+                _reap(order.words["pid"])
     os._exit(0)
 
 
@@ -60,8 +62,16 @@ def _fork(driver: Driver, control: socket.socket, order: Message) -> None:
         run(driver, order.words["role"], order.words["settings"], socket.socket(fileno=end))
     os.close(end)
     pidfd = os.pidfd_open(pid)
-    message.send(control, {"pid": pid}, fds=[pidfd])
+    message.send(control, {"number": order.words["number"], "pid": pid}, fds=[pidfd])
     os.close(pidfd)
+
+
+def _reap(pid: int) -> int | None:
+    """How a child that has ended did; None if that was told already."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
 
 
 def _die_with(parent: int) -> None:

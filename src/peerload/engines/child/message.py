@@ -41,8 +41,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def send(sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-    """Send one message. Raises OSError; the other side's death is a `ConnectionError`."""
+def send(
+    sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: Sequence[int] = (), *, wait: bool = True
+) -> None:
+    """Send one message; where there is no room, `wait` or raise. Raises OSError; the other side's death is a `ConnectionError`."""
     if len(fds) > MAX_FDS:
         raise ValueError(f"{len(fds)} descriptors are too many for one message")
     large = None
@@ -55,7 +57,7 @@ def send(sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: 
             words, payload, fds = {**words, _LARGE: len(payload)}, b"", [*fds, large]
         head = json.dumps(words).encode() + b"\n"
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL)
+        sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT))
     finally:
         if large is not None:
             os.close(large)
@@ -64,12 +66,16 @@ def send(sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: 
 def receive(sock: socket.socket) -> Message | None:
     """The next message; None once the other side is gone. Raises OSError as the socket does."""
     fds = array.array("i")
+    room = socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize)
     try:
-        data, ancillary, flags, _ = sock.recvmsg(
-            _ROOM, socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-        )
+        got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
-        return None
+        # It went with something unread, which the kernel tells before it gives what was sent earlier.
+        try:
+            got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+    data, ancillary, flags, _ = got
     for level, kind, found in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(found[: len(found) - len(found) % fds.itemsize])

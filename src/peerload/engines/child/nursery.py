@@ -70,7 +70,7 @@ class Nursery:
         for reading, timer in idle:
             timer.cancel()
             try:
-                reading.child.ask("hold", keep=[], new=[], patience=self._settings.start_timeout)
+                reading.child.ask("hold", keep=[], new=[], patience=self._settings.answer_timeout)
             except TransferFailed:
                 reading.child.end()
             else:

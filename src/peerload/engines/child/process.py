@@ -62,11 +62,13 @@ class Child:
         raise NotImplementedError
 
     def order(self, do: str, payload: bytes = b"", fds: Sequence[int] = (), **words: Any) -> None:
-        """Tell it something. Raises `ChildDied`."""
+        """Tell it something. Raises `ChildDied`, or what it answered last."""
         try:
             message.send(self.sock, {"do": do, **words}, payload, fds)
         except ConnectionError:
-            raise self._died() from None
+            # What it had to say before it went is in the answers to what it was told before.
+            while True:
+                self.answer()
 
     def answer(self) -> Message:
         """Its next answer. Blocks; raises `ChildDied` where there will be none, `TransferFailed` for a no."""
@@ -155,7 +157,8 @@ class _ForkServer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._lock = threading.Lock()
-        self._statuses: dict[int, int] = {}
+        self._number = 0
+        """Of the last question."""
         self._sock, other = message.pair()
         module, environment = recipe
         command = [
@@ -181,7 +184,7 @@ class _ForkServer:
         finally:
             other.close()
         try:
-            self._hear()
+            self._hear(0, _SPAWN_S)
         except ChildDied:
             self.close()
             raise
@@ -197,10 +200,7 @@ class _ForkServer:
             raise ChildDied(f"{what} could not be started: {error.strerror}") from None
         try:
             with self._lock:
-                message.send(
-                    self._sock, {"do": "fork", "role": role, "settings": dict(settings)}, fds=[theirs.fileno()]
-                )
-                born = self._hear()
+                born = self._ask(_SPAWN_S, [theirs.fileno()], do="fork", role=role, settings=dict(settings))
             return _Process(self, what, born.words["pid"], born.fds[0], ours)
         except (ChildDied, OSError):
             ours.close()
@@ -210,21 +210,21 @@ class _ForkServer:
             theirs.close()
 
     def status(self, pid: int) -> int | None:
-        """How a child that has ended did; None where nobody knows any more."""
-        with self._lock:
-            if pid not in self._statuses:
-                try:
-                    message.send(self._sock, {"do": "wait", "pid": pid})
-                    self._statuses[pid] = self._hear().words["status"]
-                except (ChildDied, OSError):
-                    return None
-            return self._statuses[pid]
+        """How a child that has ended did, asked once; None where that is not to be had in a moment."""
+        if not self._lock.acquire(timeout=_STATUS_S):
+            return None
+        try:
+            status: int | None = self._ask(_STATUS_S, do="wait", pid=pid).words["status"]
+        except (ChildDied, OSError):
+            return None
+        finally:
+            self._lock.release()
+        return status
 
     def bury(self, pid: int) -> None:
-        """Have a child that has ended reaped."""
-        self.status(pid)
-        with self._lock:
-            self._statuses.pop(pid, None)
+        """Have a child that has ended reaped, some time. Never waits: whoever abandons a read is here."""
+        with contextlib.suppress(OSError):
+            message.send(self._sock, {"do": "bury", "pid": pid}, wait=False)
 
     def close(self) -> None:
         """End it, and with it all its children."""
@@ -237,11 +237,22 @@ class _ForkServer:
         self._sock.close()
         self._process.returncode = 0  # Not this process's child: nothing to wait for, nothing to warn of.
 
-    def _hear(self) -> Message:
-        found = message.receive(self._sock) if _readable(self._sock, _SPAWN_S) else None
-        if found is None:
-            raise ChildDied("the process that starts children is gone; what it had to say is on standard error")
-        return found
+    def _ask(self, patience: float, fds: Sequence[int] = (), **words: Any) -> Message:
+        """With the lock held."""
+        self._number += 1
+        message.send(self._sock, {"number": self._number, **words}, fds=fds)
+        return self._hear(self._number, patience)
+
+    def _hear(self, number: int, patience: float) -> Message:
+        """The answer to that question. Late ones to others, which nobody waits for any more, are dropped."""
+        while True:
+            found = message.receive(self._sock) if _readable(self._sock, patience) else None
+            if found is None:
+                raise ChildDied("the process that starts children is gone; what it had to say is on standard error")
+            if found.words["number"] == number:
+                return found
+            for fd in found.fds:
+                os.close(fd)
 
 
 def _readable(what: socket.socket | int, seconds: float | None) -> bool:
