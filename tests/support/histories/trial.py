@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.histories.backings import BACKINGS
 from tests.support.histories.clients import ANCHOR, Anchor, Client, Recorder, Rival, Watcher, look, publish
-from tests.support.histories.records import History, Look, Write
+from tests.support.histories.records import History, Write
 from tests.support.histories.times import Times
 from tests.support.histories.trouble import Stalls, Trouble
 from tests.support.live import LiveServer, Rpc, eventually
@@ -29,7 +29,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
 
     At the end nothing is done to anybody for `Bounds.quiet`, and then everything must be known everywhere.
     """
-    over = threading.Event()
+    over, checked = threading.Event(), threading.Event()
     with contextlib.ExitStack() as stack:
         backing = stack.enter_context(BACKINGS[kind](folder))
         end = time.monotonic() + seconds
@@ -44,7 +44,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
         steps = itertools.count(1)
         begun, step = time.monotonic(), next(steps)
         source = publish(rpcs[0], ANCHOR, step)
-        anchor = Anchor(rpcs, over, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
+        anchor = Anchor(rpcs, checked, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
         clients = [Client(n, rpcs, over, seed * 100 + n, source, steps) for n in range(CLIENTS)]
         rivals = [Rival(n, rpcs, over, seed * 100 + 10 + n, steps) for n in range(RIVALS)]
         watchers = [
@@ -52,10 +52,11 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
             for n, rpc in enumerate(rpcs)
             for ready in (False, True)
         ]
-        stalls = Stalls(SERVERS, over)
+        stalls = Stalls(SERVERS, checked)
         trouble = Trouble(servers, backing.victims, seed)
-        threads: list[Recorder] = [anchor, *clients, *rivals, *watchers, stalls]
-        for thread in threads:
+        callers: list[Recorder] = [*clients, *rivals, *watchers]
+        companions: list[Recorder] = [anchor, stalls]
+        for thread in (*callers, *companions):
             thread.start()
         try:
             trouble.run(
@@ -67,29 +68,35 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
                 ),
             )
             time.sleep(max(0.0, end - time.monotonic()))
+            _end(callers, over)
+            history.looks = [each for client in clients for each in client.looks]
+            last = max(write.ended for client in clients for write in client.writes)
+            # While the anchor lives, for a list of nobody who is READY may be held for long after an outage.
+            for server, rpc in enumerate(rpcs):
+                eventually(
+                    lambda n=server: (  # type: ignore[misc]
+                        Times([*trouble.faults, *stalls.faults], SERVERS, backing.bounds).knows(n, time.monotonic())
+                        > last
+                    )
+                )
+                history.looks += [look(rpc, server, ready=ready, patience=10.0) for ready in (False, True)]
+            _end(companions, checked)
         finally:
             over.set()
-            for thread in threads:
-                thread.stop()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive(), f"a call of {thread.name} never ended"
-            assert thread.broken is None, f"{thread.name}: {thread.broken}"
+            checked.set()
         history.faults = sorted([*trouble.faults, *stalls.faults], key=lambda fault: fault.begun)
         history.writes = [write for each in (anchor, *clients) for write in each.writes]
         history.rivals = [write for each in rivals for write in each.writes]
         history.watches = [watch for each in watchers for watch in each.watches]
-        history.looks = [each for client in clients for each in client.looks]
-        _last_looks(history, rpcs)
     return history
 
 
-def _last_looks(history: History, rpcs: list[Rpc]) -> None:
-    """What every server says once it must know of everything."""
-    times = Times(history.faults, history.servers, history.bounds)
-    last = max(write.ended for write in history.writes)
-    for server, rpc in enumerate(rpcs):
-        eventually(lambda n=server: times.knows(n, time.monotonic()) > last)  # type: ignore[misc]
-        for ready in (False, True):
-            answer: Look = look(rpc, server, ready=ready, patience=10.0)
-            history.looks.append(answer)
+def _end(threads: list[Recorder], over: threading.Event) -> None:
+    """Let them end, and see that nothing broke them."""
+    over.set()
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), f"a call of {thread.name} never ended"
+        assert thread.broken is None, f"{thread.name}: {thread.broken}"
