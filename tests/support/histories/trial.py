@@ -6,13 +6,12 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.histories.backings import BACKINGS
-from tests.support.histories.bounds import Bounds
 from tests.support.histories.clients import ANCHOR, Anchor, Client, Recorder, Rival, Watcher, look, publish
-from tests.support.histories.records import History, Look, Write
+from tests.support.histories.records import History, Write
 from tests.support.histories.times import Times
 from tests.support.histories.trouble import Stalls, Trouble
 from tests.support.live import LiveServer, Rpc, eventually
@@ -30,7 +29,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
 
     At the end nothing is done to anybody for `Bounds.quiet`, and then everything must be known everywhere.
     """
-    over, at_rest = threading.Event(), threading.Event()
+    over, checked = threading.Event(), threading.Event()
     with contextlib.ExitStack() as stack:
         backing = stack.enter_context(BACKINGS[kind](folder))
         end = time.monotonic() + seconds
@@ -45,7 +44,7 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
         steps = itertools.count(1)
         begun, step = time.monotonic(), next(steps)
         source = publish(rpcs[0], ANCHOR, step)
-        anchor = Anchor(rpcs, at_rest, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
+        anchor = Anchor(rpcs, checked, seed, source, Write("publish", ANCHOR, 0, begun, time.monotonic(), True, step))
         clients = [Client(n, rpcs, over, seed * 100 + n, source, steps) for n in range(CLIENTS)]
         rivals = [Rival(n, rpcs, over, seed * 100 + 10 + n, steps) for n in range(RIVALS)]
         watchers = [
@@ -53,10 +52,11 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
             for n, rpc in enumerate(rpcs)
             for ready in (False, True)
         ]
-        stalls = Stalls(SERVERS, over)
+        stalls = Stalls(SERVERS, checked)
         trouble = Trouble(servers, backing.victims, seed)
-        threads: list[Recorder] = [anchor, *clients, *rivals, *watchers, stalls]
-        for thread in threads:
+        callers: list[Recorder] = [*clients, *rivals, *watchers]
+        companions: list[Recorder] = [anchor, stalls]
+        for thread in (*callers, *companions):
             thread.start()
         try:
             trouble.run(
@@ -68,48 +68,35 @@ def trial(kind: str, folder: Path, seconds: float, seed: int, progress: Callable
                 ),
             )
             time.sleep(max(0.0, end - time.monotonic()))
-            over.set()
-            _ended(threads[1:])
-            # The anchor goes on: with nobody alive, servers that have just come through an outage wait for heartbeats before
-            # they say that there is nobody.
-            looks = _last_looks(clients, rivals, trouble, stalls, backing.bounds, rpcs)
+            _end(callers, over)
+            history.looks = [each for client in clients for each in client.looks]
+            last = max(write.ended for client in clients for write in client.writes)
+            # While the anchor lives, for a list of nobody who is READY may be held for long after an outage.
+            for server, rpc in enumerate(rpcs):
+                eventually(
+                    lambda n=server: (  # type: ignore[misc]
+                        Times([*trouble.faults, *stalls.faults], SERVERS, backing.bounds).knows(n, time.monotonic())
+                        > last
+                    )
+                )
+                history.looks += [look(rpc, server, ready=ready, patience=10.0) for ready in (False, True)]
+            _end(companions, checked)
         finally:
             over.set()
-            at_rest.set()
-            for thread in threads:
-                thread.stop()
-        _ended(threads)
+            checked.set()
         history.faults = sorted([*trouble.faults, *stalls.faults], key=lambda fault: fault.begun)
         history.writes = [write for each in (anchor, *clients) for write in each.writes]
         history.rivals = [write for each in rivals for write in each.writes]
         history.watches = [watch for each in watchers for watch in each.watches]
-        history.looks = [*(each for client in clients for each in client.looks), *looks]
     return history
 
 
-def _ended(threads: Sequence[Recorder]) -> None:
-    """Wait until they have, as they must."""
+def _end(threads: list[Recorder], over: threading.Event) -> None:
+    """Let them end, and see that nothing broke them."""
+    over.set()
     for thread in threads:
         thread.stop()
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive(), f"a call of {thread.name} never ended"
         assert thread.broken is None, f"{thread.name}: {thread.broken}"
-
-
-def _last_looks(
-    clients: Sequence[Client],
-    rivals: Sequence[Rival],
-    trouble: Trouble,
-    stalls: Stalls,
-    bounds: Bounds,
-    rpcs: Sequence[Rpc],
-) -> list[Look]:
-    """What every server says once it must know of everything."""
-    times = Times([*trouble.faults, *stalls.faults], SERVERS, bounds)
-    last = max(write.ended for each in (*clients, *rivals) for write in each.writes)
-    looks: list[Look] = []
-    for server, rpc in enumerate(rpcs):
-        eventually(lambda n=server: times.knows(n, time.monotonic()) > last)  # type: ignore[misc]
-        looks += [look(rpc, server, ready=ready, patience=10.0) for ready in (False, True)]
-    return looks
