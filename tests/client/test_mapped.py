@@ -211,6 +211,28 @@ def test_shared_copies_are_alike() -> None:
         shared_memory(0)
 
 
+async def test_torch_tensors_are_mapped_and_can_be_trained_on(source: AsyncClient, target: AsyncClient) -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(300, 200, dtype=torch.bfloat16)
+    with torch.no_grad():
+        own = shared_copy(layer.state_dict())
+        assert own.keys() == {"weight", "bias"}
+        layer.load_state_dict(own, assign=True)
+        async with source.publish(layer.state_dict(), model="org/model") as published:
+            assert engines(published) == ["memfd", "tcp"]
+            pulled = await target.pull("org/model", framework="pt")
+            assert mapped(pulled.report)
+            assert torch.equal(pulled["weight"], layer.weight)
+            before = layer.weight.clone()
+            pulled["weight"].mul_(2)
+            assert torch.equal(layer.weight, before)
+            layer.weight.mul_(3)
+            again = await target.pull("org/model", framework="pt")
+            assert torch.equal(again["weight"], before)
+            if torch.cuda.is_available():
+                assert torch.equal(again["weight"].cuda().cpu(), before)
+
+
 async def test_the_memory_of_many_replicas_is_that_of_one(server: Server) -> None:
     size = 64 * MIB
     async with AsyncExitStack() as stack:

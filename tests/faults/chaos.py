@@ -27,6 +27,8 @@ MIB = 1 << 20
 SIZES = [6 * MIB, 0, 1, *([4_999] * 200), 3 * MIB]
 PATIENCE = 2.0
 """Seconds after which an engine is to give a silent peer up."""
+_ROOM = 12
+"""Descriptors that a reader may hold more at one time than at another: connections, and what it was passed or has mapped."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Chaos:
     readers: int = 6
     seen: Counter[str] = field(default_factory=Counter)
     """How often what happened."""
+    slowest: float = 0.0
+    """Seconds that a source took at most until it had published."""
     wrong: list[str] = field(default_factory=list)
     """What must not happen, and did."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,12 +102,11 @@ class Chaos:
                 seed += 1
                 begun = time.monotonic()
                 found = worker.ask("publish", seed=seed, sizes=SIZES, shared=self.shared)
-                took = time.monotonic() - begun
+                # (Who is asked and does not answer for a minute fails the run.)
+                self.slowest = max(self.slowest, time.monotonic() - begun)
                 self._offered = found["descriptor"], seed
                 self._note("sources")
                 self._known(worker)
-                if took > 30:
-                    self.wrong.append(f"a source was back only after {took:.0f} s")
                 self._live(worker, rng)
                 self._known(worker)
                 if self._over.is_set():
@@ -157,9 +160,9 @@ class Chaos:
                     self.wrong.append(f"a reader left with {status}")
 
     def _read_on(self, worker: EngineProcess, rng: random.Random) -> None:
-        descriptors = 0
-        rounds = rng.randint(2, 30)
-        for turn in range(rounds):
+        held: int | None = None
+        aside: list[int] = []
+        for turn in range(rng.randint(2, 30)):
             while self._offered is None and not self._over.wait(0.02):
                 pass
             if self._over.is_set() or self._offered is None:
@@ -170,26 +173,30 @@ class Chaos:
             if self.maps and rng.random() < 0.3:
                 self._judge("map", worker.ask("try_map", descriptor=descriptor, deadline=10), seed)
             else:
-                self._one_read(worker, rng, descriptor, seed)
-            held = worker.ask("usage")["descriptors"]
-            if turn == 1:
-                descriptors = held
-            # A child is two, its server one; the first reads may have found no source, and so have needed none.
-            elif turn > 1 and held > descriptors + (48 if self.children else 16):
-                self.wrong.append(f"a reader holds {held} descriptors, and held {descriptors}")
+                aside += self._one_read(worker, rng, descriptor, seed)
             if turn == 1:
                 self._known(worker)
+            if rng.random() < 0.2:
+                for job in aside:
+                    worker.ask("abandon", job=job)
+                    worker.ask("forget", job=job)
+                aside = []
+                now = worker.ask("usage")["descriptors"]
+                held = now if held is None else held
+                if now > held + (3 * _ROOM if self.children else _ROOM):
+                    self.wrong.append(f"a reader that held {held} descriptors holds {now}")
 
-    def _one_read(self, worker: EngineProcess, rng: random.Random, descriptor: list[str], seed: int) -> None:
+    def _one_read(self, worker: EngineProcess, rng: random.Random, descriptor: list[str], seed: int) -> list[int]:
+        """Start a read, and see it to one of several ends; the jobs that are left to run beside others."""
         ranges = [[index, 0, size] for index, size in enumerate(SIZES)]
         answer = worker.ask("try_read", descriptor=descriptor, ranges=ranges, deadline=10)
         if "refused" in answer:
             self._note("reads refused")
-            return
+            return []
         job = answer["job"]
         what = rng.random()
         if what < 0.1:
-            return  # To be killed in the middle, or to go on beside the next one.
+            return [job]  # To be killed in the middle, or to go on beside the next one.
         if what < 0.3:
             self._over.wait(rng.uniform(0, 0.1))
             worker.ask("abandon", job=job)
@@ -206,6 +213,7 @@ class Chaos:
         else:
             self._judge("read", worker.ask("ended", job=job), seed)
         worker.ask("forget", job=job)
+        return []
 
     def _judge(self, what: str, result: dict[str, Any], seed: int) -> None:
         if result["state"] != "done":
