@@ -154,7 +154,8 @@ def test_what_programs_read(server: LiveServer, folder: Path) -> None:
                 "model.safetensors",
                 "sub/empty.txt",
             ]
-            assert shown["manifest"]["endpoints"] == [{"engine": "tcp", "address": shared["addresses"][0]}]
+            assert [endpoint["engine"] for endpoint in shown["manifest"]["endpoints"]] == ["memfd", "tcp"]
+            assert [endpoint["address"] for endpoint in shown["manifest"]["endpoints"]] == shared["addresses"]
             assert len(shown["manifest"]["items"]) == 21
 
             source.signal(signal.SIGINT)

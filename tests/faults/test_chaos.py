@@ -31,9 +31,8 @@ def test_chaos(engine: str) -> None:
     need_engine(engine, module=False)
     chaos = Chaos(engine, SECONDS, SEED, **ENGINES[engine])
     chaos.run()
-    print(
-        f"\n{engine}, {SECONDS:g} s, seed {SEED}:", ", ".join(f"{count} {what}" for what, count in chaos.seen.items())
-    )
+    counts = ", ".join(f"{count} {what}" for what, count in chaos.seen.items())
+    print(f"\n{engine}, {SECONDS:g} s, seed {SEED}: {counts}; a source was back after {chaos.slowest:.1f} s at most")
     assert not chaos.wrong, f"seed {SEED}: {chaos.wrong}"
     # It was a run worth the name.
     assert chaos.seen["sources"]
