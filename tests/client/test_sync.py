@@ -160,7 +160,7 @@ from peerload import Client
 with Client({server.address!r}) as client:
     client.pull_folder("sync/f", {str(tmp_path / "copy")!r}, progress=lambda step: print(step.bytes_done, flush=True))
 """
-    slow = {"tcp": {"max_bytes_per_second": 8 << 20}}
+    slow = {engine: {"max_bytes_per_second": 8 << 20} for engine in ("memfd", "tcp")}
     with Client(server.address, settings=QUICK, engine_settings=slow) as client:
         with client.share(tmp_path / "model", model="sync/f"):
             pulling = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

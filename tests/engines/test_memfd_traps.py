@@ -151,17 +151,22 @@ def test_no_room_for_descriptors_at_the_target(tidy: ExitStack) -> None:
     published = exporter(tidy).publish(arena(5, MIB, MIB, MIB))
     side = importer(tidy)
     into = side.allocate(MIB)
-    before = descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Enough for the connection's two ends, and not for what comes with it.
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(lowest + 3, before + 2), hard))
+    # Enough for the connection's two ends, and not for what comes with it. Numbers that were given back below the highest
+    # are taken first.
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    taken = [os.dup(0)]
+    while taken[-1] <= highest:
+        taken.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 3, hard))
+    os.close(taken.pop())
     try:
         reader = side.open(published.descriptor)
         progress = end(reader.read([Range(0, 0, MIB)], [into], deadline=60))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
     assert (progress.state, progress.fault) == (JobState.FAILED, Fault.OURS), progress
     assert "descriptors" in progress.reason or "open files" in progress.reason
     reader.close()

@@ -44,7 +44,7 @@ def test_engines_by_name() -> None:
     assert {"memory", "tcp"} <= set(engine_names())
     for name in engine_names():
         assert open_engine(name).name == name
-    with pytest.raises(InvalidArgument, match=r"memory, tcp"):
+    with pytest.raises(InvalidArgument, match=r"memory, .*tcp"):
         open_engine("pigeon")
 
 
