@@ -13,6 +13,8 @@ __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
+_LOOK_S: Final = 0.2
+"""How long Ctrl-C may go unnoticed."""
 _INTERRUPT_S: Final = 10.0
 """How long an interrupted caller waits for what it interrupted to clean up."""
 
@@ -45,7 +47,9 @@ class LoopThread:
                 )
             self._loop.call_soon_threadsafe(call.start)
         try:
-            call.ended.wait()
+            # Not in one piece: a signal that comes between the interpreter's last look and the wait does not end it.
+            while not call.ended.wait(_LOOK_S):
+                pass
         except BaseException:
             self._loop.call_soon_threadsafe(call.cancel)
             call.ended.wait(_INTERRUPT_S)
