@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before anything imports it.
 pytest.register_assert_rewrite("peerload.testing.store_suite")
@@ -16,9 +16,10 @@ from tests.support.redis import RedisProcess, redis_process  # noqa: E402
 
 # How long an example takes says more about the machine than about the code. The same examples every time, so that a failure
 # is somebody's doing; HYPOTHESIS_PROFILE=long (and "explore") look further, at others each time.
-settings.register_profile("default", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None)
-settings.register_profile("long", deadline=None)
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=SLOW)
+settings.register_profile("explore", deadline=None, suppress_health_check=SLOW)
+settings.register_profile("long", deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
