@@ -12,31 +12,13 @@ would be no better than the worst of those. Memory that has no descriptor is ref
 
 from __future__ import annotations
 
-import atexit
-import dataclasses
-import os
-import weakref
-from typing import Any, cast
-
 from peerload.clock import Clock, SystemClock
 from peerload.engines.memfd.exporter import MemfdExporter
 from peerload.engines.memfd.importer import MemfdImporter, MemfdReader
 from peerload.engines.memfd.settings import MemfdSettings
-from peerload.errors import InvalidArgument
+from peerload.engines.sides import closed_at_exit, named_settings
 
 __all__ = ["MemfdEngine", "MemfdExporter", "MemfdImporter", "MemfdReader", "MemfdSettings", "open_memfd"]
-
-_sides: weakref.WeakSet[MemfdExporter | MemfdImporter] = weakref.WeakSet()
-
-
-def _close_all(pid: int) -> None:
-    # For the reason that `peerload.engines.tcp` gives.
-    if os.getpid() == pid:
-        for side in list(_sides):
-            side.close()
-
-
-atexit.register(_close_all, os.getpid())
 
 
 class MemfdEngine:
@@ -59,20 +41,12 @@ class MemfdEngine:
         return False
 
     def exporter(self, host: str) -> MemfdExporter:
-        side = MemfdExporter(host, self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(MemfdExporter(host, self.settings, self._clock))
 
     def importer(self) -> MemfdImporter:
-        side = MemfdImporter(self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(MemfdImporter(self.settings, self._clock))
 
 
 def open_memfd(**settings: object) -> MemfdEngine:
     """The engine, with the fields of `MemfdSettings` by name. Raises `InvalidArgument` for others."""
-    known = {field.name for field in dataclasses.fields(MemfdSettings)}
-    for name in settings:
-        if name not in known:
-            raise InvalidArgument(name, f"is not a setting of the memfd engine; there are {', '.join(sorted(known))}")
-    return MemfdEngine(MemfdSettings(**cast(Any, settings)))
+    return MemfdEngine(named_settings(MemfdSettings, "memfd", settings))

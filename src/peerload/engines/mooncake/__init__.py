@@ -6,17 +6,13 @@ costs): one for each publication, one for each read under way.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, cast
-
 from peerload.clock import Clock, SystemClock
 from peerload.engines.child.exporter import ChildExporter
 from peerload.engines.child.importer import ChildImporter
 from peerload.engines.child.process import Recipe
-from peerload.engines.child.sides import closed_at_exit
 from peerload.engines.mooncake.library import check_installed
 from peerload.engines.mooncake.settings import MooncakeSettings
-from peerload.errors import InvalidArgument
+from peerload.engines.sides import closed_at_exit, named_settings
 
 __all__ = ["MooncakeEngine", "MooncakeSettings", "open_mooncake"]
 
@@ -60,10 +56,4 @@ class MooncakeEngine:
 
 def open_mooncake(**settings: object) -> MooncakeEngine:
     """The engine, with the fields of `MooncakeSettings` by name. Raises `InvalidArgument` for others."""
-    known = {field.name for field in dataclasses.fields(MooncakeSettings)}
-    for name in settings:
-        if name not in known:
-            raise InvalidArgument(
-                name, f"is not a setting of the mooncake engine; there are {', '.join(sorted(known))}"
-            )
-    return MooncakeEngine(MooncakeSettings(**cast(Any, settings)))
+    return MooncakeEngine(named_settings(MooncakeSettings, "mooncake", settings))

@@ -6,21 +6,18 @@ costs): one for each publication, one for each read under way.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 from peerload.clock import Clock, SystemClock
 from peerload.engines.base import DeviceMemory, Region
 from peerload.engines.checks import host_views
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.service import Service
-from peerload.engines.child.sides import closed_at_exit
 from peerload.engines.nixl.device import DeviceServed, device_reader, device_source
 from peerload.engines.nixl.library import check_installed
 from peerload.engines.nixl.settings import NixlSettings
 from peerload.engines.nixl.strangers import ExposingExporter, NixlImporter
-from peerload.errors import InvalidArgument
+from peerload.engines.sides import closed_at_exit, named_settings
 
 __all__ = ["NixlEngine", "NixlSettings", "open_nixl"]
 
@@ -79,8 +76,4 @@ class NixlEngine:
 
 def open_nixl(**settings: object) -> NixlEngine:
     """The engine, with the fields of `NixlSettings` by name. Raises `InvalidArgument` for others."""
-    known = {field.name for field in dataclasses.fields(NixlSettings)}
-    for name in settings:
-        if name not in known:
-            raise InvalidArgument(name, f"is not a setting of the nixl engine; there are {', '.join(sorted(known))}")
-    return NixlEngine(NixlSettings(**cast(Any, settings)))
+    return NixlEngine(named_settings(NixlSettings, "nixl", settings))

@@ -8,32 +8,13 @@ peer: whoever holds a descriptor may read its publication, and whoever sits on t
 
 from __future__ import annotations
 
-import atexit
-import dataclasses
-import os
-import weakref
-from typing import Any, cast
-
 from peerload.clock import Clock, SystemClock
+from peerload.engines.sides import closed_at_exit, named_settings
 from peerload.engines.tcp.exporter import TcpExporter
 from peerload.engines.tcp.importer import TcpImporter, TcpReader
 from peerload.engines.tcp.settings import TcpSettings
-from peerload.errors import InvalidArgument
 
 __all__ = ["TcpEngine", "TcpExporter", "TcpImporter", "TcpReader", "TcpSettings", "open_tcp"]
-
-_sides: weakref.WeakSet[TcpExporter | TcpImporter] = weakref.WeakSet()
-
-
-def _close_all(pid: int) -> None:
-    # At exit memory goes away in no particular order, while daemon threads may still be inside a call that reads it or,
-    # worse, writes to it: end that first. A forked child has none of these threads.
-    if os.getpid() == pid:
-        for side in list(_sides):
-            side.close()
-
-
-atexit.register(_close_all, os.getpid())
 
 
 class TcpEngine:
@@ -56,20 +37,12 @@ class TcpEngine:
         return False
 
     def exporter(self, host: str) -> TcpExporter:
-        side = TcpExporter(host, self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(TcpExporter(host, self.settings, self._clock))
 
     def importer(self) -> TcpImporter:
-        side = TcpImporter(self.settings, self._clock)
-        _sides.add(side)
-        return side
+        return closed_at_exit(TcpImporter(self.settings, self._clock))
 
 
 def open_tcp(**settings: object) -> TcpEngine:
     """The engine, with the fields of `TcpSettings` by name. Raises `InvalidArgument` for others."""
-    known = {field.name for field in dataclasses.fields(TcpSettings)}
-    for name in settings:
-        if name not in known:
-            raise InvalidArgument(name, f"is not a setting of the tcp engine; there are {', '.join(sorted(known))}")
-    return TcpEngine(TcpSettings(**cast(Any, settings)))
+    return TcpEngine(named_settings(TcpSettings, "tcp", settings))
