@@ -10,9 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import sources_pb2
+from tests.support.asking import answered, heartbeat, listed, refusal
 from tests.support.kube import ControlPlane, Namespace
-from tests.support.live import LiveServer, Rpc, code_of, eventually, publication, ready
+from tests.support.live import LiveServer, Rpc, eventually, publication
 from tests.support.working import WorkingTime
 
 RECOVER = 8.0
@@ -28,30 +29,6 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def namespace(plane: ControlPlane) -> Namespace:
     return plane.fresh_namespace()
-
-
-def heartbeat(source_id: str, worker_id: str = "w0") -> p2p_pb2.UpdateStatusRequest:
-    return p2p_pb2.UpdateStatusRequest(mx_source_id=source_id, worker_id=worker_id, status=p2p_pb2.SOURCE_STATUS_READY)
-
-
-def listed(rpc: Rpc, **more: float) -> set[str]:
-    return {ref.worker_id for ref in rpc.list(ready(), **more).instances}
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The words with which a call is answered UNAVAILABLE."""
-    with pytest.raises(grpc.RpcError) as error:
-        call()
-    assert code_of(error.value) is grpc.StatusCode.UNAVAILABLE, error.value
-    return str(error.value.details())
-
-
-def answered(call: Callable[[], object]) -> bool:
-    """Whether a call ends well."""
-    with contextlib.suppress(grpc.RpcError):
-        call()
-        return True
-    return False
 
 
 FAULTS: dict[str, tuple[Callable[[ControlPlane], None], Callable[[ControlPlane], None], str]] = {

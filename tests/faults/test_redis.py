@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-import grpc
 import pytest
 
 from peerload.wire import p2p_pb2
-from tests.support.live import LiveServer, Rpc, code_of, eventually, publication, ready
+from tests.support.asking import answered, heartbeat, listed, refusal
+from tests.support.live import LiveServer, Rpc, eventually, publication, ready
 from tests.support.redis import RedisProcess, free_port, redis_process
 from tests.support.working import WorkingTime
 
@@ -32,30 +32,6 @@ def redis(tmp_path: Path) -> Iterator[RedisProcess]:
 def server(redis: RedisProcess) -> Iterator[LiveServer]:
     with LiveServer(redis.url) as live:
         yield live.start()
-
-
-def heartbeat(source_id: str, worker_id: str = "w0") -> p2p_pb2.UpdateStatusRequest:
-    return p2p_pb2.UpdateStatusRequest(mx_source_id=source_id, worker_id=worker_id, status=p2p_pb2.SOURCE_STATUS_READY)
-
-
-def listed(rpc: Rpc, **more: float) -> set[str]:
-    return {ref.worker_id for ref in rpc.list(ready(), **more).instances}
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The words with which a call is answered UNAVAILABLE."""
-    with pytest.raises(grpc.RpcError) as error:
-        call()
-    assert code_of(error.value) is grpc.StatusCode.UNAVAILABLE, error.value
-    return str(error.value.details())
-
-
-def answered(call: Callable[[], object]) -> bool:
-    """Whether a call ends well."""
-    with contextlib.suppress(grpc.RpcError):
-        call()
-        return True
-    return False
 
 
 def lock(redis: RedisProcess) -> None:

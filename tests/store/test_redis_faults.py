@@ -19,15 +19,15 @@ import structlog
 
 from peerload.clock import SystemClock
 from peerload.errors import Compacted, Conflict, InvalidArgument, Unavailable
-from peerload.store.base import ABSENT, Beat, Feed, Store, Touch, Touched
+from peerload.store.base import ABSENT, Beat, Store, Touch, Touched
 from peerload.store.redis.link import Command, Link, connect
 from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
 from peerload.testing.store_suite import Mirror
+from tests.support.following import PATIENCE, follow, next_feed, opened, recovered, refused
 from tests.support.redis import RedisProcess, free_port, needs_redis, redis_process
 from tests.support.working import WorkingTime
 
-PATIENCE = 20.0
 RECOVER = 5.0
 """Seconds from Redis's return until it takes writes again."""
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
@@ -39,74 +39,20 @@ def redis(tmp_path: Path) -> Iterator[RedisProcess]:
         yield process
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, SystemClock())
-    await store.open()
-    try:
-        yield store
-    finally:
-        async with asyncio.timeout(PATIENCE):
-            await store.close()
-
-
 @pytest.fixture
-async def store(redis: RedisProcess) -> AsyncIterator[RedisStore]:
+async def store(redis: RedisProcess) -> AsyncIterator[Store]:
     async with opened(redis.url) as store:
         yield store
 
 
-async def recovered(store: Store) -> None:
-    """Return once the store takes writes again."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            with contextlib.suppress(Unavailable):
-                await store.put("recovered", {})
-                return
-
-
 async def recovered_in_time(store: Store) -> None:
-    """The same, now that Redis is back, in the time that is promised."""
+    """`recovered`, now that Redis is back, in the time that is promised."""
     with WorkingTime() as time:
         await recovered(store)
         assert time.seconds() < RECOVER
 
 
-async def refused(store: Store, reason: str) -> None:
-    """Every kind of write is unavailable, and says why."""
-    writes = (store.put("k", {"n": 2}), store.put("new", {}, blob=b"x"), store.touch([Touch("k", 1, Beat(1))]))
-    async with asyncio.timeout(PATIENCE):
-        for outcome in await asyncio.gather(*writes, return_exceptions=True):
-            with pytest.raises(Unavailable, match=reason):
-                raise outcome if isinstance(outcome, BaseException) else AssertionError("it was written")
-
-
-async def follow(store: Store, mirror: Mirror, until: Callable[[Mirror], bool]) -> None:
-    """As a directory does it: watch, and watch again from where it broke off; list again where it must."""
-    async with asyncio.timeout(PATIENCE):
-        while not until(mirror):
-            try:
-                assert mirror.position is not None
-                mirror.rewind()
-                async with contextlib.aclosing(store.watch(mirror.position)) as feeds:
-                    async for feed in feeds:
-                        mirror.apply(feed)
-                        if until(mirror):
-                            return
-            except Unavailable:
-                await asyncio.sleep(0.02)
-            except Compacted:
-                with contextlib.suppress(Unavailable):
-                    fresh = Mirror(await store.list())
-                    mirror.__dict__.update(fresh.__dict__)
-
-
-async def next_feed(feeds: AsyncIterator[Feed]) -> Feed:
-    async with asyncio.timeout(PATIENCE):
-        return await anext(feeds)
-
-
-async def test_a_stopped_redis_is_unavailable_and_comes_back(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_stopped_redis_is_unavailable_and_comes_back(redis: RedisProcess, store: Store) -> None:
     written = await store.put("k", {"n": 1})
     mirror = Mirror(await store.list())
     redis.pause()
@@ -124,7 +70,7 @@ async def test_a_stopped_redis_is_unavailable_and_comes_back(redis: RedisProcess
     await follow(store, mirror, lambda m: m.entries["k"].beat == Beat(5))
 
 
-async def test_a_killed_redis_that_comes_back_empty(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_killed_redis_that_comes_back_empty(redis: RedisProcess, store: Store) -> None:
     written = await store.put("k", {"n": 1}, blob=b"blob", beat=Beat(1))
     last = await store.put("last", {})
     mirror = Mirror(await store.list())
@@ -142,7 +88,7 @@ async def test_a_killed_redis_that_comes_back_empty(redis: RedisProcess, store: 
     await follow(store, mirror, lambda m: set(m.entries) == {"k"})
 
 
-async def test_a_redis_that_has_lost_its_data_and_its_time(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_redis_that_has_lost_its_data_and_its_time(redis: RedisProcess, store: Store) -> None:
     """The clock of the next one may be behind: what a server has seen is not used again all the same."""
     redis.ask("HSET", "{peerload}:meta", "last", str(4_000_000_000_000_000))
     written = await store.put("k", {})
@@ -167,7 +113,7 @@ async def test_a_redis_that_comes_back_with_its_data(tmp_path: Path) -> None:
             assert set(mirror.entries) == {"k", "recovered"}
 
 
-async def test_a_read_only_replica_is_read_and_not_written(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_read_only_replica_is_read_and_not_written(redis: RedisProcess, store: Store) -> None:
     await store.put("k", {"n": 1})
     listing = await store.list()
     redis.ask("REPLICAOF", "127.0.0.1", str(free_port()))
@@ -179,7 +125,7 @@ async def test_a_read_only_replica_is_read_and_not_written(redis: RedisProcess, 
     await recovered_in_time(store)
 
 
-async def test_a_full_redis_refuses_writes_and_lets_go_of_entries(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_full_redis_refuses_writes_and_lets_go_of_entries(redis: RedisProcess, store: Store) -> None:
     written = await store.put("k", {"n": 1}, blob=b"blob")
     await store.put("other", {})
     redis.ask("CONFIG", "SET", "maxmemory", "1")
@@ -207,7 +153,7 @@ async def refused_touch(store: Store, generation: int) -> None:
     assert entry.beat is None
 
 
-async def test_a_redis_that_lets_nobody_in_any_more(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_redis_that_lets_nobody_in_any_more(redis: RedisProcess, store: Store) -> None:
     redis.ask("CONFIG", "SET", "requirepass", "secret")
     hang_up(redis, "secret")
     await refused(store, "wants a password")
@@ -275,7 +221,7 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
             assert entry.value == {"n": 1}
 
 
-async def test_flushed_scripts_are_sent_again(redis: RedisProcess, store: RedisStore) -> None:
+async def test_flushed_scripts_are_sent_again(redis: RedisProcess, store: Store) -> None:
     written = await store.put("k", {}, blob=b"1")
     for _ in range(2):
         redis.ask("SCRIPT", "FLUSH")
@@ -291,7 +237,7 @@ async def test_flushed_scripts_are_sent_again(redis: RedisProcess, store: RedisS
     await store.delete("k")
 
 
-async def test_connections_that_are_cut_while_idle_are_replaced(redis: RedisProcess, store: RedisStore) -> None:
+async def test_connections_that_are_cut_while_idle_are_replaced(redis: RedisProcess, store: Store) -> None:
     await asyncio.gather(*(store.put(f"k{n}", {}) for n in range(20)))
     hang_up(redis, "")
     async with asyncio.timeout(PATIENCE):
@@ -356,7 +302,7 @@ async def test_publishing_waits_for_replicas(tmp_path: Path) -> None:
             assert other.ask("STRLEN", "{peerload}:blob:k") == 1_000_000
 
 
-async def test_a_newer_layout_is_refused(redis: RedisProcess, store: RedisStore) -> None:
+async def test_a_newer_layout_is_refused(redis: RedisProcess, store: Store) -> None:
     listing = await store.list()
     await store.put("k", {})
     redis.ask("HSET", "{peerload}:meta", "layout", "2")
@@ -388,7 +334,7 @@ async def test_what_would_lose_data_is_said_at_the_start(
     assert any(warning in event for event in events) if warning else events == []
 
 
-async def test_a_call_is_one_round_trip(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_is_one_round_trip(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     written = [await store.put(f"k{n}", {}, blob=b"x") for n in range(1_000)]
     calls = [
         store.put("k", {}),
