@@ -1,7 +1,8 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server if there is none).
+# (but `make test`, run as root where apt-get is, installs redis-server and what Mooncake links to, if they are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
-# SECONDS and SEED (of histories, chaos), REDIS_SERVER (in the environment: the redis-server that tests start).
+# SECONDS and SEED (of histories, chaos), STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the
+# redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -19,8 +20,13 @@ ARGS ?=
 ENGINE ?=
 SECONDS ?= 600
 SEED ?=
+STORE ?=
 
-.PHONY: help install demo test redis scale histories chaos check format bench wire lock build clean
+# What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
+MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
+MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
+
+.PHONY: help install demo test redis kube mooncake scale histories chaos check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -55,7 +61,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis ## Run every test but the scale ones (some minutes)
+test: install redis kube mooncake ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
@@ -70,13 +76,29 @@ redis: ## Install redis-server for the tests, where that can be done
 		else echo "==> There is no redis-server (Debian: apt-get install redis-server): those tests are skipped"; fi; \
 	fi
 
-scale: install redis ## Run the large and long tests
+# Where it cannot be built (it needs the network, once), the tests that need it are skipped.
+kube: install ## Build kube-apiserver, etcd and helm for the tests, into the user's cache folder (KUBE=0: do not)
+	@[ "$$KUBE" = 0 ] || $(BIN)/python tools/build_kubernetes.py || \
+		{ status=$$?; [ $$status -lt 128 ] || exit $$status; echo "==> There is no Kubernetes for the tests: those that need it are skipped"; }
+
+# Mooncake's package links to them; where they are missing and cannot be installed, the tests of its engine are skipped.
+mooncake: ## Install the libraries that the Mooncake engine's tests need, where that can be done
+	@if ! for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing $(MOONCAKE_DEBS), for the tests of the Mooncake engine" && \
+			{ apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null; } || \
+			echo "==> They could not be installed: those tests are skipped"; }; \
+		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
+	fi
+
+scale: install redis kube mooncake ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 
-histories: install redis ## Kill servers and Redis under load for SECONDS=600, and check all that clients are told
+histories: install redis kube ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
 	@echo "==> Histories, $(SECONDS) s"
-	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
+	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) PEERLOAD_HISTORY_STORE="$(STORE)" $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
 
 chaos: install ## Kill and stop a source and six readers of ENGINE (all) for SECONDS=600, and check what they read

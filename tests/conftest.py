@@ -1,4 +1,4 @@
-"""What holds for all tests, and the Redis that those share which need one."""
+"""What holds for all tests, and the Redis and the Kubernetes that those share which need one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support.redis import RedisProcess, redis_process
+# Before anything imports it.
+pytest.register_assert_rewrite("peerload.testing.store_suite")
+
+from tests.support.kube import ControlPlane, Namespace  # noqa: E402
+from tests.support.redis import RedisProcess, redis_process  # noqa: E402
 
 # How long an example takes says more about the machine than about the code. The same examples every time, so that a failure
 # is somebody's doing; HYPOTHESIS_PROFILE=long (and "explore") look further, at others each time.
@@ -31,3 +35,22 @@ def redis_url(shared_redis: RedisProcess) -> Iterator[str]:
     url = shared_redis.fresh_url()
     yield url
     shared_redis.forget(url.partition("namespace=")[2])
+
+
+@pytest.fixture(scope="session")
+def shared_kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A running Kubernetes, one a test process; whoever uses it has a namespace of its own (`kube_namespace`)."""
+    with ControlPlane(tmp_path_factory.mktemp("kube")).running() as plane:
+        yield plane
+
+
+@pytest.fixture
+def kube_namespace(shared_kube: ControlPlane) -> Namespace:
+    """A namespace that is empty but for what Peerload needs in it."""
+    return shared_kube.fresh_namespace()
+
+
+@pytest.fixture
+def kube_url(kube_namespace: Namespace) -> str:
+    """A store in Kubernetes that is empty; under the service account whose rights the package ships."""
+    return kube_namespace.store_url()

@@ -13,10 +13,12 @@ FLOORS = {
     "peerload.errors": 0,
     "peerload.clock": 0,
     "peerload.finding": 0,
+    "peerload.locks": 0,
     "peerload.wire": 1,
     "peerload.store.base": 1,
     "peerload.store.examinable": 1,
     "peerload.engines.base": 1,
+    "peerload.engines.agents": 1,
     "peerload.metadata.records": 2,
     "peerload.metadata": 3,
     "peerload.store": 3,
@@ -44,7 +46,13 @@ STRANGERS = [
     ("peerload.client", "peerload.store"),
 ]
 CONCRETE = ("peerload.store.", "peerload.engines.")
-CONTRACTS = ("peerload.store.base", "peerload.store.examinable", "peerload.engines.base", "peerload.engines.shared")
+CONTRACTS = (
+    "peerload.store.base",
+    "peerload.store.examinable",
+    "peerload.engines.agents",
+    "peerload.engines.base",
+    "peerload.engines.shared",
+)
 
 
 def modules() -> dict[str, Path]:

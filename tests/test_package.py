@@ -23,18 +23,20 @@ import importlib, pathlib, pkgutil, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes_asyncio", "torch", "huggingface_hub"}:
+        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())
 import peerload
 assert pathlib.Path(peerload.__file__).is_relative_to(sys.prefix), peerload.__file__
 # What needs an extra, an engine or pytest says so by where it is.
-extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.store.redis.", "peerload.testing.")
+extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.store.kubernetes.", "peerload.store.redis.", "peerload.testing.")
 for module in pkgutil.walk_packages(peerload.__path__, "peerload."):
     if not module.name.startswith(extras) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+from peerload.store.kubernetes.manifests import manifests
 from peerload.wire import p2p_pb2, sources_pb2
+assert manifests("all", namespace="a").count("kind: ") > 4
 assert sources_pb2.Manifest.DESCRIPTOR.full_name == "peerload.v1.Manifest"
 print(peerload.__version__)
 """
@@ -80,6 +82,7 @@ def test_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> Non
         "peerload/wire/p2p_pb2.pyi",
         "peerload/cli/__init__.py",
         "peerload/store/redis/lua/put.lua",
+        "peerload/store/kubernetes/manifests/crd.yaml",
     } <= names
     info = f"peerload-{peerload.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names
@@ -95,6 +98,7 @@ def test_sdist_holds_the_sources_the_tests_and_the_documents(built: Path) -> Non
         "CHANGELOG.md",
         "LICENSE",
         "Makefile",
+        "charts/peerload/values.schema.json",
         "docs/peerload.svg",
         "examples/weights.py",
         "requirements/dev.txt",

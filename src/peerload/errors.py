@@ -19,6 +19,7 @@
     │   ├── NoSource           ... because nobody has them
     │   └── Ambiguous          ... because sources of one name hold different weights
     └── MissingExtra           a feature needs a package that is not installed; names the extra
+        └── MissingLibrary     ... because the system lacks a library that it links to; names its packages
 
 An outage is never reported as absence: `NotFound`, `NoSource` and an empty list are facts, `Unavailable` is
 the lack of one.
@@ -42,6 +43,7 @@ __all__ = [
     "LimitExceeded",
     "MissingExtra",
     "MissingField",
+    "MissingLibrary",
     "NoSource",
     "NotAllowed",
     "NotFound",
@@ -214,3 +216,16 @@ class MissingExtra(PeerloadError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'peerload[{extra}]'")
         self.extra = extra
+
+
+class MissingLibrary(MissingExtra):
+    """A feature's packages are installed, and the system lacks libraries that they link to. `packages` are Debian's."""
+
+    def __init__(self, feature: str, libraries: Sequence[str], packages: Sequence[str]) -> None:
+        PeerloadError.__init__(
+            self,
+            f"{feature} needs libraries that this system has not ({', '.join(libraries)}): "
+            f"apt-get install -y --no-install-recommends {' '.join(packages)}",
+        )
+        self.extra = ""
+        self.packages = tuple(packages)

@@ -16,7 +16,15 @@ from peerload.engines.base import Engine
 from peerload.errors import InvalidArgument
 from peerload.store.base import Store
 
-__all__ = ["EngineFactory", "StoreFactory", "engine_names", "open_engine", "open_store", "store_schemes"]
+__all__ = [
+    "EngineFactory",
+    "StoreFactory",
+    "engine_names",
+    "kubernetes_manifests",
+    "open_engine",
+    "open_store",
+    "store_schemes",
+]
 
 StoreFactory: TypeAlias = Callable[[str, Clock], Store]
 """Makes an unopened store from its URL. Raises `InvalidArgument` for a URL that it cannot read."""
@@ -39,7 +47,8 @@ def open_store(url: str, clock: Clock) -> Store:
 
     `memory:` is a fresh store in this process; `sqlite:PATH` a file on this machine's own disk (a leading `~` is
     the user's home; `sqlite:///abs/path` is understood too); `redis://HOST` and its relatives a Redis that servers share
-    (`peerload.store.redis.place` has all forms). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
+    (`peerload.store.redis.place` has all forms); `kubernetes:NAMESPACE` the API server of a cluster
+    (`peerload.store.kubernetes.place`). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
     the store needs packages that are not installed.
     """
     scheme, colon, _ = url.partition(":")
@@ -82,6 +91,12 @@ def _redis_store(url: str, clock: Clock) -> Store:
     return RedisStore(url, clock)
 
 
+def _kubernetes_store(url: str, clock: Clock) -> Store:
+    from peerload.store.kubernetes.store import KubernetesStore
+
+    return KubernetesStore(url, clock)
+
+
 _REDIS: Final = (
     "redis",
     "rediss",
@@ -95,7 +110,18 @@ _STORES: Final[dict[str, StoreFactory]] = {
     "memory": _memory_store,
     "sqlite": _sqlite_store,
     **dict.fromkeys(_REDIS, _redis_store),
+    "kubernetes": _kubernetes_store,
 }
+
+
+def kubernetes_manifests(part: str, *, namespace: str, account: str) -> str:
+    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role` or `all`.
+
+    Raises `InvalidArgument` for a name that Kubernetes would refuse.
+    """
+    from peerload.store.kubernetes.manifests import manifests
+
+    return manifests(part, namespace=namespace, account=account)
 
 
 def engine_names() -> list[str]:
@@ -138,4 +164,22 @@ def _memfd_engine(**settings: object) -> Engine:
     return open_memfd(**settings)
 
 
-_ENGINES: Final[dict[str, EngineFactory]] = {"memfd": _memfd_engine, "memory": _memory_engine, "tcp": _tcp_engine}
+def _nixl_engine(**settings: object) -> Engine:
+    from peerload.engines.nixl import open_nixl
+
+    return open_nixl(**settings)
+
+
+def _mooncake_engine(**settings: object) -> Engine:
+    from peerload.engines.mooncake import open_mooncake
+
+    return open_mooncake(**settings)
+
+
+_ENGINES: Final[dict[str, EngineFactory]] = {
+    "memfd": _memfd_engine,
+    "memory": _memory_engine,
+    "mooncake": _mooncake_engine,
+    "nixl": _nixl_engine,
+    "tcp": _tcp_engine,
+}

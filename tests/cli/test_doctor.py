@@ -76,7 +76,7 @@ def test_a_store_that_is_not_there() -> None:
     [
         (("--store", "what:ever"), {}, "what: is not a store"),
         (("--store", "redis://:secret@host?sekret=1"), {}, "knows no setting"),
-        ((), {"MX_METADATA_BACKEND": "k8s"}, "this release has no k8s store"),
+        ((), {"MX_METADATA_BACKEND": "etcd"}, "must be one of redis, kubernetes, k8s, crd"),
         (("--nothing",), {}, "No such option"),
     ],
 )

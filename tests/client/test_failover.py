@@ -14,18 +14,12 @@ from peerload.errors import PullFailed
 from peerload.server.app import Server
 from tests.client.worker import content
 from tests.client.workers import Worker, working
-from tests.support.server import LiveServer, serving, sqlite_url
+from tests.support.server import LiveServer, sqlite_url
 
 MIB = 1 << 20
 QUICK = ClientSettings(patience=1.0, retry_delay=0.05, tries=2)
 NEAR = {"host": "near"}
 FAR = {"host": "far"}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
 
 
 @pytest.fixture

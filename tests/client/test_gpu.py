@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import xxhash
 
-from peerload import AsyncClient, ClientSettings, Identity
+from peerload import AsyncClient, Identity
 from peerload.client.offering import offer_tensors
 from peerload.errors import InvalidArgument
-from peerload.server.app import Server
-from tests.support.server import serving
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = [
@@ -20,26 +17,6 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
-
-QUICK = ClientSettings(patience=0.2, retry_delay=0.01, tries=2, retire_grace=0.5, outage_patience=0.2)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
-
-
-@pytest.fixture
-async def source(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
-
-
-@pytest.fixture
-async def target(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
 
 
 async def test_parameters_on_a_gpu_are_filled(source: AsyncClient, target: AsyncClient) -> None:

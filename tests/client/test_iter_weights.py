@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from peerload import AsyncClient, Client, ClientSettings
+from peerload import AsyncClient, Client
 from peerload.client import PullProgress, Tensor
 from peerload.client.frameworks import As
 from peerload.client.stream import WindowStream
 from peerload.errors import InvalidArgument, NoSource, PullFailed
 from peerload.server.app import Server
+from tests.client.quick import QUICK
 from tests.client.test_failover import FAR, MIB, NEAR, killing, tensors
 from tests.client.test_targets import Peer
 from tests.client.worker import content
 from tests.client.workers import working
-from tests.support.server import LiveServer, serving
-
-QUICK = ClientSettings(patience=0.2, retry_delay=0.01, tries=2, retire_grace=0.5, outage_patience=0.2)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
-
-
-@pytest.fixture
-async def source(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
-
-
-@pytest.fixture
-async def target(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
+from tests.support.server import LiveServer
 
 
 def checkpoint(folder: Path) -> Path:

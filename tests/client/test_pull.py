@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,28 +25,8 @@ from peerload.errors import (
     VerificationFailed,
 )
 from peerload.server.app import Server
+from tests.client.quick import QUICK
 from tests.support.live import Rpc, free_port, publication
-from tests.support.server import serving
-
-QUICK = ClientSettings(patience=0.2, retry_delay=0.01, tries=2, retire_grace=0.5, outage_patience=0.2)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
-
-
-@pytest.fixture
-async def source(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
-
-
-@pytest.fixture
-async def target(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
 
 
 def weights() -> dict[str, Any]:
@@ -216,7 +195,9 @@ async def test_records_of_other_clients_are_passed_over_and_named(server: Server
             assert rpc.publish(publication("org/model", "theirs")).success
 
     await asyncio.to_thread(publish)
-    with pytest.raises(PullFailed, match="worker theirs: published by another client: no manifest to read") as error:
+    with pytest.raises(
+        PullFailed, match="worker theirs: published by another client: only pulled by its exact identity"
+    ) as error:
         await target.pull("org/model")
     assert not isinstance(error.value, NoSource)
     with pytest.raises(NotFound, match="another client"):

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import types
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from peerload.errors import InvalidArgument, NoSource
 from peerload.metadata.records import Status
 from peerload.server.app import Server
 from peerload.wire import p2p_pb2, sources_pb2
-from tests.support.server import serving
 
 LAUNCHED = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 QUICK = ClientSettings(patience=0.2, retry_delay=0.01, retire_grace=0.1)
@@ -183,12 +181,6 @@ def test_every_worker_is_in_one_replica_and_no_rank_is_made_up(given_workers: li
         assert not ready & set(replica.missing)
         if replica.total is not None:
             assert len(replica.ranks) + len(replica.missing) == replica.total
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
 
 
 async def test_each_rank_pulls_its_own(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,29 +5,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from peerload import AsyncClient, ClientSettings, Selector, Status
+from peerload import AsyncClient, Selector, Status
 from peerload.client import reports as reports_module
 from peerload.errors import DeadlineExceeded, Fault, PullFailed, TransferFailed
 from peerload.metadata.transfers import Outcome, Transfer
 from peerload.server.app import Server
+from tests.client.quick import QUICK
 from tests.client.worker import content
 from tests.client.workers import working
-from tests.support.server import serving
 
-QUICK = ClientSettings(patience=0.2, retry_delay=0.01, tries=2, retire_grace=0.5, outage_patience=0.2)
 NEAR, FAR = {"host": "near"}, {"host": "far"}
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
 
 
 @pytest.fixture

@@ -229,8 +229,9 @@ async def test_a_publish_without_an_answer_leaves_no_record() -> None:
         assert await client.find() == []
 
 
-async def test_memory_that_must_be_registered_is_announced_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_that_must_be_copied_is_announced_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerload.engines.tcp.TcpEngine.registers_memory", True)
+    monkeypatch.setattr("peerload.engines.tcp.TcpExporter.copies", lambda self, regions: regions[0].nbytes)
     diary = Diary()
     async with serving() as server, AsyncClient(server.address, settings=QUICK) as client:
         async with client.publish({"w": bytes(4096)}, model="m", on_event=diary):
@@ -238,7 +239,7 @@ async def test_memory_that_must_be_registered_is_announced_and_bounded(monkeypat
             assert first.reason == ""
         assert (diary.events[0].state, diary.events[0].reason) == (
             SourceState.STARTING,
-            "tcp registers 4,096 bytes of memory",
+            "tcp copies 4,096 bytes of memory",
         )
         monkeypatch.setattr("peerload.client.source.available_memory", lambda: 4095)
         with pytest.raises(LimitExceeded, match=r"4,096 bytes .* 4,095"):

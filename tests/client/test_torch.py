@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import numpy as np
 import pytest
 
-from peerload import AsyncClient, ClientSettings
+from peerload import AsyncClient
 from peerload.checkpoint.dtypes import DTYPES, torch_name
 from peerload.client import Tensor
 from peerload.errors import InvalidArgument, PullFailed
-from peerload.server.app import Server
-from tests.support.server import serving
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.torch
 
-QUICK = ClientSettings(patience=0.2, retry_delay=0.01, tries=2, retire_grace=0.5, outage_patience=0.2)
 TORCH = [name for name, dtype in DTYPES.items() if dtype.torch and hasattr(torch, dtype.torch)]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
-
-
-@pytest.fixture
-async def source(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
-
-
-@pytest.fixture
-async def target(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, settings=QUICK) as client:
-        yield client
 
 
 def tensor(name: str) -> Tensor:

@@ -170,3 +170,47 @@ async def test_what_was_acknowledged_here_is_not_denied_here(backend: FakeMetada
     await ended(backend, again, 1.0)
     assert again.result() is False, "the first try did it"
     assert not await backend.select(Query())
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_server_that_was_stopped_while_a_publish_waited_to_be_seen(
+    backend: FakeMetadataBackend, goes_on: bool
+) -> None:
+    """Written it is; acknowledged only if the lists of this server show it."""
+    backend.store.hang("watch")
+    task = asyncio.ensure_future(backend.publish(publication("w2"), deadline=backend.clock.monotonic() + 80))
+    await backend.clock.advance(0.5)
+    assert not task.done()
+    backend.clock.jump(60)
+    if goes_on:
+        backend.store.heal()
+        await ended(backend, task, 2.0)
+        assert task.result().worker_id == "w2"
+    else:
+        await ended(backend, task, 2.0)
+        with pytest.raises(Unavailable, match="tells of no changes"):
+            task.result()
+        backend.store.heal()
+        await backend.publish(publication("w2"))
+    assert len(await backend.select(Query())) == 2
+
+
+async def test_a_server_that_was_stopped_gives_its_feed_time_to_tell_of_a_publish(backend: FakeMetadataBackend) -> None:
+    """The time in which it stood still is none in which the feed was slow, and what comes first is old."""
+    backend.store.hang("watch")
+    assert await backend.update_status(SOURCE, "w1", 0, Status.READY)
+    await backend.clock.advance(0.1)
+    task = asyncio.ensure_future(backend.publish(publication("w2")))
+    await backend.clock.advance(0.5)
+    backend.clock.jump(60)
+    backend.store.heal()
+    while backend.directory.silent_ms:
+        await asyncio.sleep(0)
+    backend.store.hang("watch")
+    await backend.clock.advance(0.1)
+    assert not task.done()
+    assert len(await backend.select(Query())) == 1
+    backend.store.heal()
+    await backend.clock.advance(0.1)
+    assert task.done()
+    assert len(await backend.select(Query())) == 2

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 LOADING = (ROOT / "docs" / "loading.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -31,6 +32,7 @@ COMMAND_LINES = [
     for text in (
         README,
         LOADING,
+        KUBERNETES,
         *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
     )
     for line in text.splitlines()

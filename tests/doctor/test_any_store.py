@@ -31,6 +31,10 @@ class ThirdPartyStore:
     def url(self) -> str:
         return "third:party"
 
+    @property
+    def pace(self) -> float:
+        return self.memory.pace
+
     async def open(self) -> None:
         await self.before("open")
         await self.memory.open()

@@ -13,12 +13,12 @@ from peerload.engines.tcp.protocol import Endpoint
 
 
 def dial(descriptor: Descriptor) -> socket.socket:
-    endpoint = Endpoint.decode(descriptor)
+    endpoint = Endpoint.decode(descriptor, descriptor.engine)
     return socket.create_connection((endpoint.host, endpoint.port), 30)
 
 
 def greet(descriptor: Descriptor) -> socket.socket:
-    endpoint = Endpoint.decode(descriptor)
+    endpoint = Endpoint.decode(descriptor, descriptor.engine)
     sock = dial(descriptor)
     sock.sendall(protocol.greeting(endpoint.publication, endpoint.secret))
     assert exactly(sock, protocol.REPLY.size) == protocol.accepted()

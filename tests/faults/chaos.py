@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ _ROOM = 12
 @dataclass
 class Chaos:
     """One run. `settings` are the engine's, under which it gives up after `PATIENCE`; `shared` where it serves only memory that
-    can be shared; `maps` where it maps."""
+    can be shared; `maps` where it maps; `children` where it works in child processes, which are then killed and stopped as well."""
 
     engine: str
     seconds: float
@@ -41,6 +42,7 @@ class Chaos:
     settings: dict[str, Any]
     shared: bool = False
     maps: bool = False
+    children: bool = False
     readers: int = 6
     seen: Counter[str] = field(default_factory=Counter)
     """How often what happened."""
@@ -121,6 +123,8 @@ class Chaos:
         for _ in range(rng.randint(1, 4)):
             if self._over.wait(rng.uniform(0.2, 2.0)):
                 return
+            if self.children and rng.random() < 0.4:
+                self._harm_child(worker, rng)
             if rng.random() < 0.6:
                 worker.stop()
                 self._note("sources stopped")
@@ -128,6 +132,16 @@ class Chaos:
                 if rng.random() < 0.3:
                     return  # Killed while it stands still.
                 worker.resume()
+
+    def _harm_child(self, worker: EngineProcess, rng: random.Random) -> None:
+        """Kill or stop one that serves or reads. It is below the process that starts them."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            servers = psutil.Process(worker.pid).children()
+            found = [each for server in servers for each in server.children()]
+            if found:
+                how = rng.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP))
+                rng.choice(found).send_signal(how)
+                self._note("children stopped" if how == signal.SIGSTOP else "children killed")
 
     # A reader.
 
@@ -154,6 +168,8 @@ class Chaos:
             if self._over.is_set() or self._offered is None:
                 return
             descriptor, seed = self._offered
+            if self.children and rng.random() < 0.1:
+                self._harm_child(worker, rng)
             if self.maps and rng.random() < 0.3:
                 self._judge("map", worker.ask("try_map", descriptor=descriptor, deadline=10), seed)
             else:
@@ -167,7 +183,8 @@ class Chaos:
                 aside = []
                 now = worker.ask("usage")["descriptors"]
                 held = now if held is None else held
-                if now > held + _ROOM:
+                # A child is two, its server one; the first reads may have found no source, and so have needed none.
+                if now > held + (4 * _ROOM if self.children else _ROOM):
                     self.wrong.append(f"a reader that held {held} descriptors holds {now}")
 
     def _one_read(self, worker: EngineProcess, rng: random.Random, descriptor: list[str], seed: int) -> list[int]:

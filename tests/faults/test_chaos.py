@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.chaos import MIB, PATIENCE, Chaos
+from tests.support.engines import need_engine
 
 SECONDS = float(os.environ.get("PEERLOAD_CHAOS_SECONDS") or 5)
 SEED = int(os.environ.get("PEERLOAD_CHAOS_SEED") or 0) or random.randrange(1, 2**32)
@@ -17,6 +18,8 @@ ONLY = os.environ.get("PEERLOAD_CHAOS_ENGINE")
 _LINE: dict[str, Any] = {"progress_timeout": PATIENCE, "connect_timeout": PATIENCE, "max_bytes_per_second": 100 * MIB}
 ENGINES: dict[str, dict[str, Any]] = {
     "memfd": {"settings": _LINE, "shared": True, "maps": True},
+    "mooncake": {"settings": _LINE, "children": True},
+    "nixl": {"settings": _LINE, "children": True},
     "tcp": {"settings": {**_LINE, "large_read": MIB}},
 }
 """What each is run with: how it gives up in time, and slowly enough for something to happen in the middle."""
@@ -25,6 +28,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("engine", [name for name in ENGINES if ONLY in (None, "", name)])
 def test_chaos(engine: str) -> None:
+    need_engine(engine, module=False)
     chaos = Chaos(engine, SECONDS, SEED, **ENGINES[engine])
     chaos.run()
     counts = ", ".join(f"{count} {what}" for what, count in chaos.seen.items())

@@ -17,6 +17,7 @@ from peerload.store.sqlite import SqliteStore
 from peerload.testing import ManualClock
 from peerload.wire import p2p_pb2
 from tests.support.house import House, house
+from tests.support.kube.clocked import ClockedKubernetesStore
 from tests.support.live import publication, ready
 from tests.support.redis import HandTimedRedisStore
 
@@ -26,12 +27,15 @@ BEAT = 30.0
 LIVE = ("w1", "w2", "w3")
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "kubernetes"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Callable[[], Store]:
     """The store that a server finds again after it was down: the same file or namespace, or the same memory outside of it."""
     if request.param == "redis":
         url = request.getfixturevalue("redis_url")
         return lambda: HandTimedRedisStore(url, clock)
+    if request.param == "kubernetes":
+        url = request.getfixturevalue("kube_url")
+        return lambda: ClockedKubernetesStore(url, clock)
     if request.param == "sqlite":
         return lambda: SqliteStore(tmp_path / "peerload.sqlite", clock)
     kept = MemoryStore(clock)

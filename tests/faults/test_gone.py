@@ -48,7 +48,7 @@ def working(server: LiveServer, heartbeat: float = 0.4) -> Iterator[tuple[subpro
             process.kill()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "kubernetes"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServer]:
     with LiveServer(store_url(request, tmp_path), environment=PROBED) as live:
         yield live.start()

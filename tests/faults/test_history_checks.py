@@ -152,21 +152,42 @@ def test_an_outage_of_all_servers_ages_nobody(tale: Tale, ended: float, at: floa
 )
 def test_an_outage_of_redis_ages_nobody(tale: Tale, killed: bool, ended: float, wrong: bool) -> None:
     tale.publish(11.3)
-    tale.trouble(11.5, ended, redis=True, killed=killed).lists(ended + 0.1, State(1, STALE), server=0).holds(wrong)
+    tale.trouble(11.5, ended, store=True, killed=killed).lists(ended + 0.1, State(1, STALE), server=0).holds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("shown", "ready"), [(State(1, STALE), False), (None, True)], ids=["shown as STALE", "not shown as READY"]
+)
+@pytest.mark.parametrize(
+    ("begun", "at", "wrong"),
+    [
+        (12.9, 13.5, True),
+        (12.9, 14.0, False),
+        (12.9, 17.0, False),
+        (12.5, 14.0, True),
+        (12.5, 17.0, True),
+    ],
+)
+def test_an_outage_that_lasts_ages_nobody_once_it_is_known(
+    tale: Tale, shown: State | None, ready: bool, begun: float, at: float, wrong: bool
+) -> None:
+    """For a second nobody can know that Redis is gone."""
+    tale.publish(10.0)
+    tale.trouble(begun, 30.0, store=True, killed=True).lists(at, shown, ready=ready).holds(wrong)
 
 
 @pytest.mark.parametrize(("at", "wrong"), [(17.0, False), (22.5, False), (26.0, True)])
 def test_an_outage_keeps_ready(tale: Tale, at: float, wrong: bool) -> None:
     """With Redis away from 12 to 12.5, five more seconds and the two before it need not count."""
     shown = tale.publish(10.0)
-    tale.trouble(12.0, 12.5, redis=True, killed=True).lists(at, shown).holds(wrong)
+    tale.trouble(12.0, 12.5, store=True, killed=True).lists(at, shown).holds(wrong)
 
 
 @pytest.mark.parametrize(("at", "wrong"), [(13.0, False), (15.9, False), (16.2, True)])
 def test_found_after_withdrawal_where_the_feed_is_lost(tale: Tale, at: float, wrong: bool) -> None:
     """Redis is away before server 1 can have heard: after 4 s and 2 s it says nothing rather than that."""
     shown = tale.publish(5.0)
-    tale.withdraw(10.0).trouble(10.2, 60.0, redis=True).lists(at, shown).holds(wrong)
+    tale.withdraw(10.0).trouble(10.2, 60.0, store=True).lists(at, shown).holds(wrong)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +218,7 @@ def test_found_after_withdrawal_at_one_that_was_stopped(tale: Tale, ended: float
 )
 def test_a_publish_is_lost_in_an_outage(tale: Tale, ended: float, at: float, wrong: bool) -> None:
     tale.publish(12.0)
-    tale.trouble(12.2, ended, redis=True, killed=True).lists(at, None).holds(wrong)
+    tale.trouble(12.2, ended, store=True, killed=True).lists(at, None).holds(wrong)
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -245,7 +266,7 @@ def test_a_write_without_an_answer_although_nothing_was_wrong(tale: Tale, what: 
 
 
 @pytest.mark.parametrize(
-    ("servers", "redis", "begun", "ended", "wrong"),
+    ("servers", "store", "begun", "ended", "wrong"),
     [
         ((1,), False, 16.0, 17.5, False),  # it went on less than 3 s before
         ((1,), False, 16.0, 16.9, True),
@@ -256,9 +277,9 @@ def test_a_write_without_an_answer_although_nothing_was_wrong(tale: Tale, what: 
     ],
 )
 def test_what_excuses_one_that_does_not_answer(
-    tale: Tale, servers: tuple[int, ...], redis: bool, begun: float, ended: float, wrong: bool
+    tale: Tale, servers: tuple[int, ...], store: bool, begun: float, ended: float, wrong: bool
 ) -> None:
-    tale.trouble(begun, ended, *servers, redis=redis)
+    tale.trouble(begun, ended, *servers, store=store)
     tale.history.looks.append(Look(1, 20.0, 28.0, None, patience=PATIENT))
     tale.holds(wrong, "nothing was wrong")
 

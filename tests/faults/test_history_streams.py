@@ -29,7 +29,7 @@ class TestWatches:
 
     @pytest.mark.parametrize(("until", "wrong"), [(16.0, False), (16.2, True)])
     def test_it_is_not_ended_where_the_feed_is_lost(self, tale: Tale, until: float, wrong: bool) -> None:
-        tale.trouble(10.2, 60.0, redis=True)
+        tale.trouble(10.2, 60.0, store=True)
         tale.publish(10.0)
         tale.watch([first(9.0, None)], ended=until).holds(wrong)
 
@@ -154,7 +154,7 @@ class TestRivals:
         tale.watch([first(10.4, two, "r"), then(13.0, one, "r")], ended=14.0).holds(False)
 
     def test_one_that_was_asked_for_while_redis_was_lost_may_come_twice(self, tale: Tale) -> None:
-        tale.trouble(10.05, 10.1, redis=True)
+        tale.trouble(10.05, 10.1, store=True)
         one, two = tale.rival(10.0, 10.15), tale.rival(10.2, 10.3)
         told = [first(10.12, one, "r"), then(10.4, two, "r"), then(10.5, one, "r"), then(10.6, two, "r")]
         tale.watch(told, ended=12.0).holds(False)

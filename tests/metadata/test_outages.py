@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytest
 
@@ -150,6 +150,28 @@ async def test_the_feed_is_lost_for_a_while(backend: FakeMetadataBackend) -> Non
     assert await changed
     assert ids(await backend.select(READY)) == {"w1"}
     assert await backend.update_status(SOURCE, "w1", 0, Status.READY)
+
+
+@pytest.mark.parametrize("fault", ["fail", "hang"])
+async def test_an_outage_does_not_age_who_had_nearly_run_out_when_it_began(
+    backend: FakeMetadataBackend, fault: Literal["fail", "hang"]
+) -> None:
+    """A feed that is there speaks once a second: what lies beyond may be an outage, long before it is known to be one."""
+
+    def ready() -> set[str]:
+        return {held.record.worker_id for (held,) in backend.directory.find(READY)}
+
+    await backend.publish(publication())
+    await backend.clock.advance(88.4)
+    getattr(backend.store, fault)()
+    for _ in range(60):
+        await backend.clock.advance(1)
+        assert ready() == {"w1"}
+    backend.store.heal()
+    await backend.clock.advance(1)
+    assert ready() == {"w1"}, "afterwards it does not count either"
+    await backend.clock.advance(3)
+    assert ready() == set()
 
 
 async def test_calls_during_an_outage_are_unavailable(backend: FakeMetadataBackend) -> None:

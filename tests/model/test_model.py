@@ -1,6 +1,6 @@
 """The whole server against a plain dictionary: random publications, updates, removals, clock moves and restarts.
 
-Everything goes through gRPC to a server in this process, on a clock driven by hand, over both stores.
+Everything goes through gRPC to a server in this process, on a clock driven by hand, over every store.
 `HYPOTHESIS_PROFILE=long` looks a hundred times longer.
 """
 
@@ -28,6 +28,8 @@ from peerload.testing import ManualClock
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 from tests.support.house import House
+from tests.support.kube import ControlPlane
+from tests.support.kube.clocked import ClockedKubernetesStore
 from tests.support.live import publication, ready
 from tests.support.redis import HandTimedRedisStore, RedisProcess
 
@@ -51,7 +53,9 @@ READY, STALE = p2p_pb2.SOURCE_STATUS_READY, p2p_pb2.SOURCE_STATUS_STALE
 STATUSES = (p2p_pb2.SOURCE_STATUS_UNKNOWN, p2p_pb2.SOURCE_STATUS_INITIALIZING, READY, STALE)
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = dict.fromkeys(("memory", "sqlite", "redis"), 1500) if LONG else {"memory": 20, "sqlite": 10, "redis": 5}
+KINDS = {"memory": 20, "sqlite": 10, "redis": 5, "kubernetes": 3}
+"""How many examples, by the kind of store."""
+EXAMPLES = dict.fromkeys(KINDS, 1500) if LONG else KINDS
 STEPS = 60 if LONG else 40
 
 Key = tuple[str, str, int]
@@ -92,7 +96,10 @@ class Fleet(RuleBasedStateMachine):
     """The machine; its subclasses name the store."""
 
     kind: ClassVar[str]
+    pace: ClassVar[float] = 0.0
+    """How often the store wants heartbeats (`Store.pace`): all that has to do with them is later by so much."""
     redis: ClassVar[RedisProcess]
+    kube: ClassVar[ControlPlane]
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,13 +108,18 @@ class Fleet(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.first, self.first_wall_ms = self.clock.monotonic(), self.clock.wall_ms()
         memory = MemoryStore(self.clock)
-        self.url = self.redis.fresh_url() if self.kind == "redis" else ""
+        self.url = {
+            "redis": lambda: self.redis.fresh_url(),
+            "kubernetes": lambda: self.kube.fresh_namespace().store_url(),
+        }.get(self.kind, lambda: "")()
 
         def make_store() -> Store:
             if self.kind == "memory":
                 return memory
             if self.kind == "redis":
                 return HandTimedRedisStore(self.url, self.clock, self.wall_ms)
+            if self.kind == "kubernetes":
+                return ClockedKubernetesStore(self.url, self.clock, self.wall_ms)
             return SqliteStore(Path(self.folder.name) / "peerload.sqlite", self.clock)
 
         self.house = House(self.clock, make_store, heartbeat_timeout=TIMEOUT, reaper_interval=REAPER, gc_timeout=GC)
@@ -240,7 +252,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.3, 1.0, 4.0, 11.0, 21.0, 45.0, 200.0)))
     def time_passes(self, seconds: float) -> None:
         self.run(self.house.advance(seconds))
-        if seconds >= REFRESH_DELAY:
+        if seconds >= REFRESH_DELAY + self.pace:
             self.all_is_stored()
 
     def all_is_stored(self) -> None:
@@ -280,8 +292,9 @@ class Fleet(RuleBasedStateMachine):
         """The least and the most that the age of a record's heartbeat may be reckoned at, in seconds."""
         least = self.uptime - record.beats[-1].uptime
         first = record.beats[0]
-        uncounted = sum(SLACK if away > SHORT_OUTAGE + SLACK else away for away in record.outages)
-        return least - SLACK * len(record.outages), self.uptime - first.uptime + uncounted
+        slack, short = SLACK + self.pace, max(SHORT_OUTAGE, 3 * self.pace)
+        uncounted = sum(slack if away > short + slack else away for away in record.outages)
+        return least - slack * len(record.outages), self.uptime - first.uptime + uncounted
 
     def statuses(self, record: Record) -> set[p2p_pb2.SourceStatus]:
         """What the server may show."""
@@ -473,6 +486,18 @@ class RedisFleet(Fleet):
     kind = "redis"
 
 
+class KubernetesFleet(Fleet):
+    """Over a namespace of a real Kubernetes."""
+
+    kind = "kubernetes"
+    pace = 3.0
+
+
+@pytest.fixture
+def fleet_kube(shared_kube: ControlPlane) -> None:
+    Fleet.kube = shared_kube
+
+
 @pytest.fixture
 def fleet_redis(shared_redis: RedisProcess) -> None:
     Fleet.redis = shared_redis
@@ -493,6 +518,10 @@ def length(kind: str) -> settings:
 MemoryFleet.TestCase.settings = length("memory")
 SqliteFleet.TestCase.settings = length("sqlite")
 RedisFleet.TestCase.settings = length("redis")
+KubernetesFleet.TestCase.settings = length("kubernetes")
 TestMemory = pytest.mark.timeout(0 if LONG else 300)(MemoryFleet.TestCase)
 TestSqlite = pytest.mark.timeout(0 if LONG else 300)(SqliteFleet.TestCase)
+TestKubernetes = pytest.mark.usefixtures("fleet_kube")(
+    pytest.mark.timeout(0 if LONG else 300)(KubernetesFleet.TestCase)
+)
 TestRedis = pytest.mark.usefixtures("fleet_redis")(pytest.mark.timeout(0 if LONG else 300)(RedisFleet.TestCase))

@@ -43,7 +43,7 @@ class Claims:
         return (await self.rpc.call(f"{CLAIMS}/Release", request, ReleaseClaimResponse)).released
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "kubernetes"])
 async def servers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Claims, Claims]]:
     """Two servers on one store; of memory, which none can share, one twice."""
     url = store_url(request, tmp_path)

@@ -25,7 +25,7 @@ READY = p2p_pb2.SOURCE_STATUS_READY
 STALE = p2p_pb2.SOURCE_STATUS_STALE
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "kubernetes"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return store_url(request, tmp_path)
 
@@ -399,9 +399,14 @@ async def test_the_standard_health_service(server: Server, rpc: AsyncRpc) -> Non
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     told = await rpc.call("/model_express.health.HealthService/GetHealth", b"", our_health_pb2.HealthResponse)
     assert told.status == "unavailable: the store is away"
+    alive = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+    assert alive.status == health_pb2.HealthCheckResponse.SERVING
+    living = stub.Watch(health_pb2.HealthCheckRequest(service="liveness"))
+    assert (await living.read()).status == health_pb2.HealthCheckResponse.SERVING
     server.readiness.set(True)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     unknown.cancel()
+    living.cancel()
     watch.cancel()
 
 

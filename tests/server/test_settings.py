@@ -17,7 +17,7 @@ from peerload.testing import ManualClock
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("PEERLOAD_", "MX_", "MODEL_EXPRESS_", "REDIS_")):
+        if name.startswith(("PEERLOAD_", "MX_", "MODEL_EXPRESS_", "REDIS_", "POD_")):
             monkeypatch.delenv(name)
 
 
@@ -95,7 +95,6 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str
         ("MODEL_EXPRESS_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("PEERLOAD_LOG_FORMAT", "xml", "'auto', 'console' or 'json'"),
         ("MX_METADATA_BACKEND", "etcd", "redis, kubernetes, k8s, crd"),
-        ("MX_METADATA_BACKEND", "k8s", "--store or PEERLOAD_STORE"),
         ("MODEL_EXPRESS_SECURITY_MODE", "enforce", "off"),
     ],
 )
@@ -164,10 +163,33 @@ def test_a_redis_that_is_not_asked_for_is_not_used(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("backend", ["kubernetes", "k8s", "CRD"])
-def test_a_deployed_store_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("environment", "store", "origin"),
+    [
+        ({}, "kubernetes:", "MX_METADATA_BACKEND"),
+        ({"POD_NAMESPACE": "a"}, "kubernetes:a", "MX_METADATA_BACKEND, POD_NAMESPACE"),
+        ({"POD_NAMESPACE": " ", "MX_METADATA_NAMESPACE": ""}, "kubernetes:", "MX_METADATA_BACKEND"),
+        (
+            {"POD_NAMESPACE": "a", "MX_METADATA_NAMESPACE": "b"},
+            "kubernetes:b",
+            "MX_METADATA_BACKEND, MX_METADATA_NAMESPACE",
+        ),
+        ({"PEERLOAD_STORE": "kubernetes:c", "POD_NAMESPACE": "a"}, "kubernetes:c", "PEERLOAD_STORE"),
+    ],
+)
+def test_a_deployed_namespace(
+    monkeypatch: pytest.MonkeyPatch, backend: str, environment: dict[str, str], store: str, origin: str
+) -> None:
     monkeypatch.setenv("MX_METADATA_BACKEND", backend)
-    with pytest.raises(InvalidArgument, match="this release has no"):
-        resolve({})
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    resolved = resolve({})
+    assert (resolved.settings.store, resolved.origins["store"]) == (store, origin)
+
+
+def test_a_namespace_alone_asks_for_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAMESPACE", "a")
+    assert resolve({}).settings.store.startswith("sqlite:")
 
 
 @pytest.mark.parametrize(

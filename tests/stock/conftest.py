@@ -35,7 +35,7 @@ def _no_settings_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("MX_AUTH_TOKEN_PATH", str(tmp_path / "no-token"))
 
 
-STORES = ["memory", "sqlite", "redis"]
+STORES = ["memory", "sqlite", "redis", "kubernetes"]
 
 
 @pytest.fixture(scope="module", params=STORES)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
-from peerload.store.base import Store
+from peerload.store.base import Beat, Store, Touch
+from peerload.store.kubernetes.api import KubeApi
+from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import FaultyStore, ManualClock
+from peerload.testing.store_suite.place import PATIENCE_SECONDS
 from tests.support.redis import RedisProcess
+
+_LOG_LIMIT = 400
+"""Changes that the feed of a store in Kubernetes reaches back, in tests."""
 
 
 class MemoryPlace:
@@ -72,3 +80,39 @@ class RedisPlace:
             await store.put("forget/1", {"n": n})
         namespace = self.url.partition("namespace=")[2]
         self._process.ask("XTRIM", f"{{{namespace}}}:feed", "MAXLEN", "1")
+
+
+class NamespacePlace:
+    """Every server uses the same namespace. With `sharing` every heartbeat is kept in shared objects, and hardly any is
+    written into a record."""
+
+    def __init__(self, clock: ManualClock, url: str, *, sharing: bool = False) -> None:
+        self._clock = clock
+        self._sharing = sharing
+        self.url = url
+
+    def store(self) -> Store:
+        sharing: dict[str, Any] = {"shares": lambda key: True, "copies_a_second": 0.0} if self._sharing else {}
+        # What takes long here says something about the machine that runs all of Kubernetes besides the tests.
+        return HandTimedKubernetesStore(
+            self.url, self._clock, log_limit=_LOG_LIMIT, call_seconds=PATIENCE_SECONDS / 2, **sharing
+        )
+
+    async def forget_feed(self, store: Store) -> None:
+        numbers = range(_LOG_LIMIT + 1)
+        for start in numbers[::8]:
+            await asyncio.gather(*(store.put(f"forget/{n}", {}) for n in numbers[start : start + 8]))
+        # What nobody has is judged when the store has heard of all that was written before.
+        await store.touch([Touch("forget/nobody", 1, Beat(1)), Touch("forget/none", 1, Beat(1))])
+
+
+class HandTimedKubernetesStore(KubernetesStore):
+    """Its clock is right when it is opened, and from then on it moves with the test's: the API server's does not."""
+
+    async def _learn_time(self, api: KubeApi) -> None:
+        """It need not agree with that of other processes."""
+
+    async def open(self) -> None:
+        await super().open()
+        assert self._parts is not None
+        self._parts.api.on_date = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import structlog
 from peerload import plugins
 from peerload.errors import InvalidArgument
 from peerload.store.hosttime import HostTime
+from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.sqlite import SqliteStore
 from peerload.testing import ManualClock
@@ -24,10 +27,22 @@ def test_a_url_names_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         store = plugins.open_store(url, clock)
         assert isinstance(store, SqliteStore)
         assert store.url == f"sqlite:{tmp_path}/a b.sqlite"
+    assert isinstance(plugins.open_store("kubernetes:inference?instance=second", clock), KubernetesStore)
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "mysql://user:secret@host/", "memory:x", "sqlite:", "sqlite://host/path"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "mysql://user:secret@host/",
+        "memory:x",
+        "sqlite:",
+        "sqlite://host/path",
+        "kubernetes://inference",
+        "kubernetes:Inference",
+        "kubernetes:inference?instances=2",
+    ],
 )
 def test_what_names_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
@@ -36,8 +51,23 @@ def test_what_names_none_is_refused(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_without_its_packages_the_extra_is_named() -> None:
+    program = """
+import sys
+sys.modules["aiohttp"] = sys.modules["kubernetes"] = None
+from peerload.clock import SystemClock
+from peerload.plugins import kubernetes_manifests, open_store
+print(len(kubernetes_manifests("all", namespace="a", account="b")))
+open_store("kubernetes:a", SystemClock())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert int(done.stdout) > 1_000  # what a cluster needs is printed all the same
+    assert "MissingExtra" in done.stderr
+    assert "pip install 'peerload[kubernetes]'" in done.stderr
+
+
 def test_an_unknown_scheme_says_what_there_is() -> None:
-    with pytest.raises(InvalidArgument, match=r"memory:, redis:, .*, sqlite:"):
+    with pytest.raises(InvalidArgument, match=r"kubernetes:, memory:, redis:, .*, sqlite:"):
         plugins.open_store("mysql:", ManualClock())
 
 

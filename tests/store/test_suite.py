@@ -9,7 +9,12 @@ import pytest
 
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import StoreSuite
-from tests.store.places import FaultyPlace, MemoryPlace, RedisPlace, SqlitePlace
+from peerload.testing.store_suite.beats import BeatTests
+from peerload.testing.store_suite.feed import FeedTests
+from peerload.testing.store_suite.model import ModelTests
+from peerload.testing.store_suite.sharing import SharingTests
+from peerload.testing.store_suite.trouble import TroubleTests
+from tests.store.places import FaultyPlace, MemoryPlace, NamespacePlace, RedisPlace, SqlitePlace
 from tests.support.redis import RedisProcess
 
 
@@ -33,6 +38,28 @@ class TestRedis(StoreSuite):
     @pytest.fixture
     def place(self, clock: ManualClock, shared_redis: RedisProcess, redis_url: str) -> RedisPlace:
         return RedisPlace(clock, shared_redis, redis_url)
+
+
+class TestKubernetes(StoreSuite):
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(wall_ms=time.time_ns() // 1_000_000)  # the API server goes by the host's time
+
+    @pytest.fixture
+    def place(self, clock: ManualClock, kube_url: str) -> NamespacePlace:
+        return NamespacePlace(clock, kube_url)
+
+
+class TestKubernetesSharing(BeatTests, FeedTests, SharingTests, TroubleTests, ModelTests):
+    """With heartbeats that are kept in shared objects alone; only that is tested which knows of heartbeats."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock(wall_ms=time.time_ns() // 1_000_000)
+
+    @pytest.fixture
+    def place(self, clock: ManualClock, kube_url: str) -> NamespacePlace:
+        return NamespacePlace(clock, kube_url, sharing=True)
 
 
 class TestFaultless(StoreSuite):

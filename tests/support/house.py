@@ -47,6 +47,10 @@ class CountedStore:
     def url(self) -> str:
         return self._store.url
 
+    @property
+    def pace(self) -> float:
+        return self._store.pace
+
     async def open(self) -> None:
         await self._store.open()
 

@@ -23,8 +23,8 @@ import pytest
 
 from peerload.clock import Clock
 from peerload.store.redis.link import Link
-from peerload.store.redis.redistime import Measured
 from peerload.store.redis.store import RedisStore
+from peerload.store.servertime import Measured
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 
@@ -59,16 +59,23 @@ def free_port() -> int:
 class RedisProcess:
     """One redis-server (or, with `sentinel`, one sentinel), which can be killed, stopped and started again."""
 
-    def __init__(self, folder: Path, *options: str, sentinel: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, sentinel: str | None = None, ports: Callable[[], int] = free_port
+    ) -> None:
         self.path = needs_redis()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self._ports = ports
+        self.port = ports()
         self.socket = f"/tmp/peerload-redis-{os.getpid()}-{self.port}.sock"
         self.options = [*options]
         self._sentinel = sentinel
         self._pinned = False
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        return "redis" if self._sentinel is None else "sentinel"
 
     @property
     def url(self) -> str:
@@ -96,7 +103,7 @@ class RedisProcess:
             self.kill()
             assert not self._pinned, text
             assert "already in use" in text, text
-            self.port = free_port()
+            self.port = self._ports()
 
     def _spawn(self) -> None:
         if self._sentinel is not None:

@@ -25,6 +25,7 @@ from peerload.clock import Clock
 from peerload.server.app import Server
 from peerload.server.settings import Settings
 from peerload.store.base import Store
+from tests.support.kube import ControlPlane
 from tests.support.live import LiveServer, sqlite_url
 from tests.support.redis import RedisProcess
 
@@ -32,13 +33,16 @@ __all__ = ["LiveServer", "serving", "sqlite_url", "store_url"]
 
 
 def store_url(request: pytest.FixtureRequest, folder: Path) -> str:
-    """The URL of an empty store of the kind that a fixture's parameter names: memory, sqlite or redis."""
+    """The URL of an empty store of the kind that a fixture's parameter names: memory, sqlite, redis or kubernetes."""
     if request.param == "redis":
         if request.scope == "function":
             url: str = request.getfixturevalue("redis_url")
             return url
         shared: RedisProcess = request.getfixturevalue("shared_redis")
         return shared.fresh_url()
+    if request.param == "kubernetes":
+        plane: ControlPlane = request.getfixturevalue("shared_kube")
+        return plane.fresh_namespace().store_url()
     return "memory:" if request.param == "memory" else sqlite_url(folder)
 
 

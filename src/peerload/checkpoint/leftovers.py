@@ -104,7 +104,7 @@ class Leftovers:
         return {number for number, found in zip(order, digests, strict=True) if found == file.parts[number].digest}
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all bytes at an offset."""
     view = memoryview(data)
     while view:

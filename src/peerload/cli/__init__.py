@@ -41,8 +41,11 @@ _TRY: Final = "Try it"
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
     "doctor": Command("peerload.cli.doctor", "Examine the store before servers use it.", _SERVER),
+    "kubernetes": Command("peerload.cli.kubernetes", "Print what the Kubernetes store needs in a cluster.", _SERVER),
     "share": Command("peerload.cli.share", "Offer a model's folder to peers.", _WEIGHTS),
     "pull": Command("peerload.cli.pull", "Fetch a model from a peer that has it.", _WEIGHTS),
+    "share-artifact": Command("peerload.cli.share_artifact", "Offer a compile cache to peers.", _WEIGHTS),
+    "pull-artifact": Command("peerload.cli.pull_artifact", "Fetch a compile cache from a peer.", _WEIGHTS),
     "sources": Command("peerload.cli.sources", "List who holds what.", _SOURCES),
     "show": Command("peerload.cli.show", "Show one source: workers, files, tensors.", _SOURCES),
     "explain": Command("peerload.cli.explain", "Say why a worker found no source.", _SOURCES),

@@ -65,6 +65,7 @@ def command(
     \b
       peerload doctor
       peerload doctor --store redis://redis.internal:6379
+      peerload doctor --store kubernetes:inference
       peerload doctor --engines
       peerload doctor --json | jq '.store.findings[] | select(.level != "ok")'
 

@@ -11,10 +11,12 @@ from peerload.cli.progress import Bar
 from peerload.cli.text import clean, duration, rate, size
 
 if TYPE_CHECKING:
-    from peerload.client import PulledFolder, PulledModel, PullProgress, PullReport
+    from collections.abc import Sequence
+
+    from peerload.client import Attempt, PulledFolder, PulledModel, PullProgress, PullReport
     from peerload.client.source import AsyncSource
 
-__all__ = ["JsonProgress", "PersonProgress", "tell_attempts", "tell_pulled"]
+__all__ = ["JsonProgress", "PersonProgress", "tell_attempts", "tell_failures", "tell_pulled"]
 
 _LABELS: Final = {
     "checking": "Checking what is here already",
@@ -74,7 +76,12 @@ class JsonProgress:
 
 def tell_attempts(report: PullReport | None, as_json: bool) -> None:
     """The sources that did not give everything."""
-    for attempt in report.attempts if report is not None else ():
+    tell_failures(report.attempts if report is not None else (), as_json)
+
+
+def tell_failures(attempts: Sequence[Attempt], as_json: bool) -> None:
+    """Those of the attempts that failed."""
+    for attempt in attempts:
         if not attempt.error:
             continue
         if as_json:

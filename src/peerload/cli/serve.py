@@ -27,7 +27,7 @@ def command(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Where records are kept: sqlite:PATH, redis://HOST to share them between servers, or memory: to forget them (default: sqlite: in the user's state folder).",
+            help="Where records are kept: sqlite:PATH, redis://HOST or kubernetes:NAMESPACE to share them between servers, or memory: to forget them (default: sqlite: in the user's state folder).",
         ),
     ] = None,
     heartbeat_timeout: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from peerload.cli.console import err, print_json, remark, say
 from peerload.cli.text import clean, plural, size
@@ -78,7 +78,14 @@ def state_changed(event: SourceEvent, as_json: bool) -> None:
         remark(f"Heartbeats get through again: {clean(event.reason)}.", "green")
 
 
-async def serve(source: AsyncSource, stop: StopSignal, as_json: bool) -> None:
+class _Served(Protocol):
+    @property
+    def load(self) -> float: ...
+
+    async def close(self) -> None: ...
+
+
+async def serve(source: _Served, stop: StopSignal, as_json: bool) -> None:
     """Serve until asked to stop, then withdraw. On a terminal, a live line says how busy the source is."""
     waiting = asyncio.ensure_future(stop.wait())
     try:

@@ -9,7 +9,7 @@ from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
-from peerload.client.identity import Framework, Identity
+from peerload.client.identity import Framework, Identity, SourceType, StockIdentity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
 from peerload.client.replicas import Replica, replicas
@@ -17,7 +17,9 @@ from peerload.client.settings import ClientSettings, server_address
 from peerload.client.sharing import shared_copy, shared_memory
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo
-from peerload.client.sync import Client, Source, WeightIterator
+from peerload.client.stock.artifact_pull import PulledArtifact
+from peerload.client.stock.artifact_source import AsyncArtifact
+from peerload.client.sync import Artifact, Client, Source, WeightIterator
 from peerload.client.tensor import Tensor
 from peerload.client.weights import (
     Attempt,
@@ -32,7 +34,9 @@ from peerload.client.weights import (
 from peerload.metadata.records import Form, SourceKey, Status
 
 __all__ = [
+    "Artifact",
     "Asked",
+    "AsyncArtifact",
     "AsyncClient",
     "AsyncSource",
     "Attempt",
@@ -51,6 +55,7 @@ __all__ = [
     "Opening",
     "PullProgress",
     "PullReport",
+    "PulledArtifact",
     "PulledFolder",
     "PulledModel",
     "Replica",
@@ -62,7 +67,9 @@ __all__ = [
     "SourceKey",
     "SourceManifest",
     "SourceState",
+    "SourceType",
     "Status",
+    "StockIdentity",
     "Tensor",
     "Unanswered",
     "Verdict",

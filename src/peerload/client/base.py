@@ -21,7 +21,7 @@ from peerload.client.delivery import WeightStream
 from peerload.client.engines import Engines
 from peerload.client.explanation import Explanation, explain
 from peerload.client.host import advertised_host, topology_from
-from peerload.client.identity import Identity
+from peerload.client.identity import Identity, StockIdentity
 from peerload.client.manifest import Item, SourceManifest
 from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
@@ -236,10 +236,14 @@ class BaseClient:
         wait: Seconds | None,
         timeout: Seconds | None,
         progress: OnProgress | None,
+        publish: bool = False,
     ) -> Pull:
+        if publish and isinstance(which.selector.identity, StockIdentity):
+            self._engines.agents()  # Before anything moves: it could not be published on.
         context = PullContext(
             connection=self._connection,
             importers=self._engines.importers,
+            agents=self._engines.agent_importer if self._engines.of_agents else None,
             settings=self.settings,
             topology=self._topology,
             rng=self._rng,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from peerload.checkpoint import Progress
 from peerload.client.arguments import IterOptions, PullOptions, Seconds, wanted
+from peerload.client.artifact_calls import ArtifactCalls
 from peerload.client.buffers import memories
 from peerload.client.cache_calls import CacheCalls
 from peerload.client.delivery import Delivered, WeightStream
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient(CacheCalls):
+class AsyncClient(CacheCalls, ArtifactCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
     `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
@@ -178,7 +179,7 @@ class AsyncClient(CacheCalls):
         `framework` cannot hold, before anything was moved.
         """
         target = MemoryTarget(As(framework), need_digests=publish, maps=mapped)
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         report = await pull.run()
         assert pull.found is not None
         weights = target.weights(pull.found, report)
@@ -214,7 +215,7 @@ class AsyncClient(CacheCalls):
         now; after a cancellation tensors may be half filled.
         """
         target = IntoTarget(memories(tensors, filling=True), strict=strict, publish=publish)
-        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress)
+        pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         try:
             report = await pull.run()
         except PeerloadError as error:
@@ -283,7 +284,7 @@ class AsyncClient(CacheCalls):
                 progress(step)
 
         async def run() -> Delivered:
-            pull = self._pull(which, target, wait, timeout, told)
+            pull = self._pull(which, target, wait, timeout, told, publish)
             report = await pull.run()
             if not isinstance(target, KeptStream):
                 return Delivered(report, None)

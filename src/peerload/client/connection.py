@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from peerload.client.settings import ClientSettings
 from peerload.client.status import to_error
-from peerload.errors import DeadlineExceeded, Unavailable
+from peerload.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
 __all__ = ["MAX_MESSAGE_BYTES", "Connection"]
@@ -72,6 +72,12 @@ class Connection:
     async def publish(self, request: sources_pb2.PublishRequest) -> sources_pb2.PublishResponse:
         """Announce a worker with its manifest."""
         return await self._call(f"{_SOURCES}Publish", request, sources_pb2.PublishResponse)
+
+    async def publish_metadata(self, request: p2p_pb2.PublishMetadataRequest) -> None:
+        """Announce a worker as the stock package does. Raises `InvalidArgument` where the server says what is missing."""
+        response = await self._call(f"{_P2P}PublishMetadata", request, p2p_pb2.PublishMetadataResponse)
+        if not response.success:
+            raise InvalidArgument("record", response.message)
 
     async def withdraw(self, request: sources_pb2.WithdrawRequest) -> sources_pb2.WithdrawResponse:
         """Take a record back."""

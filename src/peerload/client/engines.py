@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from peerload.client.buffers import Memory
+from peerload.engines.agents import AgentEngine, AgentExporter, AgentImporter
 from peerload.engines.base import Engine, Exporter, Importer
 from peerload.errors import InvalidArgument
 from peerload.plugins import open_engine
@@ -23,7 +24,7 @@ class Engines:
         self, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]], host: Callable[[], str]
     ) -> None:
         self._engines: dict[str, Engine] = {name: open_engine(name, **settings.get(name, {})) for name in names}
-        self._host = host
+        self.host = host
         self._lock = threading.Lock()
         self._closed = False
         self._exporters: dict[str, Exporter] = {}
@@ -37,6 +38,34 @@ class Engines:
     def registering(self) -> frozenset[str]:
         """The engines that pin or copy the memory they serve."""
         return frozenset(name for name, engine in self._engines.items() if engine.registers_memory)
+
+    @property
+    def of_agents(self) -> str | None:
+        """The same as `agents`; None if there is none."""
+        return next((name for name, engine in self._engines.items() if isinstance(engine, AgentEngine)), None)
+
+    def agents(self) -> str:
+        """The engine by which workers of the stock package read and are read. Raises `InvalidArgument` if none is in use here."""
+        name = self.of_agents
+        if name is None:
+            in_use = ", ".join(self._engines)
+            raise InvalidArgument(
+                "engines", f"workers of the stock package speak NIXL alone, and in use here are {in_use}: add nixl"
+            )
+        return name
+
+    def agent_importer(self) -> AgentImporter:
+        """The target side of that engine. Raises `InvalidArgument` if there is none. Blocks."""
+        importer = self._importer(self.agents())
+        assert isinstance(importer, AgentImporter)
+        return importer
+
+    def agent_exporter(self) -> AgentExporter:
+        """Its source side. Raises `InvalidArgument` if there is none. Blocks."""
+        name = self.agents()
+        exporter = self.exporters()[name]
+        assert isinstance(exporter, AgentExporter)
+        return exporter
 
     def check(self, memory: Mapping[str, Memory]) -> None:
         """Raise `InvalidArgument` naming the first tensor that no engine in use here can serve from where it is."""
@@ -55,7 +84,7 @@ class Engines:
             self._check()
             for name, engine in self._engines.items():
                 if name not in self._exporters:
-                    self._exporters[name] = engine.exporter(self._host())
+                    self._exporters[name] = engine.exporter(self.host())
             return {
                 name: exporter
                 for name, exporter in self._exporters.items()

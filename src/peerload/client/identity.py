@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final, Self, cast
 
 from peerload.errors import InvalidArgument
@@ -12,7 +12,7 @@ from peerload.metadata.records import Form
 from peerload.wire import p2p_pb2
 from peerload.wire.identity import source_id
 
-__all__ = ["CONTENT_KEY", "FORM_KEY", "Framework", "Identity"]
+__all__ = ["CONTENT_KEY", "FORM_KEY", "Framework", "Identity", "SourceType", "StockIdentity", "read_identity"]
 
 FORM_KEY: Final = "peerload.form"
 """The extra parameter that keeps the two forms, and the sources of other clients, apart."""
@@ -126,3 +126,67 @@ class Identity:
             compile_config_digest=message.compile_config_digest,
             extra=dict(message.extra_parameters),
         )
+
+
+class SourceType(enum.IntEnum):
+    """What is shared under an identity of the stock package; numbered as on the wire."""
+
+    WEIGHTS = 0
+    LORA = 1
+    CUDA_GRAPH = 2
+    TORCH_COMPILE_CACHE = 3
+    TRITON_CACHE = 4
+    DEEP_GEMM_CACHE = 5
+    TILELANG_CACHE = 6
+    CUTE_DSL_CACHE = 7
+    FLASHINFER_CACHE = 8
+    TVM_FFI_CACHE = 9
+
+
+_SOURCE_TYPES: Final = frozenset(map(int, SourceType))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockIdentity(Identity):
+    """An identity as the stock package `modelexpress` publishes and asks for it: it has no `peerload.form`, so that both
+    packages' workers meet under it.
+
+    What is pulled by it may come from a stock worker; what is published under it is served to stock readers too. Every field
+    must be what the stock worker says: `mx_version` is the version of its package, `dtype` torch's name without prefix.
+    """
+
+    source_type: SourceType = SourceType.WEIGHTS
+    mx_version: str = ""
+
+    def __post_init__(self) -> None:
+        Identity.__post_init__(self)
+        if any(key.lower() == FORM_KEY for key in self.extra):
+            raise InvalidArgument("extra", f"{FORM_KEY} is what keeps stock clients away; use Identity for that")
+
+    def to_wire(self) -> p2p_pb2.SourceIdentity:
+        """The message, with nothing in it that the stock package would not set."""
+        message = Identity.to_wire(self)
+        del message.extra_parameters[FORM_KEY]
+        message.mx_version = self.mx_version
+        message.mx_source_type = cast(p2p_pb2.MxSourceType, int(self.source_type))
+        return message
+
+    @classmethod
+    def from_wire(cls, message: p2p_pb2.SourceIdentity) -> Self:
+        """The identity in a message. A kind of source that this release does not know is `WEIGHTS`: another id than the
+        message's."""
+        plain = Identity.from_wire(message)
+        known = {field.name: getattr(plain, field.name) for field in fields(Identity)}
+        kind = int(message.mx_source_type)
+        return cls(
+            **known,
+            source_type=SourceType(kind) if kind in _SOURCE_TYPES else SourceType.WEIGHTS,
+            mx_version=message.mx_version,
+        )
+
+
+def read_identity(message: p2p_pb2.SourceIdentity) -> Identity:
+    """The identity in a message, of the kind that it is: one without `peerload.form` is a `StockIdentity`."""
+    if any(key.lower() == FORM_KEY for key in message.extra_parameters):
+        return Identity.from_wire(message)
+    return StockIdentity.from_wire(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Final
@@ -59,8 +60,15 @@ class IntoTarget:
         """No: the memory is the caller's."""
         return False
 
+    @property
+    def shares(self) -> bool:
+        """No, for the same reason."""
+        return False
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         there = {tensor.name: tensor for tensor in tensors_of(manifest)}
+        if manifest.bare:
+            there = {name: self._shaped(tensor) for name, tensor in there.items()}
         problems = self._problems(there)
         if problems:
             if manifest.form is Form.CHECKPOINT:
@@ -112,6 +120,13 @@ class IntoTarget:
         items, regions = offered(self._tensors.values(), self.slots)
         manifest = Manifest(Form.RUNTIME, items, ())
         return Offer(found.wire_identity, found.source.worker_rank, manifest, regions, owner=self._memory)
+
+    def _shaped(self, tensor: Offered) -> Offered:
+        """A tensor whose source tells no shape, in the one that it has here: size and dtype are all that can be compared."""
+        memory = self._memory.get(tensor.name)
+        if memory is None or (memory.dtype, memory.nbytes) != (tensor.dtype, tensor.size):
+            return tensor
+        return replace(tensor, shape=memory.shape)
 
     def _provided(self, batch: list[Slot]) -> list[Slot]:
         for slot in batch:

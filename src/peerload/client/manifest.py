@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
-from peerload.client.identity import Identity
+from peerload.client.identity import Identity, read_identity
 from peerload.client.sources import SourceInfo
 from peerload.client.strides import dense_order, normal
 from peerload.engines.base import DIGEST_BYTES, Descriptor
@@ -62,6 +62,8 @@ class Manifest:
     """Branches and tags that the publisher knows the revision by."""
     part: str = ""
     """Which of the revision's files the publisher has, as it asked for them with patterns; "" for all."""
+    bare: bool = False
+    """Of a stock worker: there are no digests, and every shape is only the number of elements, in C order."""
 
     @property
     def total_size(self) -> int:
@@ -80,7 +82,7 @@ class SourceManifest:
     @property
     def identity(self) -> Identity:
         """The identity that the weights were published under."""
-        return Identity.from_wire(self.wire_identity)
+        return read_identity(self.wire_identity)
 
 
 def read_manifest(message: sources_pb2.Manifest) -> Manifest:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
-
-from peerload.client.source import AsyncSource
+from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["Opening"]
 
-T = TypeVar("T", bound=AsyncSource)
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closable)
 
 
 class Opening(Generic[T]):

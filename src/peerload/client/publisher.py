@@ -14,6 +14,8 @@ from peerload.client.engines import Engines
 from peerload.client.ranks import ALONE, Membership
 from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
+from peerload.client.stock.artifact_source import AsyncArtifact
+from peerload.client.stock.serving import Bench
 from peerload.client.threads import in_thread
 from peerload.clock import Clock
 from peerload.metadata.records import Form
@@ -38,12 +40,16 @@ class Publisher:
     ) -> None:
         self._connection = connection
         self._engines = engines
-        self._facts = facts
+        self.facts = facts
         self._replica = replica
         self._settings = settings
         self._clock = clock
         self._rng = rng
         self._executor = executor
+        self.bench = Bench(engines.host, clock=clock, executor=executor)
+        """Where stock readers find what is served."""
+        self.artifacts: set[AsyncArtifact] = set()
+        """Those that are served."""
         self._sources: list[AsyncSource] = []
         self.own_workers: set[str] = set()
         """Worker ids of all sources there were; a pull of this client passes them over."""
@@ -70,7 +76,8 @@ class Publisher:
             worker_id=worker_id or uuid.uuid4().hex,
             membership=ALONE if whole else Membership.of(offer.rank, self._replica),
             registering=self._engines.registering,
-            facts=self._facts,
+            bench=self.bench,
+            facts=self.facts,
             settings=self._settings,
             clock=self._clock,
             rng=self._rng,
@@ -88,4 +95,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Close every source."""
-        await asyncio.gather(*(source.close() for source in list(self._sources)))
+        await asyncio.gather(
+            *(source.close() for source in list(self._sources)), *(each.close() for each in list(self.artifacts))
+        )
+        await self.bench.close()

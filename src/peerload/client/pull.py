@@ -14,18 +14,21 @@ from typing import Final
 
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
+from peerload.client.manifests import Manifests, is_stock
 from peerload.client.mapped import mapped_regions
 from peerload.client.reports import Reader as ReadBy
 from peerload.client.reports import Reports
-from peerload.client.search import Search, Wanted, fetch_manifest
+from peerload.client.search import Search, Wanted
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
-from peerload.client.targets import SourceUnusable, Target
+from peerload.client.targets import Allocate, SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
+from peerload.engines.agents import AgentImporter
 from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
+from peerload.engines.shared import allocate_shared
 from peerload.errors import (
     DeadlineExceeded,
     Fault,
@@ -53,6 +56,8 @@ class PullContext:
     connection: Connection
     importers: Mapping[str, Callable[[], Importer]]
     """By engine name, in order of preference; made when first asked for."""
+    agents: Callable[[], AgentImporter] | None
+    """The one of them that reads from stock workers too, if there is one."""
     settings: ClientSettings
     topology: Mapping[str, str]
     rng: random.Random
@@ -90,6 +95,7 @@ class Pull:
             context.connection,
             wanted,
             engines=context.importers.keys(),
+            agents=context.agents is not None,
             own_workers=context.own_workers,
             pass_over=self._pass_over,
             waiting=lambda reason: self._tell(PullProgress("waiting", reason=reason)),
@@ -101,7 +107,7 @@ class Pull:
         self._failures: dict[SourceKey, int] = {}
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
-        self._manifests: dict[SourceKey, SourceManifest] = {}
+        self._manifests = Manifests(context.connection, context.agents, context.executor)
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -183,7 +189,9 @@ class Pull:
         """Try each source once; whether the target is whole."""
         context = self._context
         away = False
-        for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
+        ordered = order(sources, topology=context.topology, rng=context.rng, failures=self._failures)
+        # Those of our own first, wherever they are: they have digests.
+        for source in sorted(ordered, key=is_stock):
             if away and source.key not in self._manifests:
                 continue
             try:
@@ -222,18 +230,18 @@ class Pull:
         before = self._verified()
         self._busy.discard(source.key)
         try:
-            found = await self._manifest(source)
-            endpoints = self._endpoints(found)
-            for endpoint in endpoints:
-                address = endpoint.address
-                try:
-                    await self._read(found, source, endpoint, deadline)
-                    break
-                except TransferFailed as failure:
-                    # Of the source nothing is known yet, and there is another way to it.
-                    if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
-                        raise
-                    _log.debug("%s by %s: %s", source, endpoint.engine, failure)
+            async with self._manifests.open(source) as found:
+                endpoints = self._endpoints(found)
+                for endpoint in endpoints:
+                    address = endpoint.address
+                    try:
+                        await self._read(found, source, endpoint, deadline)
+                        break
+                    except TransferFailed as failure:
+                        # Of the source nothing is known yet, and there is another way to it.
+                        if failure.fault is not Fault.OURS or endpoint is endpoints[-1]:
+                            raise
+                        _log.debug("%s by %s: %s", source, endpoint.engine, failure)
         except (SourceUnusable, VerificationFailed, NotFound) as failure:
             self._search.banned.add(source.key)
             error = str(failure)
@@ -247,17 +255,18 @@ class Pull:
             self._failures[source.key] = self._failures.get(source.key, 0) + 1
             if not failure.retryable:
                 # A source that was published anew under the same key has another descriptor.
-                self._manifests.pop(source.key, None)
+                self._manifests.forget(source.key)
             error = str(failure)
+        if error and is_stock(source):
+            self._disown()
         self._note(Attempt(source, address, error, max(0, self._verified() - before)))
         return not error
 
-    async def _manifest(self, source: SourceInfo) -> SourceManifest:
-        found = self._manifests.get(source.key)
-        if found is None:
-            found = await fetch_manifest(self._context.connection, source.key, self._context.executor)
-            self._manifests[source.key] = found
-        return found
+    def _disown(self) -> None:
+        """Count nothing as read for which no digest stands: it came from a stock worker, and could not be confirmed."""
+        for slot in self._target.slots:
+            if not slot.checked:
+                slot.verified, slot.origin = False, None
 
     def _endpoints(self, found: SourceManifest) -> list[Descriptor]:
         """The ways to read from a source, by our preference of engines; at least one."""
@@ -283,7 +292,7 @@ class Pull:
                 if target.maps and isinstance(reader, MappingReader):
                     views = reader.map(deadline=max(0.001, deadline - loop.time()))
                     mapped = None if views is None else mapped_regions(views)
-                target.plan(found.manifest, importer.allocate, partial(told, stop), mapped)
+                target.plan(found.manifest, _allocator(importer, target), partial(told, stop), mapped)
             except BaseException:
                 reader.close()
                 raise
@@ -339,3 +348,17 @@ class Pull:
 
     def _with_attempts(self, text: str) -> str:
         return "\n".join([text, *(f"  - {line}" for line in self._lines())])
+
+
+def _allocator(importer: Importer, target: Target) -> Allocate:
+    """Memory for a target: such as can be given to others on this host, if it is to be served to them and there is any."""
+    if not (target.shares and importer.any_memory):
+        return importer.allocate
+
+    def allocate(nbytes: int) -> memoryview:
+        try:
+            return allocate_shared(nbytes, "peerload weights")
+        except OSError:
+            return importer.allocate(nbytes)
+
+    return allocate

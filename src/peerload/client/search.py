@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from peerload.client.connection import Connection
-from peerload.client.identity import CONTENT_KEY
+from peerload.client.identity import CONTENT_KEY, StockIdentity
 from peerload.client.manifest import SourceManifest, read_manifest
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import Selector, SourceChange, SourceInfo
@@ -23,7 +23,7 @@ from peerload.metadata.records import Form, SourceKey, Status
 from peerload.wire import sources_pb2
 from peerload.wire.identity import source_id
 
-__all__ = ["Search", "Wanted", "fetch_manifest", "find", "follow"]
+__all__ = ["Search", "Wanted", "fetch_manifest", "find", "follow", "get_manifest"]
 
 _MAX_DELAY_S: Final = 5.0
 
@@ -51,9 +51,8 @@ async def find(connection: Connection, selector: Selector) -> list[SourceInfo]:
     return [SourceInfo.from_wire(source, response.now) for source in response.sources]
 
 
-async def fetch_manifest(connection: Connection, key: SourceKey, executor: Executor) -> SourceManifest:
-    """A source's manifest, checked. Raises `NotFound`, `Unavailable`, and `SourceUnusable` for one that the server cannot
-    give or that is not valid: another source's may be."""
+async def get_manifest(connection: Connection, key: SourceKey) -> sources_pb2.GetManifestResponse:
+    """What a source published. Raises `NotFound`, `Unavailable`, and `SourceUnusable` for what the server cannot give."""
     try:
         response = await connection.manifest(
             sources_pb2.GetManifestRequest(
@@ -64,10 +63,17 @@ async def fetch_manifest(connection: Connection, key: SourceKey, executor: Execu
         raise
     except PeerloadError as error:
         raise SourceUnusable(f"its manifest cannot be had: {error}") from error
-    if not response.HasField("manifest"):
-        raise NotFound("published by another client: no manifest to read")
     if source_id(response.identity) != key.source_id:
         raise SourceUnusable("its identity is not the one that its source id stands for")
+    return response
+
+
+async def fetch_manifest(connection: Connection, key: SourceKey, executor: Executor) -> SourceManifest:
+    """A source's manifest, checked. Raises `NotFound`, `Unavailable`, and `SourceUnusable` for one that the server cannot
+    give or that is not valid: another source's may be."""
+    response = await get_manifest(connection, key)
+    if not response.HasField("manifest"):
+        raise NotFound("published by another client: no manifest to read")
     try:
         manifest = await asyncio.get_running_loop().run_in_executor(executor, read_manifest, response.manifest)
     except InvalidArgument as error:
@@ -107,6 +113,7 @@ class Search:
         wanted: Wanted,
         *,
         engines: Collection[str],
+        agents: bool,
         own_workers: Collection[str],
         pass_over: Callable[[SourceInfo, str], None],
         waiting: Callable[[str], None],
@@ -116,6 +123,8 @@ class Search:
         self._connection = connection
         self._wanted = wanted
         self._engines = engines
+        self._agents = agents
+        """Whether an engine is in use by which stock workers are read."""
         self._own_workers = own_workers
         self._pass_over = pass_over
         self._waiting = waiting
@@ -193,11 +202,17 @@ class Search:
     def _fits(self, source: SourceInfo) -> bool:
         if source.worker_id in self._own_workers or source.key in self.banned:
             return False
+        if source.form is Form.UNSPECIFIED and not isinstance(self._wanted.selector.identity, StockIdentity):
+            self._pass_over(source, "published by another client: only pulled by its exact identity, a StockIdentity")
+            return False
+        if source.form is not Form.CHECKPOINT and source.worker_rank != self._wanted.rank:
+            return False
         if source.form is Form.UNSPECIFIED:
-            self._pass_over(source, "published by another client: no manifest to read")
-            return False
-        if source.form is Form.RUNTIME and source.worker_rank != self._wanted.rank:
-            return False
+            if not self._agents:
+                self._pass_over(
+                    source, "published by the stock package, whose workers serve by NIXL: add the engine nixl"
+                )
+            return self._agents
         if not source.content.startswith(self._wanted.content) or source.part not in ("", self._wanted.part):
             return False
         if not set(source.engines) & set(self._engines):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import enum
 import logging
 import os
 import random
@@ -13,18 +11,21 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeAlias, cast
+from typing import Final, Self, cast
 
 from peerload.checkpoint import Skipped
 from peerload.client.connection import Connection
 from peerload.client.host import available_memory
-from peerload.client.identity import Identity
+from peerload.client.identity import SourceType, StockIdentity, read_identity
 from peerload.client.manifest import Manifest, write_manifest
 from peerload.client.ranks import Membership
+from peerload.client.registration import OnSourceEvent, Registration, SourceEvent, SourceState
 from peerload.client.settings import ClientSettings
+from peerload.client.stock.serving import Bench, StockTensors
 from peerload.clock import Clock
+from peerload.engines.agents import AgentExporter
 from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
-from peerload.errors import InvalidArgument, LimitExceeded, NotFound, PeerloadError, Unavailable
+from peerload.errors import InvalidArgument, LimitExceeded, Unavailable
 from peerload.metadata.records import SourceKey, Status
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
@@ -32,35 +33,11 @@ from peerload.wire.identity import source_id
 __all__ = ["AsyncSource", "Offer", "OnSourceEvent", "SourceEvent", "SourceState", "WorkerFacts"]
 
 _log: Final = logging.getLogger("peerload.client")
-_FIRST_RETRY_S: Final = 1.0
 _LOOK_S: Final = 0.1
 _CLOSE_S: Final = 5.0
 """How long a source that ends tries to take its record back; a record left behind runs out by itself."""
 _GIVE_UP_S: Final = 1.0
 """The same for one that never began, because its publishing had no answer."""
-
-
-class SourceState(enum.Enum):
-    """Where a source of this process stands."""
-
-    STARTING = "starting"
-    LIVE = "live"
-    """Published, and the last heartbeat was taken."""
-    UNREACHABLE = "unreachable"
-    """The last heartbeat was not taken; it goes on trying, and serves meanwhile."""
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceEvent:
-    """A source entered `state`; `reason` says why where that is not plain."""
-
-    state: SourceState
-    reason: str = ""
-
-
-OnSourceEvent: TypeAlias = Callable[[SourceEvent], None]
-"""Called on the event loop's thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +96,7 @@ class AsyncSource:
         worker_id: str,
         membership: Membership,
         registering: Collection[str] = (),
+        bench: Bench | None = None,
         facts: WorkerFacts,
         settings: ClientSettings,
         clock: Clock,
@@ -128,34 +106,43 @@ class AsyncSource:
         on_event: OnSourceEvent | None = None,
         on_closed: Callable[[AsyncSource], None] | None = None,
     ) -> None:
-        self._connection = connection
         self._exporters = exporters
         self._offer: Offer | None = offer
         self._membership = membership
         self._registering = registering
         self._facts = facts
+        self._bench = bench
         self._settings = settings
         self._clock = clock
-        self._rng = rng
         self._executor = executor
-        self._on_event = on_event
         self._on_closed = on_closed
         self._publications: list[tuple[Exporter, Publication]] = []
+        self._stock: StockTensors | None = None
         self._request = sources_pb2.PublishRequest()
-        self._heart: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._state = SourceState.STARTING
         self._announced = False
         self.key = SourceKey(source_id(offer.identity), offer.rank, worker_id)
-        self.identity = Identity.from_wire(offer.identity)
+        self.identity = read_identity(offer.identity)
         self.manifest = offer.manifest
         self.skipped = skipped
         """Files of a shared folder that are not served."""
+        self._connection = connection
+        self._registration = Registration(
+            connection,
+            self.key,
+            publish=self._publish,
+            load=lambda: self.load,
+            changed=self._changed,
+            settings=settings,
+            clock=clock,
+            rng=rng,
+            on_event=on_event,
+        )
 
     @property
     def state(self) -> SourceState:
         """Where it stands."""
-        return self._state
+        return self._registration.state
 
     @property
     def source_id(self) -> str:
@@ -194,19 +181,18 @@ class AsyncSource:
             self.manifest = replace(
                 offer.manifest, endpoints=tuple(publication.descriptor for _, publication in self._publications)
             )
-            loop = asyncio.get_running_loop()
-            self._request = await loop.run_in_executor(self._executor, self._encode, offer)
+            await self._encode(offer)
             # Peers may come the moment the record is there, so the bytes are served before it.
             self._announced = True
-            await self._announce(patient)
+            await self._registration.announce(patient=patient)
         except BaseException as error:
             # Of a publish without an answer nobody knows whether it took effect; a refused one did not.
             if self._announced and isinstance(error, (Unavailable, asyncio.CancelledError)):
-                await self._withdraw(_GIVE_UP_S)
+                await self._registration.withdraw(_GIVE_UP_S)
             await self._retire(0.0)
             self._end()
             raise
-        self._heart = asyncio.create_task(self._beat_forever(), name=f"peerload-heartbeat-{self.worker_id}")
+        self._registration.start()
 
     async def close(self) -> None:
         """Take the record back, let readers finish for `ClientSettings.retire_grace`, and stop serving.
@@ -224,21 +210,7 @@ class AsyncSource:
 
         Raises `Unavailable` if no server could be reached, `PeerloadError` for what else it answers.
         """
-        response = await self._connection.update_status(
-            p2p_pb2.UpdateStatusRequest(
-                mx_source_id=self.source_id,
-                worker_rank=self.rank,
-                worker_id=self.worker_id,
-                status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
-                source_load=self.load,
-            )
-        )
-        if not response.success:
-            _log.warning("the server lost %s (%s): publishing again", self.key.encode(), response.message)
-            await self._connection.publish(self._request)
-            self._enter(SourceState.LIVE, "published: the server had no record")
-        elif self._state is not SourceState.LIVE:
-            self._enter(SourceState.LIVE, "the server is back")
+        await self._registration.beat()
 
     async def quiet(self, seconds: float) -> None:
         """Return once nobody has been reading from it for so long, from now on."""
@@ -257,19 +229,7 @@ class AsyncSource:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncSource {self.key.encode()!r}: {self._state.value}>"
-
-    async def _announce(self, patient: bool) -> None:
-        try:
-            await self._connection.publish(self._request)
-        except Unavailable as error:
-            if not patient:
-                raise
-            # The first heartbeat that gets through will be told that the server knows no such worker.
-            _log.warning("publishing %s: %s", self.key.encode(), error)
-            self._enter(SourceState.UNREACHABLE, str(error))
-        else:
-            self._enter(SourceState.LIVE)
+        return f"<AsyncSource {self.key.encode()!r}: {self.state.value}>"
 
     async def _serve(self, offer: Offer) -> None:
         loop = asyncio.get_running_loop()
@@ -277,7 +237,7 @@ class AsyncSource:
         refused: InvalidArgument | None = None
         for name, exporter in self._exporters.items():
             if name in self._registering:
-                self._check_room(name, sum(region.nbytes for region in regions))
+                self._check_room(name, await loop.run_in_executor(self._executor, exporter.copies, regions))
             try:
                 publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
             except InvalidArgument as error:
@@ -288,26 +248,61 @@ class AsyncSource:
                 self._publications.append((exporter, publication))
         if refused is not None and not self._publications:
             raise refused
+        if isinstance(self.identity, StockIdentity):
+            self._stock = await self._serve_stock(offer)
+
+    async def _serve_stock(self, offer: Offer) -> StockTensors:
+        """Serve readers of the stock package too, who find this source under its identity."""
+        kind = cast(StockIdentity, self.identity).source_type
+        if kind not in (SourceType.WEIGHTS, SourceType.LORA):
+            raise InvalidArgument("model", f"its source_type is {kind.name}, which is an artifact: use share_artifact")
+        for exporter, publication in self._publications:
+            if isinstance(exporter, AgentExporter) and self._bench is not None:
+                return await StockTensors.open(self._bench, exporter, publication, self.key, offer.manifest.items)
+        in_use = ", ".join(self._exporters)
+        raise InvalidArgument(
+            "model", f"is a StockIdentity, whose readers speak NIXL alone, and this client serves by {in_use}: add nixl"
+        )
+
+    async def _publish(self) -> None:
+        """Send the record and the manifest."""
+        if self._offer is not None and await self._changed():
+            await self._encode(self._offer)
+        await self._connection.publish(self._request)
 
     def _check_room(self, engine: str, needed: int) -> None:
-        """Say how much memory an engine is about to pin or copy. Raises `LimitExceeded` if there is not that much."""
+        """Say how much memory an engine is about to copy. Raises `LimitExceeded` if there is not room for that."""
+        if not needed:
+            return
         available = available_memory()
         if needed > available:
-            text = f"{engine} must register {needed:,} bytes of memory, and this machine has {available:,} to spare"
+            text = f"{engine} must copy {needed:,} bytes of memory to serve them, and this machine has {available:,} to spare"
             raise LimitExceeded("weights", text, limit=available)
-        self._enter(SourceState.STARTING, f"{engine} registers {needed:,} bytes of memory")
+        self._registration.enter(SourceState.STARTING, f"{engine} copies {needed:,} bytes of memory")
 
-    def _encode(self, offer: Offer) -> sources_pb2.PublishRequest:
+    async def _changed(self) -> bool:
+        return self._stock is not None and await self._stock.changed()
+
+    async def _encode(self, offer: Offer) -> None:
+        """Make the request of what is to be published."""
+        facts = self._facts
+        worker = p2p_pb2.WorkerMetadata(
+            worker_rank=offer.rank,
+            status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
+            accelerator="cuda" if offer.on_device else facts.accelerator,
+            topology=facts.topology,
+        )
+        if self._stock is not None:
+            await self._stock.describe(worker)
+        loop = asyncio.get_running_loop()
+        self._request = await loop.run_in_executor(self._executor, self._message, offer, worker)
+
+    def _message(self, offer: Offer, worker: p2p_pb2.WorkerMetadata) -> sources_pb2.PublishRequest:
         facts = self._facts
         return sources_pb2.PublishRequest(
             record=p2p_pb2.PublishMetadataRequest(
                 identity=offer.identity,
-                worker=p2p_pb2.WorkerMetadata(
-                    worker_rank=offer.rank,
-                    status=cast(p2p_pb2.SourceStatus, int(Status.READY)),
-                    accelerator="cuda" if offer.on_device else facts.accelerator,
-                    topology=facts.topology,
-                ),
+                worker=worker,
                 worker_id=self.worker_id,
                 pod_name=facts.pod_name,
                 pod_uid=facts.pod_uid,
@@ -318,56 +313,27 @@ class AsyncSource:
             world_size=self._membership.world_size,
         )
 
-    async def _beat_forever(self) -> None:
-        failures = 0 if self._state is SourceState.LIVE else 1
-        interval = self._settings.heartbeat_interval
-        while True:
-            # Spread, so that a fleet that started together does not call together.
-            pause = min(interval, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 16)) if failures else interval
-            await self._clock.sleep(pause * self._rng.uniform(0.8, 1.0))
-            try:
-                await self.beat()
-                failures = 0
-            except PeerloadError as error:
-                failures += 1
-                if self._state is not SourceState.UNREACHABLE:
-                    _log.warning("heartbeat of %s: %s", self.key.encode(), error)
-                    self._enter(SourceState.UNREACHABLE, str(error))
-
     async def _close(self) -> None:
-        if self._heart is not None:
-            self._heart.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._heart
+        await self._registration.stop()
         try:
-            if self._state in (SourceState.LIVE, SourceState.UNREACHABLE):
-                await self._withdraw(_CLOSE_S)
+            if self.state in (SourceState.LIVE, SourceState.UNREACHABLE):
+                await self._registration.withdraw(_CLOSE_S)
         finally:
             await self._retire(self._settings.retire_grace)
             self._end()
 
-    async def _withdraw(self, seconds: float) -> None:
-        request = sources_pb2.WithdrawRequest(source_id=self.source_id, worker_id=self.worker_id, worker_rank=self.rank)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._connection.withdraw(request)
-        except (Unavailable, NotFound, TimeoutError) as error:
-            _log.warning("%s could not be withdrawn, and will run out by itself: %s", self.key.encode(), error)
-
     async def _retire(self, grace: float) -> None:
         loop = asyncio.get_running_loop()
         publications, self._publications = self._publications, []
+        if self._stock is not None:
+            # Readers of the stock package say when they begin and end; those that never end are cut off with the rest.
+            await self._stock.drain(grace)
+            await self._stock.close()
         for exporter, publication in publications:
             await loop.run_in_executor(self._executor, partial(exporter.retire, publication, grace=grace))
         self._offer = None
 
     def _end(self) -> None:
-        self._enter(SourceState.CLOSED)
+        self._registration.enter(SourceState.CLOSED)
         if self._on_closed is not None:
             self._on_closed(self)
-
-    def _enter(self, state: SourceState, reason: str = "") -> None:
-        self._state = state
-        if self._on_event is not None:
-            # Not called from here: what a callback raises is for the loop to report, and must not stop a heart.
-            asyncio.get_running_loop().call_soon(self._on_event, SourceEvent(state, reason))

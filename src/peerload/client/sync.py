@@ -16,9 +16,10 @@ from peerload.client.delivery import WeightStream
 from peerload.client.loop import LoopThread
 from peerload.client.opening import Opening
 from peerload.client.source import AsyncSource
+from peerload.client.stock.artifact_source import AsyncArtifact
 from peerload.client.weights import Filled, PulledFolder, PullReport, Weights
 
-__all__ = ["Client", "Source", "WeightIterator"]
+__all__ = ["Artifact", "Client", "Source", "WeightIterator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,16 @@ class _Same(Generic[R]):
 
     def __get__(self, source: Source, owner: type[Source]) -> R:
         return self._get(source._source)
+
+
+class _SameArtifact(Generic[R]):
+    """An attribute of the asynchronous artifact."""
+
+    def __init__(self, get: Callable[[AsyncArtifact], R]) -> None:
+        self._get = get
+
+    def __get__(self, artifact: Artifact, owner: type[Artifact]) -> R:
+        return self._get(artifact._artifact)
 
 
 class Source:
@@ -75,6 +86,42 @@ class Source:
 
     def __repr__(self) -> str:
         return repr(self._source).replace("AsyncSource", "Source", 1)
+
+
+class Artifact:
+    """`AsyncArtifact` for callers without an event loop; a context manager that closes it."""
+
+    def __init__(self, artifact: AsyncArtifact, loop: LoopThread) -> None:
+        self._artifact = artifact
+        self._loop = loop
+
+    key = _SameArtifact(lambda artifact: artifact.key)
+    identity = _SameArtifact(lambda artifact: artifact.identity)
+    artifact_id = _SameArtifact(lambda artifact: artifact.artifact_id)
+    total_size = _SameArtifact(lambda artifact: artifact.total_size)
+    skipped = _SameArtifact(lambda artifact: artifact.skipped)
+    state = _SameArtifact(lambda artifact: artifact.state)
+    load = _SameArtifact(lambda artifact: artifact.load)
+
+    def close(self) -> None:
+        self._loop.run(self._artifact.close())
+
+    def beat(self) -> None:
+        self._loop.run(self._artifact.beat())
+
+    close.__doc__ = AsyncArtifact.close.__doc__
+    beat.__doc__ = AsyncArtifact.beat.__doc__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._artifact).replace("AsyncArtifact", "Artifact", 1)
 
 
 class WeightIterator(Iterator[tuple[str, R]]):
@@ -150,6 +197,19 @@ def _opens(
             return await method(self._client, *args, **kwargs)
 
         return Source(self._loop.run(open_it()), self._loop)
+
+    return call
+
+
+def _opens_artifact(
+    method: Callable[Concatenate[AsyncClient, P], Opening[AsyncArtifact]],
+) -> Callable[Concatenate[Client, P], Artifact]:
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Artifact:
+        async def open_it() -> AsyncArtifact:
+            return await method(self._client, *args, **kwargs)
+
+        return Artifact(self._loop.run(open_it()), self._loop)
 
     return call
 
@@ -250,6 +310,8 @@ class Client:
     pull_folder = _pulls_folder(AsyncClient.pull_folder)
     share_cached = _opens(AsyncClient.share_cached)
     pull_cached = _pulls_cached(AsyncClient.pull_cached)
+    share_artifact = _opens_artifact(AsyncClient.share_artifact)
+    pull_artifact = _waits(AsyncClient.pull_artifact)
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
     explain = _waits(AsyncClient.explain)

@@ -65,6 +65,11 @@ class Target(Protocol):
         """Whether it can do with the source's own memory."""
         ...
 
+    @property
+    def shares(self) -> bool:
+        """Whether what is read into memory that is allocated for it is to be served to others."""
+        ...
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         """Set `slots` for reading from that source, or for finding everything in place where it is `mapped`. Blocks;
         `progress` is told of checking what is in place already.
@@ -87,6 +92,11 @@ class AtOnce:
     def maps(self) -> bool:
         """Whether it can do with the source's own memory."""
         return True
+
+    @property
+    def shares(self) -> bool:
+        """Whether what is read is to be served to others."""
+        return False
 
     def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
         """All that is missing."""

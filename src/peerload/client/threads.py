@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-__all__ = ["in_thread", "relay"]
+__all__ = ["Stopped", "in_thread", "relay"]
 
 T = TypeVar("T")
 

@@ -183,8 +183,15 @@ class Job(Protocol):
 class Reader(Protocol):
     """A target's way to one publication of one peer."""
 
-    def read(self, ranges: Sequence[Range], destinations: Sequence[memoryview], *, deadline: float) -> Job:
+    def read(
+        self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
+    ) -> Job:
         """Start to read `ranges` into `destinations`, one writable contiguous view of `length` bytes each.
+
+        Engines whose `reads_device_memory` is true take device memory too, all of a read's destinations or none. A job into
+        device memory whose time ran out or that was abandoned may go on writing, since what writes is a library in this very
+        process: then the memory is *poisoned*. It is kept from being freed and refused as a destination until that is over,
+        for the process's life if need be.
 
         `deadline` is in seconds from now for the whole job; a job also fails when nothing has arrived for the engine's
         progress timeout. Ranges of zero bytes complete by themselves. Raises `InvalidArgument` for ranges that
@@ -221,6 +228,11 @@ class Exporter(Protocol):
         Raises `InvalidArgument` for memory that it cannot serve, which another engine may be able to. Memory that is to be
         mapped by others an engine makes immutable here.
         """
+        ...
+
+    def copies(self, regions: Sequence[Region]) -> int:
+        """Bytes that publishing these would copy, of an engine whose `registers_memory` is true: of all that is not in shared
+        memory. Peers then read the copy."""
         ...
 
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
@@ -272,7 +284,7 @@ class Engine(Protocol):
 
     @property
     def registers_memory(self) -> bool:
-        """Whether publishing pins or copies memory, so that its size must be announced and checked beforehand."""
+        """Whether publishing may copy memory, so that its size (`Exporter.copies`) must be announced and checked beforehand."""
         ...
 
     @property

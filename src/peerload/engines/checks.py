@@ -52,8 +52,8 @@ def check_ranges(ranges: Sequence[Range], sizes: Sequence[int]) -> None:
             )
 
 
-def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview]) -> list[memoryview]:
-    """The destinations as bytes, one a range, each writable and of the range's size; else `InvalidArgument`."""
+def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory]) -> list[memoryview]:
+    """The destinations as bytes of host memory, one a range, each writable and of the range's size; else `InvalidArgument`."""
     if len(ranges) != len(destinations):
         raise InvalidArgument("destinations", f"{len(destinations)} destinations for {len(ranges)} ranges")
     views: list[memoryview] = []
@@ -61,6 +61,8 @@ def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview
         if view.nbytes != wanted.length:
             field = f"destinations[{len(views)}]"
             raise InvalidArgument(field, f"holds {view.nbytes} bytes, its range has {wanted.length}")
+        if isinstance(view, DeviceMemory):
+            raise InvalidArgument(f"destinations[{len(views)}].device", "this read can go to host memory only")
         if view.readonly or not view.c_contiguous:
             raise InvalidArgument(f"destinations[{len(views)}]", "must be writable and contiguous")
         views.append(view[:] if view.format == "B" and view.ndim == 1 else as_bytes(view))

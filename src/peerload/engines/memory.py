@@ -17,7 +17,7 @@ import xxhash
 
 from peerload.clock import Clock, SystemClock
 from peerload.engines.allocate import allocate
-from peerload.engines.base import Descriptor, Publication, Range, Region
+from peerload.engines.base import Descriptor, DeviceMemory, Publication, Range, Region
 from peerload.engines.checks import check_ranges, destination_views, host_views
 from peerload.engines.job import LaneJob
 from peerload.engines.throttle import Throttle
@@ -80,6 +80,9 @@ class _MemoryExporter:
             self._live[token] = _published[token] = shelved
         return Publication(Descriptor("memory", self._address, token), shelved.sizes)
 
+    def copies(self, regions: Sequence[Region]) -> int:
+        return 0
+
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         token = publication.descriptor.data
         with self._lock:
@@ -112,7 +115,9 @@ class _MemoryReader:
         self._closed = False
         self._jobs: weakref.WeakSet[LaneJob] = weakref.WeakSet()
 
-    def read(self, ranges: Sequence[Range], destinations: Sequence[memoryview], *, deadline: float) -> LaneJob:
+    def read(
+        self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
+    ) -> LaneJob:
         ranges = tuple(ranges)
         check_ranges(ranges, self._sizes)
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)

@@ -10,7 +10,7 @@ from peerload.wire import p2p_pb2, sources_pb2
 
 __all__ = ["Address", "allowed", "endpoints_of", "split"]
 
-_LISTENING: Final = frozenset({"tcp"})
+_LISTENING: Final = frozenset({"tcp", "nixl", "mooncake"})
 """Engines whose address is where the publishing process listens for TCP connections."""
 _MOST: Final = 4
 """Addresses that are kept of one source."""

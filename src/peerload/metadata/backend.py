@@ -64,7 +64,7 @@ class MetadataBackend:
     ) -> None:
         self._store = store
         self._clock = clock
-        self.settings = settings or MetadataSettings()
+        self.settings = (settings or MetadataSettings()).at_pace(store.pace)
         self.directory = Directory(store, clock, self.settings)
         self.watchers = Watchers(self.directory)
         self.reaper = Reaper(store, self.directory, clock, self.settings)

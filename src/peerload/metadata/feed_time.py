@@ -9,8 +9,10 @@ from peerload.store.base import Beaten, Change, Put, Store
 
 __all__ = ["FeedTime"]
 
+_BREATH_MS: Final = 1_000
+"""A feed that is there speaks once in this time: beyond that nobody can know whether heartbeats could arrive."""
 _SILENCE_MS: Final = 2_500
-"""A feed speaks at least once a second: without a word for so long, it is lost."""
+"""Without a word for so long, a feed is lost."""
 _CATCH_UP_MS: Final = 10_000
 """How long after a silence the feed is given to catch up."""
 
@@ -30,13 +32,13 @@ class FeedTime:
         """Since when the feed has spoken without a long pause."""
 
     def now(self) -> int:
-        """The store's clock, held back while the feed is. Asked several times a second."""
+        """The store's clock, held back while the feed says nothing. Asked several times a second."""
         now = self._store.now()
         if self._asked and now - self._asked > _SILENCE_MS:
             # This process was stopped, perhaps every server was: the feed has to tell first whether that time counts.
             self._stopped_at = self._told
         self._asked = now
-        self._told = min(now, self._current + _SILENCE_MS if self._stopped_at is None else self._stopped_at)
+        self._told = min(now, self._current + _BREATH_MS if self._stopped_at is None else self._stopped_at)
         return self._told
 
     @property

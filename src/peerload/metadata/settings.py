@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 __all__ = ["MetadataSettings"]
+
+_PACES_TOLERATED: Final = 3
+"""How many signs of life in a row may be missing before that is an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,17 @@ class MetadataSettings:
     """After how long a heartbeat is overdue: the interval at which workers send them, and a margin."""
     manifest_cache_bytes: int = 64 * 1024 * 1024
     """What may be kept of publications that were read lately."""
+
+    def at_pace(self, pace: float) -> MetadataSettings:
+        """The same for a store that wants heartbeats no more often than that (`Store.pace`, seconds): they gather for so
+        long, and what follows from silence follows later."""
+        return replace(
+            self,
+            flush_delay=max(self.flush_delay, pace),
+            alive_interval=max(self.alive_interval, pace),
+            alive_tolerance=max(self.alive_tolerance, _PACES_TOLERATED * pace),
+            probe_after=self.probe_after + pace,
+        )
 
     @property
     def heartbeat_timeout_ms(self) -> int:

@@ -9,11 +9,11 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Conflict, Unavailable
+from peerload.locks import KeyLocks
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
-from peerload.metadata.locks import KeyLocks
 from peerload.metadata.patience import Patience
 from peerload.metadata.publication import Publication
 from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
@@ -28,6 +28,8 @@ _log = structlog.stdlib.get_logger(__name__)
 ATTEMPTS: Final = 10
 """How often a conditional write is tried when others write the same entry."""
 _RETRY_SECONDS: Final = 1.0
+_OVERSLEPT_SECONDS: Final = 0.5
+"""Who waited so much longer than it meant to was stopped meanwhile."""
 
 
 class _Amend(NamedTuple):
@@ -201,8 +203,13 @@ class Writes:
         Raises `Unavailable` if the feed says nothing at all for so long: lists go on from what the directory knows, and must
         not deny what was acknowledged here. Of a feed that is merely slow the answer need not wait.
         """
-        if await self._directory.seen(key, revision):
-            return True
+        while True:
+            begun = self._clock.monotonic()
+            if await self._directory.seen(key, revision):
+                return True
+            if self._clock.monotonic() - begun < self._settings.visible_within + _OVERSLEPT_SECONDS:
+                break
+            # This process was stopped: the feed had no time, and what it says first is old.
         if self._directory.silent_ms >= self._settings.visible_within * 1000:
             raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
         return False

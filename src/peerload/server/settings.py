@@ -45,12 +45,14 @@ _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
 _SECURITY_NAME: Final = "MODEL_EXPRESS_SECURITY_MODE"
 _REDIS_BACKEND: Final = "redis"
-_KNOWN_BACKENDS: Final = (_REDIS_BACKEND, "kubernetes", "k8s", "crd")
+_KUBERNETES_BACKENDS: Final = ("kubernetes", "k8s", "crd")
+_KNOWN_BACKENDS: Final = (_REDIS_BACKEND, *_KUBERNETES_BACKENDS)
 _REDIS_URL_NAME: Final = "REDIS_URL"
 _REDIS_HOST_NAMES: Final = ("MX_REDIS_HOST", "REDIS_HOST")
 _REDIS_PORT_NAMES: Final = ("MX_REDIS_PORT", "REDIS_PORT")
 _REDIS_HOST: Final = "localhost"
 _REDIS_PORT: Final = "6379"
+_NAMESPACE_NAMES: Final = ("MX_METADATA_NAMESPACE", "POD_NAMESPACE")
 
 _LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 _FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
     store: str = Field(
         default_factory=_default_store,
         min_length=1,
-        description="Where records are kept: sqlite:PATH, redis://HOST or memory:.",
+        description="Where records are kept: sqlite:PATH, redis://HOST, kubernetes:NAMESPACE or memory:.",
     )
     heartbeat_timeout: Seconds = Field(
         default=90.0, description="Seconds without a heartbeat after which a source is stale."
@@ -205,8 +207,11 @@ class _DeployedSource(PydanticBaseSettingsSource):
         if host or port:
             names = ", ".join(name for name, value in ((_HOST_NAME, host), (_PORT_NAME, port)) if value)
             found["listen"] = (join_address(host or DEFAULT_HOST, port or DEFAULT_PORT), names)
-        if _deployed_backend() == _REDIS_BACKEND:
+        backend = _deployed_backend()
+        if backend == _REDIS_BACKEND:
             found["store"] = _deployed_redis()
+        elif backend in _KUBERNETES_BACKENDS:
+            found["store"] = _deployed_kubernetes()
         return found
 
 
@@ -230,6 +235,17 @@ def _deployed_redis() -> tuple[str, str]:
         # Kubernetes sets REDIS_PORT so by itself in every pod beside a service that is called redis.
         port = port.rpartition(":")[2]
     return f"redis://{join_address(host, port)}", ", ".join(names)
+
+
+def _deployed_kubernetes() -> tuple[str, str]:
+    """The URL of the namespace that a deployment names, and the variables that it is taken from.
+
+    Where it names none it is that of the Pod, or of the kubeconfig: the store finds out.
+    """
+    name = next((each for each in _NAMESPACE_NAMES if os.environ.get(each, "").strip()), None)
+    if name is None:
+        return "kubernetes:", _BACKEND_NAME
+    return f"kubernetes:{os.environ[name].strip()}", f"{_BACKEND_NAME}, {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +274,7 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     origins = _origins(given)
-    _refuse_what_is_not_here(origins)
+    _refuse_what_is_not_here()
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -287,16 +303,11 @@ def _origins(given: Mapping[str, Any]) -> dict[str, str]:
     return origins
 
 
-def _refuse_what_is_not_here(origins: Mapping[str, str]) -> None:
+def _refuse_what_is_not_here() -> None:
     """A deployment that asks for a store or for protection that this release lacks must not start without it."""
     backend = _deployed_backend()
     if backend and backend not in _KNOWN_BACKENDS:
         raise InvalidArgument(_BACKEND_NAME, f"must be one of {', '.join(_KNOWN_BACKENDS)} (it is {backend[:200]!r})")
-    if backend and origins["store"] == "default":
-        raise InvalidArgument(
-            _BACKEND_NAME,
-            f"this release has no {backend} store; choose another with --store or PEERLOAD_STORE (redis://HOST, sqlite:PATH or memory:)",
-        )
     mode = os.environ.get(_SECURITY_NAME, "").strip().lower()
     if mode not in ("", "off"):
         raise InvalidArgument(_SECURITY_NAME, f"this release can only be run with off (it is {mode[:200]!r})")

@@ -213,6 +213,12 @@ class Store(Protocol):
         """What the store is, for people: its URL without secrets."""
         ...
 
+    @property
+    def pace(self) -> float:
+        """How often the store wants heartbeats: seconds for which a writer lets them gather before it touches them all in
+        one batch. 0 for a store to which it makes no difference. What waits for its answer need not wait for that."""
+        ...
+
     async def open(self) -> None:
         """Connect, create or check what is kept there. Raises `Unavailable`, or `InvalidArgument` for a place that
         cannot be a store (an unknown newer layout, a network file system …)."""

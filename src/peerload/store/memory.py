@@ -78,6 +78,10 @@ class MemoryStore:
     def url(self) -> str:
         return "memory:"
 
+    @property
+    def pace(self) -> float:
+        return 0.0
+
     async def open(self) -> None:
         self._opened += 1
         if self._wakeups is None:
@@ -220,7 +224,7 @@ class MemoryStore:
         yield Finding(
             Level.WARNING,
             "a store in memory is one server's own, and its restart loses every source until its worker publishes again",
-            "choose sqlite:PATH to keep them, or redis://HOST to share them too",
+            "choose sqlite:PATH to keep them, or redis://HOST or kubernetes:NAMESPACE to share them too",
         )
 
     @contextlib.asynccontextmanager

@@ -98,6 +98,10 @@ class FaultyStore:
     def url(self) -> str:
         return self.store.url
 
+    @property
+    def pace(self) -> float:
+        return self.store.pace
+
     async def open(self) -> None:
         await self.store.open()
         self._closed = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.support.histories.records import History, Look, State, Watch, Write
 from tests.support.histories.register import Register, Sight
@@ -19,7 +19,7 @@ PATIENT = 8.0
 
 def check(history: History) -> list[str]:
     """What was said or shown that cannot be: a sentence each."""
-    times = Times(history.faults, history.servers, history.timeout)
+    times = Times(history.faults, history.servers, history.bounds)
     wrong: list[str] = [*unanswered(history, times)]
     registers: defaultdict[str, Register] = defaultdict(lambda: Register(times))
     for write in sorted(history.writes, key=lambda write: write.begun):
@@ -28,11 +28,13 @@ def check(history: History) -> list[str]:
             wrong.append(f"{write.worker_id}: {complaint}")
     rivals = Rivals(history.rivals, times)
     contended = {write.worker_id for write in history.rivals}
-    workers = [*registers, *contended]
+    begun: dict[str, float] = {}
+    for write in sorted([*history.writes, *history.rivals], key=lambda write: write.begun):
+        begun.setdefault(write.worker_id, write.begun)
 
     floors: defaultdict[tuple[str, str], _Floor] = defaultdict(_Floor)
     followed: defaultdict[tuple[str, str], list[Sight]] = defaultdict(list)
-    for stream, worker_id, sight in sights(history, workers):
+    for stream, worker_id, sight in sights(history, begun):
         if worker_id in registers:
             register = registers[worker_id]
             floor = floors[stream, worker_id]
@@ -66,16 +68,19 @@ def unanswered(history: History, times: Times) -> Iterator[str]:
             yield f"nothing was wrong, and yet there is no answer to {call}"
 
 
-def sights(history: History, workers: list[str]) -> Iterator[tuple[str, str, Sight]]:
-    """Everything that was shown of everybody: the stream that it belongs to, the worker, and what.
+def sights(history: History, begun: Mapping[str, float]) -> Iterator[tuple[str, str, Sight]]:
+    """Everything that was shown of everybody: the stream that it belongs to, the worker, and what. `begun` is when each
+    worker was first written of, in order; that it was not shown before says nothing.
 
     What a stream shows goes forward in time: each watch is one, and so are the lists of a server.
     """
+    workers, moments = [*begun], [*begun.values()]
     for look in sorted(history.looks, key=lambda look: look.ended):
         if look.shown is None:
             continue
         stream = "" if look.only else f"lists of {look.server}"
-        for worker_id in [look.only] if look.only else {*workers, *look.shown}:
+        known = workers[: bisect.bisect_right(moments, look.ended)]
+        for worker_id in [look.only] if look.only else {*known, *look.shown}:
             shown = look.shown.get(worker_id)
             yield stream, worker_id, Sight(shown, look.server, look.ended, look.begun, look.ready)
     for number, watch in enumerate(history.watches):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from tests.support.histories.bounds import Bounds
+
 __all__ = ["INITIALIZING", "READY", "STALE", "Fault", "History", "Look", "Piece", "State", "Told", "Watch", "Write"]
 
 INITIALIZING = 1
@@ -93,8 +95,8 @@ class Fault:
     what: str
     begun: float
     ended: float
-    redis: bool = False
-    """Whether Redis was concerned; then every server is."""
+    store: bool = False
+    """Whether what the servers keep their records in was concerned; then every server is."""
     servers: frozenset[int] = frozenset()
     killed: bool = False
     down: tuple[float, float] | None = None
@@ -106,8 +108,8 @@ class History:
     """One trial."""
 
     servers: int
-    timeout: float
-    """The servers' heartbeat timeout, seconds."""
+    bounds: Bounds
+    """What the servers promise."""
     writes: list[Write] = field(default_factory=list)
     """Of workers that have one client each, which waits for every answer."""
     rivals: list[Write] = field(default_factory=list)

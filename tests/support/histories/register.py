@@ -170,14 +170,14 @@ class Register:
     def _fresh(self, at: float, known: float) -> bool:
         for index in range(self._latest(at), 0, -1):
             if self._beats[index] and self._stored[index] <= known:
-                return self._times.aged(self._begun[index], at) < self._times.timeout - CLOCKS
+                return self._times.aged(self._begun[index], at) < self._times.bounds.timeout - CLOCKS
         return False
 
     def _new(self, state: State, at: float) -> bool:
         """Whether a publication is so new that whoever knows of it knows that it lives."""
-        return self._times.aged(self._published[state.step], at) < self._times.timeout - CLOCKS
+        return self._times.aged(self._published[state.step], at) < self._times.bounds.timeout - CLOCKS
 
     def _expired(self, until: float, known: float) -> bool:
         """Whether the last heartbeat has run out for sure, as far as the server knows the time."""
         last = self._heard[self._latest(until)]
-        return last > -math.inf and self._times.counted(last, known) > self._times.timeout + LATE
+        return last > -math.inf and self._times.counted(last, known) > self._times.bounds.timeout + LATE

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Self
 
+from tests.support.histories.bounds import REDIS
 from tests.support.histories.checks import PATIENT, check
 from tests.support.histories.records import READY, Fault, History, Look, Piece, State, Told, Watch, Write
 
 __all__ = ["PATIENT", "Tale", "first", "then"]
-
-TIMEOUT = 4.0
 
 
 class Tale:
     """A history that is told write by write. Unless it says otherwise a call takes 0.1 s, and the worker is "w"."""
 
     def __init__(self) -> None:
-        self.history = History(servers=3, timeout=TIMEOUT)
+        self.history = History(servers=3, bounds=REDIS)
         self._steps = 0
 
     def publish(self, at: float, *, server: int = 0, answer: bool | None = True, lasts: float = 0.1) -> State:
@@ -54,10 +53,10 @@ class Tale:
         self.history.watches.append(Watch(server, ready, kept))
         return self
 
-    def trouble(self, begun: float, ended: float, *servers: int, redis: bool = False, killed: bool = False) -> Self:
-        """Something that was done to servers, or to Redis: they were down all the time."""
+    def trouble(self, begun: float, ended: float, *servers: int, store: bool = False, killed: bool = False) -> Self:
+        """Something that was done to servers, or to their store: they were down all the time."""
         self.history.faults.append(
-            Fault("made up", begun, ended, redis, frozenset(servers), killed, down=(begun, ended))
+            Fault("made up", begun, ended, store, frozenset(servers), killed, down=(begun, ended))
         )
         return self
 

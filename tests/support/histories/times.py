@@ -6,24 +6,10 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 
+from tests.support.histories.bounds import Bounds
 from tests.support.histories.records import Fault
 
-__all__ = ["AGREE", "RECOVER", "Times"]
-
-AGREE = 2.0
-"""Servers whose feeds are current agree within this."""
-STORED = 1.0
-"""A heartbeat that was answered is in the store within this; then those of `AGREE` begin."""
-RECOVER = 5.0
-"""A feed that was lost is current again within this, once Redis is back."""
-RESTART = 3.0
-"""A client has found a server again within this after it was restarted, or went on."""
-TOLERANCE = 5.0
-"""A longer silence of all servers is an outage, in which no heartbeat ages (`MetadataSettings.alive_tolerance`)."""
-RIDDEN_OUT = 2.0
-"""A server's write waits so long for a Redis that is away."""
-ALIVE = 2.0
-"""The last sign of life before an outage is no older than this (one a second, and some delay)."""
+__all__ = ["Times"]
 
 Span = tuple[float, float]
 
@@ -31,15 +17,15 @@ Span = tuple[float, float]
 class Times:
     """Questions about a trial's time. Everything is on the safe side: a doubt excuses the servers."""
 
-    def __init__(self, faults: Sequence[Fault], servers: int, timeout: float) -> None:
+    def __init__(self, faults: Sequence[Fault], servers: int, bounds: Bounds) -> None:
         self._faults = faults
-        self.timeout = timeout
+        self.bounds = bounds
         everybody = frozenset(range(servers))
         self._unwell = [
             merged(
-                (fault.begun, fault.ended + (RECOVER if fault.redis else 0.0))
+                (fault.begun, fault.ended + (bounds.recover if fault.store else 0.0))
                 for fault in faults
-                if fault.redis or server in fault.servers
+                if fault.store or server in fault.servers
             )
             for server in range(servers)
         ]
@@ -54,33 +40,38 @@ class Times:
         self._kills = [
             [fault.begun for fault in faults if fault.killed and server in fault.servers] for server in range(servers)
         ]
-        general = [fault for fault in faults if fault.redis or fault.servers == everybody]
-        self._doubtful = merged((fault.begun - ALIVE, fault.ended + RECOVER) for fault in general)
-        self._outages = merged(outage for fault in general if (outage := _outage(fault)) is not None)
+        general = [fault for fault in faults if fault.store or fault.servers == everybody]
+        self._doubtful = merged((fault.begun - bounds.alive, fault.ended + bounds.recover) for fault in general)
+        self._outages = merged(outage for fault in general if (outage := _outage(fault, bounds)) is not None)
+        self._unheard = [
+            (fault.down[0], fault.ended + bounds.recover)
+            for fault in general
+            if fault.store and fault.killed and fault.down
+        ]
 
     @functools.cache  # noqa: B019  asked of every worker that a list does not show, and as long-lived as a check
     def knows(self, server: int, at: float, *, streamed: bool = False) -> float:
         """A server's answer at `at` (or, `streamed`, what its watchers have been told by then) takes in every write
         that was acknowledged by the time returned.
 
-        That is `AGREE` of time ago in which its feed was current, or the heartbeat timeout and `AGREE` ago in any
+        That is `agree` of time ago in which its feed was current, or the heartbeat timeout and `agree` ago in any
         case: it does not answer from what is older, and ends its watches (while it runs).
         """
-        current = back(self._unwell[server], at, AGREE)
+        current = back(self._unwell[server], at, self.bounds.agree)
         if streamed:
-            return max(current, back(self._stopped[server], at, self.timeout + AGREE))
+            return max(current, back(self._stopped[server], at, self.bounds.timeout + self.bounds.agree))
         # One that is stopped answers when it goes on, and looks then how old is what it knows.
         answers = max([at, *(end for begun, end in self._down[server] if begun <= at < end)])
-        return max(current, answers - self.timeout - AGREE)
+        return max(current, answers - self.bounds.timeout - self.bounds.agree)
 
     def told(self, server: int, at: float) -> float:
         """When a server's watchers have surely been told of what was in the store at `at`, as far as it runs."""
-        heard = forth(self._unwell[server], at, AGREE)
-        return min(heard, forth(self._stopped[server], at, self.timeout + AGREE))
+        heard = forth(self._unwell[server], at, self.bounds.agree)
+        return min(heard, forth(self._stopped[server], at, self.bounds.timeout + self.bounds.agree))
 
     def lasting(self, server: int, at: float) -> float:
         """When a heartbeat that a server answered at `at` is surely in the store; infinite if it was killed before."""
-        by = forth(self._unwell[server], at, STORED)
+        by = forth(self._unwell[server], at, self.bounds.stored)
         return math.inf if any(at <= kill <= by for kill in self._kills[server]) else by
 
     def counted(self, start: float, end: float) -> float:
@@ -88,34 +79,44 @@ class Times:
         return max(0.0, end - start - overlap(self._doubtful, start, end))
 
     def aged(self, start: float, end: float) -> float:
-        """By how much a heartbeat has aged at most."""
-        return max(0.0, end - start - overlap(self._outages, start, end))
+        """By how much a heartbeat has aged at most, as far as a server may know at the end."""
+        # It goes by what the feed said last, until the store is back and the feed has said more.
+        believed = sum(
+            overlap(self._outages, max(start, begun), min(end, begun + self.bounds.breath))
+            for begun, ended in self._unheard
+            if begun <= end < ended
+        )
+        return max(0.0, end - start - overlap(self._outages, start, end) + believed)
 
     def calm(self, server: int, begun: float, ended: float) -> bool:
         """Whether nothing excuses a server that does not answer within that time."""
         return not any(
-            fault.begun <= ended and begun <= fault.ended + (RECOVER if fault.redis else RESTART)
+            fault.begun <= ended
+            and begun <= fault.ended + (self.bounds.recover if fault.store else self.bounds.restart)
             for fault in self._faults
-            if fault.redis or server in fault.servers
+            if fault.store or server in fault.servers
         )
 
     def repeated(self, begun: float, ended: float) -> bool:
-        """Whether a write may have been done twice: because Redis was lost while its server waited for the answer."""
-        return any(fault.redis and fault.begun <= ended and begun <= fault.ended + RECOVER for fault in self._faults)
+        """Whether a write may have been done twice: because the store was lost while its server waited for the answer."""
+        return any(
+            fault.store and fault.begun <= ended and begun <= fault.ended + self.bounds.recover
+            for fault in self._faults
+        )
 
 
-def _outage(fault: Fault) -> Span | None:
+def _outage(fault: Fault, bounds: Bounds) -> Span | None:
     """The part of a fault that is surely no time for anybody's heartbeat."""
     if fault.down is None:
         return None
     begun, ended = fault.down
-    if not fault.redis:
+    if not fault.store:
         # Servers that start anew, or go on after so long, say so.
-        return (begun, ended) if fault.killed or ended - begun > TOLERANCE else None
+        return (begun, ended) if fault.killed or ended - begun > bounds.tolerance else None
     # A sign of life from within the tolerance may lie in the connection of one that is stopped until that goes on, and
-    # one that is on its way while Redis returns counts from when it was sent.
-    begun, ended = begun if fault.killed else begun + TOLERANCE, ended - RIDDEN_OUT
-    return (begun, ended) if ended - fault.down[0] > TOLERANCE else None
+    # one that is on its way while the store returns counts from when it was sent.
+    begun, ended = begun if fault.killed else begun + bounds.tolerance, ended - bounds.ridden_out
+    return (begun, ended) if ended - fault.down[0] > bounds.tolerance else None
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

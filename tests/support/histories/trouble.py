@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from tests.support.histories.backings import Victim
 from tests.support.histories.clients import Recorder
 from tests.support.histories.records import Fault
 from tests.support.live import LiveServer, Rpc, eventually
-from tests.support.redis import RedisProcess
 
 __all__ = ["Stalls", "Trouble"]
 
@@ -20,21 +20,21 @@ STALL = 0.5
 
 
 class Trouble:
-    """Kills, stops and continues processes at random, one or all servers or Redis at a time."""
+    """Kills, stops and continues processes at random, one or all servers or one of the store's at a time."""
 
-    def __init__(self, servers: Sequence[LiveServer], redis: RedisProcess, seed: int) -> None:
+    def __init__(self, servers: Sequence[LiveServer], victims: Sequence[Victim], seed: int) -> None:
         self.faults: list[Fault] = []
         self._random = random.Random(seed)
         self._servers = servers
-        self._redis = redis
+        self._victims = victims
 
     def run(self, until: float, progress: Callable[[], None]) -> None:
         """Do it until then; at the end everything is up. `progress` is called after each."""
         kinds: dict[Callable[[], Fault], int] = {
             self._kill_server: 4,
             self._stop_server: 4,
-            self._kill_redis: 2,
-            self._stop_redis: 2,
+            self._kill_store: 2,
+            self._stop_store: 2,
             self._kill_all: 1,
             self._stop_all: 1,
         }
@@ -90,23 +90,25 @@ class Trouble:
             self._servers[number].signal(signal.SIGCONT)
         return Fault(what, begun, time.monotonic(), servers=frozenset(numbers), down=(stopped, back))
 
-    def _kill_redis(self) -> Fault:
+    def _kill_store(self) -> Fault:
+        victim = self._random.choice(self._victims)
         begun = time.monotonic()
-        self._redis.kill()
+        victim.kill()
         dead = time.monotonic()
         time.sleep(self._short())
         back = time.monotonic()
-        self._redis.start()
-        return Fault("kill redis", begun, time.monotonic(), redis=True, killed=True, down=(dead, back))
+        victim.start()
+        return Fault(f"kill {victim.name}", begun, time.monotonic(), store=True, killed=True, down=(dead, back))
 
-    def _stop_redis(self) -> Fault:
+    def _stop_store(self) -> Fault:
+        victim = self._random.choice(self._victims)
         begun = time.monotonic()
-        self._redis.pause()
+        victim.pause()
         stopped = time.monotonic()
         time.sleep(self._short())
         back = time.monotonic()
-        self._redis.resume()
-        return Fault("stop redis", begun, time.monotonic(), redis=True, down=(stopped, back))
+        victim.resume()
+        return Fault(f"stop {victim.name}", begun, time.monotonic(), store=True, down=(stopped, back))
 
 
 class Stalls(Recorder):
@@ -122,5 +124,5 @@ class Stalls(Recorder):
         while not self.over.wait(0.05):
             now = time.monotonic()
             if now - begun > STALL:
-                self.faults.append(Fault("stall", begun, now, redis=True, servers=self._all))
+                self.faults.append(Fault("stall", begun, now, store=True, servers=self._all))
             begun = now

@@ -22,7 +22,7 @@ from peerload.engines.tcp.shelf import Shelf, Shelved
 from peerload.engines.throttle import Throttle
 from peerload.errors import InvalidArgument, Unavailable
 
-__all__ = ["LineExporter", "TcpExporter"]
+__all__ = ["LineExporter", "TcpExporter", "bind_for", "listen"]
 
 
 class LineExporter(ABC):
@@ -46,6 +46,9 @@ class LineExporter(ABC):
                 raise InvalidArgument("exporter", "is closed")
             self._shelf.add(shelved)
         return Publication(self._describe(shelved), shelved.sizes)
+
+    def copies(self, regions: Sequence[Region]) -> int:
+        return 0
 
     def retire(self, publication: Publication, *, grace: float = 0.0) -> None:
         shelved = self._shelf.get(self._id_of(publication.descriptor))
@@ -99,7 +102,7 @@ class TcpExporter(LineExporter):
 
     def __init__(self, host: str, settings: TcpSettings, clock: Clock) -> None:
         self._host = check_host(host)
-        sock = _listen(settings.bind if settings.bind is not None else _bind_for(self._host), settings.port)
+        sock = listen(settings.bind if settings.bind is not None else bind_for(self._host), settings.port)
         self.port: int = sock.getsockname()[1]
         super().__init__(sock, settings, clock)
 
@@ -124,7 +127,8 @@ class TcpExporter(LineExporter):
         return Serving(sock, shelved, self._settings, self._throttle, self._clock)
 
 
-def _bind_for(host: str) -> str:
+def bind_for(host: str) -> str:
+    """The address to listen on for a source that is reached as `host`; "" for all."""
     if host == "localhost":
         return "127.0.0.1"
     try:
@@ -136,7 +140,8 @@ def _bind_for(host: str) -> str:
     return "" if address.version == 6 else "0.0.0.0"
 
 
-def _listen(bind: str, port: int) -> socket.socket:
+def listen(bind: str, port: int) -> socket.socket:
+    """Listen. Raises `InvalidArgument` for an address that is none here, `Unavailable` where the port is in use."""
     where = f"{bind or '*'}:{port}"
     try:
         return sockets.listen(bind, port)

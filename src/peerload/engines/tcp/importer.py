@@ -11,15 +11,15 @@ from typing import TypeVar
 
 from peerload.clock import Clock
 from peerload.engines.allocate import allocate
-from peerload.engines.base import Descriptor, Range
+from peerload.engines.base import Descriptor, DeviceMemory, Range
 from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.job import LaneJob
-from peerload.engines.tcp import protocol, sockets
-from peerload.engines.tcp.lane import Lane, Line, Work, read_reply
-from peerload.engines.tcp.protocol import Endpoint, Kind
+from peerload.engines.tcp import protocol
+from peerload.engines.tcp.greet import dial, greet
+from peerload.engines.tcp.lane import Lane, Line, Work
+from peerload.engines.tcp.protocol import Endpoint
 from peerload.engines.tcp.settings import LineSettings
-from peerload.engines.tcp.sockets import ConnectionLost
-from peerload.errors import Fault, InvalidArgument, TransferFailed
+from peerload.errors import InvalidArgument
 
 __all__ = ["LineImporter", "LineReader", "TcpImporter", "TcpReader"]
 
@@ -51,7 +51,9 @@ class LineReader(ABC):
         # A reader that is dropped without being closed takes its connections with it.
         weakref.finalize(self, _close_all, self._kept)
 
-    def read(self, ranges: Sequence[Range], destinations: Sequence[memoryview], *, deadline: float) -> LaneJob:
+    def read(
+        self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
+    ) -> LaneJob:
         ranges = tuple(ranges)
         check_ranges(ranges, self._sizes)
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)
@@ -131,26 +133,9 @@ class LineReader(ABC):
 
     def _connect(self, seconds_left: float) -> Line:
         timeout = max(0.05, min(self._settings.connect_timeout, seconds_left))
-        sock = self._dial(timeout)
-        until = self._clock.monotonic() + timeout
-
-        def waiting() -> None:
-            if self._closed or self._clock.monotonic() > until:
-                text = f"{self.address} accepted the connection and said nothing for {timeout:g} s"
-                raise TransferFailed(text, fault=Fault.STALLED)
-
-        line = None
-        try:
-            sockets.send_all(sock, self._greeting, waiting)
-            if read_reply(sock, Kind.ACCEPTED, self.address, waiting):
-                raise TransferFailed(f"{self.address} does not speak this engine's protocol", retryable=False)
-            line = Line(sock)
-        except ConnectionLost as error:
-            raise TransferFailed(f"lost the connection to {self.address}: {error}", fault=Fault.LOST) from None
-        finally:
-            if line is None:
-                sock.close()
-        return line
+        return Line(
+            greet(self._dial(timeout), self._greeting, self.address, timeout, self._clock, lambda: self._closed)
+        )
 
 
 class TcpReader(LineReader):
@@ -161,11 +146,7 @@ class TcpReader(LineReader):
         self._where = endpoint.host, endpoint.port
 
     def _dial(self, timeout: float) -> socket.socket:
-        try:
-            return sockets.connect(*self._where, timeout)
-        except OSError as error:
-            fault = Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
-            raise TransferFailed(f"cannot connect to {self.address}: {error.strerror or error}", fault=fault) from None
+        return dial(*self._where, self.address, timeout)
 
 
 def _close_all(lines: list[Line]) -> None:

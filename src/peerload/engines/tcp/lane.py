@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -272,7 +272,7 @@ class Lane:
             raise TransferFailed(text, fault=Fault.STALLED)
 
 
-def read_reply(sock: socket.socket, expected: Kind, address: str, waiting: Any) -> int:
+def read_reply(sock: socket.socket, expected: int, address: str, waiting: Callable[[], None]) -> int:
     """The length of what follows a reply of the `expected` kind. Raises `TransferFailed` for a refusal and for anything
     that no source says."""
     head = sockets.receive_exactly(sock, protocol.REPLY.size, waiting)

@@ -17,9 +17,8 @@ from typing import Final, Protocol
 from peerload.clock import Clock
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Refusal
-from peerload.engines.tcp.settings import LineSettings
 
-__all__ = ["Listener", "Served"]
+__all__ = ["Limits", "Listener", "Served"]
 
 _SWEEP: Final = 0.5
 _BREATHER: Final = 0.1
@@ -30,6 +29,22 @@ _WORDS: Final = {
     Refusal.RETIRED: "these weights are no longer offered",
     Refusal.FORBIDDEN: "it gives its memory to its own user's processes only, and to those of users that it was told of",
 }
+
+
+class Limits(Protocol):
+    """What a listener asks of its engine's settings; `peerload.engines.tcp.settings.LineSettings` has the meanings."""
+
+    @property
+    def max_connections(self) -> int: ...
+
+    @property
+    def max_pending(self) -> int: ...
+
+    @property
+    def handshake_timeout(self) -> float: ...
+
+    @property
+    def idle_timeout(self) -> float: ...
 
 
 class Served(Protocol):
@@ -59,7 +74,7 @@ class Listener:
         self,
         sock: socket.socket,
         welcome: Callable[[socket.socket, bytes, bytes], Served | Refusal],
-        settings: LineSettings,
+        settings: Limits,
         clock: Clock,
     ) -> None:
         self._listening = sock
@@ -69,6 +84,7 @@ class Listener:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
+            sockets.track(end)
             end.setblocking(False)
         self._pending: dict[socket.socket, _Pending] = {}
         self._parked: dict[socket.socket, tuple[Served, float]] = {}

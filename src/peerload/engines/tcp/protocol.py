@@ -88,6 +88,8 @@ class Refusal(enum.IntEnum):
     VERSION = 6
     FORBIDDEN = 7
     """This process may not read it, whoever else may: another way to the same source is worth trying."""
+    UNAVAILABLE = 8
+    """It cannot for the moment, and says why."""
 
 
 def greeting(publication: bytes, secret: bytes) -> bytes:
@@ -111,9 +113,10 @@ def accepted() -> bytes:
 
 
 def refused(refusal: Refusal, text: str) -> bytes:
-    """The source's answer to what it does not do. Only a source that is busy may be asked the same thing again."""
+    """The source's answer to what it does not do, or not now: then it may be asked the same thing again."""
     encoded = text.encode()[:MAX_TEXT]
-    return REPLY.pack(REPLY_MAGIC, Kind.REFUSED, refusal, refusal is Refusal.BUSY, len(encoded)) + encoded
+    retryable = refusal in (Refusal.BUSY, Refusal.UNAVAILABLE)
+    return REPLY.pack(REPLY_MAGIC, Kind.REFUSED, refusal, retryable, len(encoded)) + encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ class Endpoint:
     publication: bytes
     secret: bytes
     sizes: tuple[int, ...]
+    engine: str = "tcp"
+    """Engines that are reached in the same way say the same."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address!r}, {len(self.sizes)} regions)"
@@ -141,14 +146,14 @@ class Endpoint:
         """The descriptor that says this."""
         host = self.host.encode("ascii")
         head = _DATA.pack(VERSION, len(host), self.port, self.publication, self.secret, len(self.sizes))
-        return Descriptor("tcp", self.address, head + host + struct.pack(f"<{len(self.sizes)}Q", *self.sizes))
+        return Descriptor(self.engine, self.address, head + host + struct.pack(f"<{len(self.sizes)}Q", *self.sizes))
 
     @classmethod
-    def decode(cls, descriptor: Descriptor) -> Endpoint:
+    def decode(cls, descriptor: Descriptor, engine: str = "tcp") -> Endpoint:
         """What a descriptor says. It comes from a peer: whatever is wrong with it is `TransferFailed`, except that a
         descriptor of another engine is the caller's `InvalidArgument`."""
-        if descriptor.engine != "tcp":
-            raise InvalidArgument("descriptor", f"is of engine {descriptor.engine!r}, not tcp")
+        if descriptor.engine != engine:
+            raise InvalidArgument("descriptor", f"is of engine {descriptor.engine!r}, not {engine}")
         data = descriptor.data
         if len(data) < _DATA.size or data[0] != VERSION:
             raise TransferFailed("the source's descriptor is not one of this engine's version", retryable=False)
@@ -159,7 +164,7 @@ class Endpoint:
         if not raw_host.isascii() or not raw_host or not port:
             raise TransferFailed("the source's descriptor names no host and port", retryable=False)
         sizes = struct.unpack_from(f"<{count}Q", data, _DATA.size + host_length)
-        endpoint = cls(raw_host.decode("ascii"), port, publication, secret, sizes)
+        endpoint = cls(raw_host.decode("ascii"), port, publication, secret, sizes, engine)
         # The address is what others go by to tell endpoints apart, so the bytes may not lead elsewhere.
         if endpoint.address != descriptor.address:
             raise TransferFailed("the source's descriptor contradicts its address", retryable=False)

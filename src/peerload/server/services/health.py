@@ -17,7 +17,11 @@ from peerload.server.services.messages import decode, shown
 from peerload.wire.grpc_health_pb2 import HealthCheckRequest, HealthCheckResponse
 from peerload.wire.health_pb2 import HealthRequest, HealthResponse
 
-__all__ = ["HealthService", "StandardHealth"]
+__all__ = ["LIVENESS", "HealthService", "StandardHealth"]
+
+LIVENESS: Final = "liveness"
+"""A name for whoever would restart a server that does not answer: always SERVING, because a restart helps neither against a
+store that is away nor a server that is stopping."""
 
 _SERVING: Final = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 _NOT_SERVING: Final = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()
@@ -48,7 +52,7 @@ class HealthService:
 
 
 class StandardHealth:
-    """grpc.health.v1.Health, for the server as a whole (the empty name) and for each service by name.
+    """grpc.health.v1.Health, for the server as a whole (the empty name), for each service by name, and for `LIVENESS`.
 
     `services` may grow until the server starts.
     """
@@ -69,7 +73,7 @@ class StandardHealth:
         name = decode(HealthCheckRequest, request).service
         if not self._known(name):
             raise NotFound(f"service {shown(name)} is not served here")
-        return _SERVING if self._readiness.serving else _NOT_SERVING
+        return _SERVING if self._readiness.serving or name == LIVENESS else _NOT_SERVING
 
     async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """The state of one service and its changes. One that is not served here is SERVICE_UNKNOWN for good, and, as
@@ -77,9 +81,11 @@ class StandardHealth:
         name = decode(HealthCheckRequest, request).service
         if not self._known(name):
             yield _SERVICE_UNKNOWN
+        if name == LIVENESS:
+            yield _SERVING
         async for serving in self._readiness.states():
-            if self._known(name):
+            if self._known(name) and name != LIVENESS:
                 yield _SERVING if serving else _NOT_SERVING
 
     def _known(self, name: str) -> bool:
-        return not name or name in self._services
+        return name in ("", LIVENESS) or name in self._services

@@ -47,10 +47,10 @@ from peerload.store.redis.link import Command, Link, Replies
 from peerload.store.redis.place import RedisPlace
 from peerload.store.redis.poller import Poller
 from peerload.store.redis.pool import CALL_SECONDS, Pool, checked
-from peerload.store.redis.redistime import Measured, RedisTime
 from peerload.store.redis.route import route_to
 from peerload.store.redis.scripts import script
 from peerload.store.redis.trouble import NewerLayout
+from peerload.store.servertime import Measured, ServerTime
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["RedisStore"]
@@ -98,7 +98,7 @@ class RedisStore:
         self._place = RedisPlace.parse(url) if isinstance(url, str) else url
         self._keys = Keys(self._place)
         self._clock = clock
-        self._time = RedisTime(clock)
+        self._time = ServerTime(clock, "Redis")
         self._parts: _Parts | None = None
         self._opening = asyncio.Lock()
         # The latest revision seen anywhere: a primary that has lost some must not use them again.
@@ -107,6 +107,10 @@ class RedisStore:
     @property
     def url(self) -> str:
         return self._place.shown
+
+    @property
+    def pace(self) -> float:
+        return 0.0
 
     async def open(self) -> None:
         async with self._opening:

@@ -23,9 +23,7 @@ _FEW_BYTES: Final = 1_000_000_000
 _NO_BYTES: Final = 50_000_000
 _MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 _CONTAINER: Final = frozenset({"overlay", "aufs"})
-_ELSEWHERE: Final = (
-    "choose a path on a disk of this machine (--store sqlite:PATH), or share a Redis (--store redis://HOST)"
-)
+_ELSEWHERE: Final = "choose a path on a disk of this machine (--store sqlite:PATH), or share a Redis (--store redis://HOST) or an API server (--store kubernetes:NAMESPACE)"
 
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 """struct flock of fcntl(2) on 64-bit Linux: type, whence, start, length, process."""

@@ -97,6 +97,10 @@ class SqliteStore:
     def url(self) -> str:
         return f"sqlite:{self._home.path}"
 
+    @property
+    def pace(self) -> float:
+        return 0.0
+
     async def open(self) -> None:
         async with self._opening:
             if self._parts is not None:

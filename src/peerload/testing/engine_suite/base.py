@@ -55,6 +55,8 @@ class SuiteBase:
     settings: ClassVar[dict[str, Any]] = {}
     """For `open_engine`, in every test."""
     host: ClassVar[str] = "127.0.0.1"
+    copies_memory: ClassVar[bool] = False
+    """Whether `publish` copies memory that `allocate` did not give: what is written there later is then not read."""
 
     sealed: ClassVar[bool] = False
     """Whether the engine serves no memory but that which it can seal, and files; what is written to sealed memory afterwards is seen

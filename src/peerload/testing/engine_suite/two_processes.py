@@ -36,18 +36,26 @@ class TwoProcessSuite(SuiteBase):
         return tidy.enter_context(EngineProcess(self.engine, {**self.settings, **settings}))
 
     def source(
-        self, tidy: ExitStack, seed: int, sizes: list[int], path: Path | None = None, **settings: Any
+        self,
+        tidy: ExitStack,
+        seed: int,
+        sizes: list[int],
+        path: Path | None = None,
+        *,
+        shared: bool = False,
+        **settings: Any,
     ) -> tuple[EngineProcess, Descriptor]:
-        """A source in another process, and its publication of `content(seed, sizes)`."""
+        """A source in another process, and its publication of `content(seed, sizes)`, in shared memory or not."""
         worker = self.worker(tidy, **settings)
         order = {"seed": seed, "sizes": sizes, "path": str(path) if path else None, "host": self.host}
-        order["shared"] = self.sealed
+        order["shared"] = self.sealed or shared
         return worker, undescribe(worker.ask("publish", **order)["descriptor"])
 
-    @pytest.mark.parametrize("form", ["memory", "mapped"])
+    @pytest.mark.parametrize("form", ["memory", "mapped", "shared"])
     @pytest.mark.parametrize("sizes", [MANY, [20 * MIB, 60 * MIB, 0, 30 * MIB]], ids=["many", "large"])
     def test_moves_real_bytes(self, tidy: ExitStack, tmp_path: Path, sizes: list[int], form: str) -> None:
-        worker, descriptor = self.source(tidy, 1, sizes, tmp_path / "weights" if form == "mapped" else None)
+        path = tmp_path / "weights" if form == "mapped" else None
+        worker, descriptor = self.source(tidy, 1, sizes, path, shared=form == "shared")
         importer = self.importer(tidy)
         into = [importer.allocate(size) for size in sizes]
         job = importer.open(descriptor).read(whole(sizes), into, deadline=60)
@@ -132,8 +140,9 @@ class TwoProcessSuite(SuiteBase):
         progress = end(job)
         assert (progress.state, progress.retryable, job.completed()) == (JobState.FAILED, False, [])
 
-    def test_memory_replaced_while_a_descriptor_is_out(self, tidy: ExitStack) -> None:
-        worker, descriptor = self.source(tidy, 6, BIG)
+    @pytest.mark.parametrize("shared", [False, True], ids=["memory", "shared"])
+    def test_memory_replaced_while_a_descriptor_is_out(self, tidy: ExitStack, shared: bool) -> None:
+        worker, descriptor = self.source(tidy, 6, BIG, shared=shared)
         worker.ask("overwrite", publication=0, seed=7)
         importer = self.importer(tidy)
         into = [importer.allocate(size) for size in BIG]
@@ -142,7 +151,8 @@ class TwoProcessSuite(SuiteBase):
         for index, found in job.completed():
             # The engine cannot know; but what it says of the bytes is true, so that the manifest's digest tells.
             assert found in (None, digest(into[index]))
-            assert (digest(into[index]) == digest(content(6, BIG)[index])) is self.sealed
+            as_it_was = self.sealed or (self.copies_memory and not shared)
+            assert (digest(into[index]) == digest(content(6, BIG)[index])) is as_it_was
 
     def test_retired_midway_and_overwritten(self, tidy: ExitStack) -> None:
         worker, descriptor = self.source(tidy, 8, BIG, **self.slow(SLOW))

@@ -1,10 +1,10 @@
-"""The store's clock is Redis's, and steady."""
+"""The clock of a store that lives elsewhere is that of its server, and steady."""
 
 from __future__ import annotations
 
 import structlog
 
-from peerload.store.redis.redistime import Measured, RedisTime
+from peerload.store.servertime import Measured, ServerTime
 from peerload.testing import ManualClock
 
 HOUR_MS = 3_600_000
@@ -13,7 +13,7 @@ HOUR_MS = 3_600_000
 async def test_it_goes_by_redis_and_not_by_the_host() -> None:
     clock = ManualClock()
     redis = clock.wall_ms() + HOUR_MS
-    time = RedisTime(clock)
+    time = ServerTime(clock, "Redis")
     with structlog.testing.capture_logs() as logs:
         time.begin(Measured(redis))
     assert time.now() == redis
@@ -26,7 +26,7 @@ async def test_it_goes_by_redis_and_not_by_the_host() -> None:
 async def test_a_small_difference_is_made_up_little_by_little() -> None:
     clock = ManualClock()
     redis = clock.wall_ms()
-    time = RedisTime(clock)
+    time = ServerTime(clock, "Redis")
     time.begin(Measured(redis))
     for turn in range(1, 11):
         await clock.advance(30)
@@ -42,7 +42,7 @@ async def test_a_small_difference_is_made_up_little_by_little() -> None:
 async def test_a_clock_that_is_far_ahead_is_followed_and_one_behind_is_not() -> None:
     clock = ManualClock()
     redis = clock.wall_ms()
-    time = RedisTime(clock)
+    time = ServerTime(clock, "Redis")
     time.begin(Measured(redis))
     with structlog.testing.capture_logs() as logs:
         time.compare(Measured(redis + HOUR_MS))
@@ -56,7 +56,7 @@ async def test_a_clock_that_is_far_ahead_is_followed_and_one_behind_is_not() -> 
 async def test_a_late_answer_is_no_reason_to_change_it() -> None:
     clock = ManualClock()
     redis = clock.wall_ms()
-    time = RedisTime(clock)
+    time = ServerTime(clock, "Redis")
     time.begin(Measured(redis))
     for turn in range(1, 5):
         await clock.advance(30)

@@ -1,0 +1,258 @@
+"""What supervised children cost: the engines nixl and mooncake beside a bare read with their libraries, in the same run.
+
+    python bench/libraries.py [--engine nixl] [--rounds 5] [--mib 1024] [--json]
+
+The shapes are those of bench/engines.py. A bare read is one process that reads another's memory with the library alone: no digest, no
+limits, nobody who would survive its crash; all its requests made ready inside the time taken, as ours are. Both read from memfds into
+memfds that were touched before; what arrived is compared once, outside the time. Each figure is the median of the rounds, which
+alternate. The CPU seconds are of all the processes that take part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+from engines import content, cut, shapes
+
+from peerload.engines.allocate import allocate
+from peerload.engines.base import JobState, Range, Region
+from peerload.engines.nixl.settings import NixlSettings
+from peerload.engines.shared import address_of
+from peerload.plugins import open_engine
+
+HOST = "127.0.0.1"
+LIBRARIES = ("nixl", "mooncake")
+
+
+class BareNixl:
+    """One agent."""
+
+    def __init__(self, memory: memoryview) -> None:
+        os.environ.update(NixlSettings().environment(HOST))
+        import numpy as np
+
+        from peerload.engines.nixl.library import library
+
+        nixl_agent, nixl_agent_config = library().nixl_agent, library().nixl_agent_config
+
+        self._np = np
+        self._agent = nixl_agent(f"bare-{os.getpid()}", nixl_agent_config(enable_prog_thread=False, backends=["UCX"]))
+        self._agent.register_memory(self._rows([(address_of(memory), memory.nbytes)]), "DRAM")
+        self._peer = ""
+
+    def told(self) -> Any:
+        return self._agent.get_agent_metadata()
+
+    def serve(self) -> None:
+        self._agent.get_new_notifs()
+        time.sleep(0.0005)
+
+    def meet(self, told: Any) -> None:
+        self._peer = self._agent.add_remote_agent(told)
+
+    def read(self, theirs: list[tuple[int, int]], ours: list[tuple[int, int]]) -> None:
+        local = self._agent.get_xfer_descs(self._rows(ours), "DRAM")
+        remote = self._agent.get_xfer_descs(self._rows(theirs), "DRAM")
+        handle = self._agent.initialize_xfer("READ", local, remote, self._peer)
+        state = self._agent.transfer(handle)
+        while state == "PROC":
+            time.sleep(0.0002)
+            state = self._agent.check_xfer_state(handle)
+        if state != "DONE":
+            raise SystemExit(f"the bare read ended in state {state}")
+        handle.release()
+
+    def _rows(self, spans: list[tuple[int, int]]) -> Any:
+        table = self._np.zeros((len(spans), 3), dtype=self._np.uint64)
+        table[:, :2] = spans
+        return table
+
+
+class BareMooncake:
+    """One engine."""
+
+    def __init__(self, memory: memoryview) -> None:
+        os.environ["MC_LOG_LEVEL"] = "ERROR"
+        from mooncake.engine import TransferEngine
+
+        self._engine = TransferEngine()
+        self._check(self._engine.initialize(HOST, "P2PHANDSHAKE", "tcp", ""))
+        self._check(self._engine.register_memory(address_of(memory), memory.nbytes))
+        self._peer = ""
+
+    def told(self) -> Any:
+        return f"{HOST}:{self._engine.get_rpc_port()}"
+
+    def serve(self) -> None:
+        time.sleep(0.05)
+
+    def meet(self, told: Any) -> None:
+        self._peer = told
+
+    def read(self, theirs: list[tuple[int, int]], ours: list[tuple[int, int]]) -> None:
+        sources, places, lengths = [at for at, _ in theirs], [at for at, _ in ours], [size for _, size in ours]
+        for at in range(0, len(lengths), 1024):
+            some = slice(at, at + 1024)
+            self._check(self._engine.batch_transfer_sync_read(self._peer, places[some], sources[some], lengths[some]))
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise SystemExit(f"Mooncake says {status}")
+
+
+BARE: dict[str, Callable[[memoryview], BareNixl | BareMooncake]] = {"nixl": BareNixl, "mooncake": BareMooncake}
+
+
+def filled(total: int) -> memoryview:
+    """Shared memory with the content."""
+    memory = allocate(total)
+    memory[:] = content(total)
+    return memory
+
+
+def bare_source(pipe: Connection, engine: str, total: int) -> None:
+    """Serves until told to end."""
+    memory = filled(total)
+    bare = BARE[engine](memory)
+    pipe.send((bare.told(), address_of(memory)))
+    while not pipe.poll(0):
+        bare.serve()
+    os._exit(0)
+
+
+def bare_target(pipe: Connection, engine: str, total: int) -> None:
+    """Reads a shape when told to; answers with the seconds."""
+    memory = allocate(total)
+    memory[:] = bytes(total)
+    bare = BARE[engine](memory)
+    told, theirs = pipe.recv()
+    bare.meet(told)
+    ours = address_of(memory)
+    while (sizes := pipe.recv()) is not None:
+        spans, at = [], 0
+        for size in sizes:
+            spans.append((at, size))
+            at += size
+        begin = time.perf_counter()
+        bare.read([(theirs + at, size) for at, size in spans], [(ours + at, size) for at, size in spans])
+        seconds = time.perf_counter() - begin
+        pipe.send((seconds, memory[:at] == content(total)[:at] if pipe.recv() else True))
+    os._exit(0)
+
+
+def our_source(pipe: Connection, engine: str, total: int) -> None:
+    """Publishes every shape."""
+    memory = filled(total)
+    exporter = open_engine(engine).exporter(HOST)
+    regions = {name: [Region(view) for view in cut(memory, sizes)] for name, sizes in shapes(total).items()}
+    pipe.send({name: exporter.publish(each).descriptor for name, each in regions.items()})
+    pipe.recv()
+    exporter.close()
+
+
+def cpu_seconds(*pids: int) -> float:
+    """Of those processes and all below them."""
+    total = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def measure(engine: str, total: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Figures by shape."""
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes: list[Any] = []
+    for act in (bare_source, bare_target, our_source):
+        here, there = context.Pipe()
+        process = context.Process(target=act, args=(there, engine, total), daemon=False)
+        process.start()
+        pipes.append(here)
+        processes.append(process)
+    source, target, ours = pipes
+    try:
+        target.send(source.recv())
+        descriptors = ours.recv()
+        importer = open_engine(engine).importer()
+        memory = importer.allocate(total)
+        memory[:] = bytes(total)
+        figures: dict[str, list[tuple[float, float, float, float]]] = {}
+        for number in range(rounds + 1):
+            for name, sizes in shapes(total).items():
+                before = cpu_seconds(processes[0].pid, processes[1].pid)
+                target.send(sizes)
+                target.send(not number)
+                bare, right = target.recv()
+                bare_cpu = cpu_seconds(processes[0].pid, processes[1].pid) - before
+                ranges, views = [Range(index, 0, size) for index, size in enumerate(sizes)], cut(memory, sizes)
+                reader = importer.open(descriptors[name])
+                before = cpu_seconds(processes[2].pid, os.getpid())
+                begin = time.perf_counter()
+                job = reader.read(ranges, views, deadline=600)
+                while (progress := job.wait(10)).state is JobState.RUNNING:
+                    job.completed()
+                seconds = time.perf_counter() - begin
+                cpu = cpu_seconds(processes[2].pid, os.getpid()) - before
+                if progress.state is not JobState.DONE:
+                    raise SystemExit(f"shape {name}: {progress.reason}")
+                if not number and (not right or memory[: sum(sizes)] != content(total)[: sum(sizes)]):
+                    raise SystemExit(f"shape {name}: what arrived is not what was published")
+                figures.setdefault(name, []).append(
+                    (sum(sizes) / bare / 1e9, bare_cpu, sum(sizes) / seconds / 1e9, cpu)
+                )
+                # Readers stay open: a pull reads all of its batches with one.
+        importer.close()
+        target.send(None)
+        source.send(None)
+        ours.send(None)
+    finally:
+        for process in processes:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    result = {}
+    for name, every in figures.items():
+        bare, bare_cpu, speed, cpu = (statistics.median(column) for column in zip(*every[1:], strict=True))
+        result[name] = {"bare GB/s": bare, "GB/s": speed, "of bare": speed / bare, "bare CPU s": bare_cpu, "CPU s": cpu}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=LIBRARIES, action="append")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=1024, help="MiB to move in each read")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results = {
+        engine: measure(engine, options.mib * 1024 * 1024, options.rounds) for engine in options.engine or LIBRARIES
+    }
+    if options.json:
+        json.dump(results, sys.stdout, indent=2)
+        print()
+        return
+    for engine, rows in results.items():
+        for name, row in rows.items():
+            bare, speed, share, bare_cpu, cpu = row.values()
+            print(
+                f"{engine}, {name} tensors: {speed:.2f} GB/s with verification, {share:.0%} of the library's bare {bare:.2f}; "
+                f"CPU {cpu:.2f} s, bare {bare_cpu:.2f} s"
+            )
+
+
+if __name__ == "__main__":
+    main()

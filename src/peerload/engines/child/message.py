@@ -1,0 +1,92 @@
+"""Messages between a process and its children: a few words as JSON, a payload, and descriptors, in one packet.
+
+A payload that is too large for a packet goes in a memfd, whose descriptor is then the message's last.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["MAX_FDS", "Message", "pair", "receive", "send"]
+
+_IN_PACKET: Final = 1 << 17
+"""Bytes of payload in a packet at most."""
+MAX_FDS: Final = 64
+"""Descriptors in one message at most; the kernel takes 253."""
+_ROOM: Final = _IN_PACKET + (1 << 15)
+_BUFFER: Final = 1 << 20
+_LARGE: Final = "payload in memfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What came in one packet. The descriptors are the receiver's to close."""
+
+    words: dict[str, Any]
+    payload: bytes = b""
+    fds: tuple[int, ...] = ()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends that keep messages apart."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    return ends
+
+
+def send(
+    sock: socket.socket, words: dict[str, Any], payload: bytes = b"", fds: Sequence[int] = (), *, wait: bool = True
+) -> None:
+    """Send one message; where there is no room, `wait` or raise. Raises OSError; the other side's death is a `ConnectionError`."""
+    if len(fds) > MAX_FDS:
+        raise ValueError(f"{len(fds)} descriptors are too many for one message")
+    large = None
+    if len(payload) > _IN_PACKET:
+        large = os.memfd_create("peerload-message", os.MFD_CLOEXEC)
+    try:
+        if large is not None:
+            with os.fdopen(os.dup(large), "wb") as file:
+                file.write(payload)
+            words, payload, fds = {**words, _LARGE: len(payload)}, b"", [*fds, large]
+        head = json.dumps(words).encode() + b"\n"
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT))
+    finally:
+        if large is not None:
+            os.close(large)
+
+
+def receive(sock: socket.socket) -> Message | None:
+    """The next message; None once the other side is gone. Raises OSError as the socket does."""
+    fds = array.array("i")
+    room = socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize)
+    try:
+        got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        # It went with something unread, which the kernel tells before it gives what was sent earlier.
+        try:
+            got = sock.recvmsg(_ROOM, room, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+    data, ancillary, flags, _ = got
+    for level, kind, found in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(found[: len(found) - len(found) % fds.itemsize])
+    if not data:
+        return None
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise OSError("a message was cut off")
+    head, _, payload = data.partition(b"\n")
+    words = json.loads(head)
+    if (size := words.pop(_LARGE, None)) is not None:
+        with os.fdopen(fds.pop(), "rb") as file:
+            file.seek(0)
+            payload = file.read(size)
+    return Message(words, payload, tuple(fds))

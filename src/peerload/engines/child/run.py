@@ -1,0 +1,189 @@
+"""The life of a child: it does what it is told on its socket, and ends when that does.
+
+Its standard output is its standard error from the beginning, and it leaves by `os._exit`, since libraries crash on their way out. Orders are
+answered in their turn, "serve" and "rest" not at all; after an answer with an "error" the child is gone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import select
+import socket
+import sys
+import traceback
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from peerload.engines.child import message
+from peerload.engines.child.driver import ChildError, Driver, SourceSide, Span, TargetSide
+from peerload.engines.child.message import Message
+from peerload.engines.shared import address_of
+
+__all__ = ["Mapped", "SourceLoop", "TargetLoop", "complain", "run"]
+
+_PAUSE_MS: Final = 0.5
+_HOT: Final = 200
+"""Calls of `progress` that did nothing before there are pauses."""
+
+
+def run(driver: Driver, role: str, settings: Mapping[str, Any], sock: socket.socket) -> None:
+    """Be a source or a target until the owner hangs up. Never returns."""
+    status = 1
+    try:
+        _raise_limits()
+        if role == "source":
+            SourceLoop(driver.source(settings), sock).run()
+        else:
+            TargetLoop(driver.target(settings), sock).run()
+        status = 0
+    except ChildError as error:
+        complain(sock, error)
+    except ConnectionError:
+        pass  # The owner is gone.
+    except BaseException as error:
+        traceback.print_exc()
+        complain(sock, ChildError(f"{type(error).__name__}: {error}"))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def complain(sock: socket.socket, error: ChildError) -> None:
+    """Tell the owner, whatever he is waiting for."""
+    words = " ".join(str(error).split())[:1000] or type(error).__name__
+    try:
+        message.send(sock, {"error": words, "retryable": error.retryable})
+    except OSError:
+        pass
+
+
+def _raise_limits() -> None:
+    # Libraries leak descriptors; and a crash must not write the weights to a file.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Mapped:
+    """A memfd of the owner's, mapped here."""
+
+    def __init__(self, fd: int, nbytes: int, *, writable: bool) -> None:
+        try:
+            prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+            self._mapping = mmap.mmap(fd, nbytes, prot=prot)
+        finally:
+            os.close(fd)
+        with memoryview(self._mapping) as view:
+            self.span = Span(address_of(view), nbytes)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._mapping.close()
+
+
+class SourceLoop:
+    """Maps what it is given, serves it, and lets its library progress while there are readers."""
+
+    def __init__(self, side: SourceSide, sock: socket.socket) -> None:
+        self.side = side
+        self.sock = sock
+        self._mapped: list[Mapped] = []
+        self._serving = False
+
+    def run(self) -> None:
+        """Until the owner hangs up."""
+        waiting = select.poll()
+        waiting.register(self.sock, select.POLLIN)
+        idle = 0
+        while True:
+            timeout: float | None = None
+            if self._serving:
+                idle = 0 if self.side.progress() else idle + 1
+                timeout = 0 if idle < _HOT else _PAUSE_MS
+            if waiting.poll(timeout):
+                order = message.receive(self.sock)
+                if order is None:
+                    return
+                idle = 0
+                self._obey(order)
+
+    def _obey(self, order: Message) -> None:
+        match order.words["do"]:
+            case "serve":
+                self._serving = True
+            case "rest":
+                self._serving = False
+            case "map":
+                self._mapped += self._map(order.fds, order.words["sizes"])
+                message.send(self.sock, {})
+            case "offer":
+                spans, bases = self.spans(order)
+                message.send(self.sock, {"bases": bases}, self.side.offer(spans))
+            case _:
+                message.send(self.sock, {})  # Asked for a sign of life.
+
+    def _map(self, fds: Sequence[int], sizes: Sequence[int]) -> list[Mapped]:
+        try:
+            return [Mapped(fd, size, writable=self.side.writes) for fd, size in zip(fds, sizes, strict=True)]
+        except PermissionError:
+            # Sealed, so nobody writes there; if the library wants it nevertheless, that is its own affair.
+            raise ChildError("memory that was sealed cannot be registered for this network") from None
+
+    def spans(self, order: Message) -> tuple[list[Span], list[int]]:
+        """What of the mapped memory is published, and where each mapping begins."""
+        bases = [each.span.address for each in self._mapped]
+        parts = zip(bases, order.words["spans"], strict=True)
+        return [Span(base + begin, end - begin) for base, (begin, end) in parts], bases
+
+
+class TargetLoop:
+    """Holds the destinations of one read at a time, and fills them."""
+
+    def __init__(self, side: TargetSide, sock: socket.socket) -> None:
+        self.side = side
+        self.sock = sock
+        self._mapped: dict[str, Mapped] = {}
+        self._spans: dict[str, Span] = {}
+
+    def run(self) -> None:
+        """Until the owner hangs up."""
+        while (order := message.receive(self.sock)) is not None:
+            match order.words["do"]:
+                case "connect":
+                    self.side.connect(order.payload)
+                case "hold":
+                    self._hold(order)
+                case _:
+                    self._read(order)
+            message.send(self.sock, {})
+
+    def _hold(self, order: Message) -> None:
+        """Take the new ones; with "keep", the others than those named are let go of."""
+        if (keep := order.words.get("keep")) is not None:
+            for name in self._spans.keys() - set(keep):
+                self.side.drop(self._spans.pop(name))
+                if name in self._mapped:
+                    self._mapped.pop(name).close()
+        for number, (name, address, nbytes, device) in enumerate(order.words["new"]):
+            if order.fds:
+                mapped = self._mapped[name] = Mapped(order.fds[number], nbytes, writable=True)
+                span = mapped.span
+            else:
+                span = Span(address, nbytes, device)  # Of this very process.
+            self._spans[name] = span
+            self.side.hold(span)
+
+    def _read(self, order: Message) -> None:
+        spans = [self._spans[name] for name in order.words["arenas"]]
+        # Of each row: the source's address and device, the number of the arena, the place in it, the length.
+        rows, flat = array("Q", order.payload), array("Q")
+        for at in range(0, len(rows), 5):
+            span = spans[rows[at + 2]]
+            device = 0 if span.device is None else span.device + 1
+            flat.extend((rows[at], rows[at + 1], span.address + rows[at + 3], device, rows[at + 4]))
+        with memoryview(flat) as view:
+            self.side.read(view)
