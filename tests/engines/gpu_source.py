@@ -1,6 +1,6 @@
-"""A process that publishes tensors on a GPU through NIXL: `python gpu_source.py SEED SIZES`, sizes in bytes, in JSON.
+"""A process that publishes tensors on a GPU through NIXL: `python gpu_source.py SEED`.
 
-Prints the descriptor as JSON; then each line that it is told is answered by one: the exporter's load.
+The first line that it is told is the sizes in bytes, in JSON; it prints the descriptor as JSON. Then each line that it is told is answered by one: the exporter's load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from peerload.engines.base import DeviceMemory, Region
 from peerload.plugins import open_engine
 from peerload.testing.engine_worker import describe
 
-seed, sizes = int(sys.argv[1]), json.loads(sys.argv[2])
+seed, sizes = int(sys.argv[1]), json.loads(sys.stdin.readline())
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 torch.manual_seed(seed)

@@ -42,6 +42,14 @@ def test_words_payload_and_descriptors_arrive(ends: tuple[socket.socket, socket.
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
+def test_words_may_be_many(ends: tuple[socket.socket, socket.socket]) -> None:
+    words = {"rows": list(range(100_000))}
+    message.send(ends[0], words, b"payload")
+    found = message.receive(ends[1])
+    assert found is not None
+    assert (found.words, found.payload, found.fds) == (words, b"payload", ())
+
+
 def test_messages_stay_apart_and_end(ends: tuple[socket.socket, socket.socket]) -> None:
     message.send(ends[0], {"first": 1})
     message.send(ends[0], {}, b"\n{}\n")

@@ -46,10 +46,12 @@ def expected(seed: int, sizes: list[int]) -> list[Any]:
 
 @contextmanager
 def gpu_source(seed: int, sizes: list[int]) -> Iterator[tuple[subprocess.Popen[str], Descriptor]]:
-    command = [sys.executable, str(SOURCE), str(seed), json.dumps(sizes)]
+    command = [sys.executable, str(SOURCE), str(seed)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdin is not None
         assert process.stdout is not None
+        print(json.dumps(sizes), file=process.stdin, flush=True)  # of many tensors they are too long for an argument
         yield process, undescribe(json.loads(process.stdout.readline()))
     finally:
         process.kill()

@@ -183,8 +183,7 @@ class Chaos:
                 aside = []
                 now = worker.ask("usage")["descriptors"]
                 held = now if held is None else held
-                # A child is two, its server one; the first reads may have found no source, and so have needed none.
-                if now > held + (4 * _ROOM if self.children else _ROOM):
+                if now > held + (3 * _ROOM if self.children else _ROOM):
                     self.wrong.append(f"a reader that held {held} descriptors holds {now}")
 
     def _one_read(self, worker: EngineProcess, rng: random.Random, descriptor: list[str], seed: int) -> list[int]:

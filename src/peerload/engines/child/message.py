@@ -1,6 +1,6 @@
 """Messages between a process and its children: a few words as JSON, a payload, and descriptors, in one packet.
 
-A payload that is too large for a packet goes in a memfd, whose descriptor is then the message's last.
+What is too large for a packet goes in a memfd, whose descriptor is then the message's last.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any, Final
 __all__ = ["MAX_FDS", "Message", "pair", "receive", "send"]
 
 _IN_PACKET: Final = 1 << 17
-"""Bytes of payload in a packet at most."""
+"""Bytes in a packet at most."""
 MAX_FDS: Final = 64
 """Descriptors in one message at most; the kernel takes 253."""
-_ROOM: Final = _IN_PACKET + (1 << 15)
+_ROOM: Final = _IN_PACKET
 _BUFFER: Final = 1 << 20
-_LARGE: Final = "payload in memfd"
+_ELSEWHERE: Final = b"memfd "
+"""A packet that begins so is no JSON: it tells how many bytes the message has in the memfd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,16 @@ def send(
     """Send one message; where there is no room, `wait` or raise. Raises OSError; the other side's death is a `ConnectionError`."""
     if len(fds) > MAX_FDS:
         raise ValueError(f"{len(fds)} descriptors are too many for one message")
+    head = json.dumps(words).encode() + b"\n"
     large = None
-    if len(payload) > _IN_PACKET:
+    if len(head) + len(payload) > _IN_PACKET:
         large = os.memfd_create("peerload-message", os.MFD_CLOEXEC)
     try:
         if large is not None:
             with os.fdopen(os.dup(large), "wb") as file:
+                file.write(head)
                 file.write(payload)
-            words, payload, fds = {**words, _LARGE: len(payload)}, b"", [*fds, large]
-        head = json.dumps(words).encode() + b"\n"
+            head, payload, fds = b"%s%d" % (_ELSEWHERE, len(head) + len(payload)), b"", [*fds, large]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sock.sendmsg([head, payload], rights, socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT))
     finally:
@@ -83,10 +85,10 @@ def receive(sock: socket.socket) -> Message | None:
         return None
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise OSError("a message was cut off")
-    head, _, payload = data.partition(b"\n")
-    words = json.loads(head)
-    if (size := words.pop(_LARGE, None)) is not None:
+    if data.startswith(_ELSEWHERE):
         with os.fdopen(fds.pop(), "rb") as file:
             file.seek(0)
-            payload = file.read(size)
+            data = file.read(int(data.removeprefix(_ELSEWHERE)))
+    head, _, payload = data.partition(b"\n")
+    words = json.loads(head)
     return Message(words, payload, tuple(fds))

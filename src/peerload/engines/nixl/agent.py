@@ -38,7 +38,8 @@ class _Agent:
     def _register(self, spans: Sequence[Span]) -> list[Any]:
         made = []
         for on_device in (False, True):
-            rows = _joined([each for each in spans if (each.device is not None) is on_device])
+            # Empty memory on a device has no address that UCX would know for one on a device.
+            rows = _joined([each for each in spans if each.nbytes and (each.device is not None) is on_device])
             if rows:
                 table = self._np.array(
                     [(each.address, each.nbytes, each.device or 0) for each in rows], self._np.uint64
