@@ -258,7 +258,7 @@ def test_where_there_are_no_more_descriptors_it_is_said() -> None:
 
 
 def test_where_memory_is_accounted_strictly_it_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_accounts_strictly", lambda: True)
+    monkeypatch.setattr(shared, "is_accounted_strictly", lambda: True)
     place = shared_place(allocated := allocate_shared(3 * MIB))
     assert place is not None
     assert os.fstat(place.fd).st_blocks * 512 >= allocated.nbytes
