@@ -112,6 +112,22 @@ async def test_what_was_pulled_by_tcp_is_mapped_by_the_next(source: AsyncClient,
         np.testing.assert_array_equal(second["w"], big)
 
 
+async def test_only_what_is_published_on_is_read_into_shared_memory(
+    source: AsyncClient, target: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = np.arange(5 * MIB, dtype="u4")
+    async with source.publish({"w": big}, model="org/model"):
+        assert inode((await target.pull("org/model", framework="np"))["w"]) is None
+
+        def none(nbytes: int, name: str) -> memoryview:
+            raise OSError("too many open files")
+
+        monkeypatch.setattr("peerload.client.pull.allocate_shared", none)
+        pulled = await target.pull("org/model", framework="np", publish=True)
+        assert engines(pulled.source) == ["tcp"]
+        np.testing.assert_array_equal(pulled["w"], big)
+
+
 async def test_memory_of_ones_own_on_request(source: AsyncClient, target: AsyncClient) -> None:
     own = shared_copy(weights())
     async with source.publish(own, model="org/model"):

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from peerload.engines import shared
-from peerload.engines.allocate import allocate
 from peerload.engines.shared import address_of, allocate_arena, allocate_shared, map_sealed, seal, shared_place
 from peerload.errors import InvalidArgument
 
@@ -248,21 +247,18 @@ def test_a_fork_while_others_allocate_leaves_the_child_able_to() -> None:
             thread.join()
 
 
-def test_where_there_are_no_more_descriptors_memory_is_private() -> None:
+def test_where_there_are_no_more_descriptors_it_is_said() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         with pytest.raises(OSError, match="Too many"):
             allocate_shared(MIB)
-        view = allocate(MIB)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert shared_place(view) is None
-    view[:] = bytes(MIB)
 
 
 def test_where_memory_is_accounted_strictly_it_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_accounts_strictly", lambda: True)
+    monkeypatch.setattr(shared, "is_accounted_strictly", lambda: True)
     place = shared_place(allocated := allocate_shared(3 * MIB))
     assert place is not None
     assert os.fstat(place.fd).st_blocks * 512 >= allocated.nbytes

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from peerload.checkpoint import Checkpoint, Progress, Skipped, Staging
+from peerload.client.folder_target import FolderTarget
 from peerload.client.folders import Folder
 from peerload.client.identity import Identity
 from peerload.client.search import Wanted
 from peerload.client.sources import Selector, SourceInfo
-from peerload.client.targets import FolderTarget
 from peerload.client.weights import PullReport
 from peerload.errors import InvalidArgument, NotAllowed
 from peerload.hub.cache import MAIN, CachedModel, CachedSnapshot, check_ref, is_commit, made_up_commit, tag

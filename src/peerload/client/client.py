@@ -16,6 +16,7 @@ from peerload.client.artifact_calls import ArtifactCalls
 from peerload.client.buffers import memories
 from peerload.client.cache_calls import CacheCalls
 from peerload.client.delivery import Delivered, WeightStream
+from peerload.client.folder_target import FolderTarget
 from peerload.client.folders import Folder
 from peerload.client.frameworks import As, TensorFramework
 from peerload.client.identity import Identity
@@ -26,7 +27,6 @@ from peerload.client.opening import Opening
 from peerload.client.ranks import own_rank
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent
 from peerload.client.stream import WINDOW_BYTES, KeptStream, WindowStream
-from peerload.client.targets import FolderTarget
 from peerload.client.tensor import Tensor
 from peerload.client.threads import in_thread, relay
 from peerload.client.weights import Filled, OnProgress, PulledFolder, PullProgress, Weights

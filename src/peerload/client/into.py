@@ -60,6 +60,11 @@ class IntoTarget:
         """No: the memory is the caller's."""
         return False
 
+    @property
+    def shares(self) -> bool:
+        """No, for the same reason."""
+        return False
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         there = {tensor.name: tensor for tensor in tensors_of(manifest)}
         if manifest.bare:

@@ -35,6 +35,11 @@ class MemoryTarget(AtOnce):
         """Whether the source's own memory will do."""
         return self._maps
 
+    @property
+    def shares(self) -> bool:
+        """Whether what is read is to be served to others."""
+        return self._need_digests
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         target: RuntimeMemory | CheckpointMemory
         self._framework.check(tensors_of(manifest))

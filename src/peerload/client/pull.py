@@ -22,12 +22,13 @@ from peerload.client.search import Search, Wanted
 from peerload.client.selection import order
 from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
-from peerload.client.targets import SourceUnusable, Target
+from peerload.client.targets import Allocate, SourceUnusable, Target
 from peerload.client.threads import in_thread, relay
 from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
 from peerload.engines.agents import AgentImporter
 from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
+from peerload.engines.shared import allocate_shared
 from peerload.errors import (
     DeadlineExceeded,
     Fault,
@@ -291,7 +292,7 @@ class Pull:
                 if target.maps and isinstance(reader, MappingReader):
                     views = reader.map(deadline=max(0.001, deadline - loop.time()))
                     mapped = None if views is None else mapped_regions(views)
-                target.plan(found.manifest, importer.allocate, partial(told, stop), mapped)
+                target.plan(found.manifest, _allocator(importer, target), partial(told, stop), mapped)
             except BaseException:
                 reader.close()
                 raise
@@ -347,3 +348,17 @@ class Pull:
 
     def _with_attempts(self, text: str) -> str:
         return "\n".join([text, *(f"  - {line}" for line in self._lines())])
+
+
+def _allocator(importer: Importer, target: Target) -> Allocate:
+    """Memory for a target: such as can be given to others on this host, if it is to be served to them and there is any."""
+    if not (target.shares and importer.any_memory):
+        return importer.allocate
+
+    def allocate(nbytes: int) -> memoryview:
+        try:
+            return allocate_shared(nbytes, "peerload weights")
+        except OSError:
+            return importer.allocate(nbytes)
+
+    return allocate

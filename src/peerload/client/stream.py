@@ -65,6 +65,11 @@ class StreamTarget(ABC):
         """Whether the source's own memory will do."""
         return True
 
+    @property
+    def shares(self) -> bool:
+        """Whether what is read is to be served to others."""
+        return False
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest, self._files)
         if not tensors and manifest.checkpoint is not None:
@@ -216,6 +221,11 @@ class KeptStream(StreamTarget):
     def __init__(self, framework: As) -> None:
         super().__init__(framework)
         self._whole = MemoryTarget(framework, need_digests=True)
+
+    @property
+    def shares(self) -> bool:
+        """Yes."""
+        return True
 
     def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
         """All that is missing."""

@@ -11,10 +11,9 @@ import mmap
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from peerload.checkpoint import Checkpoint, Progress, Staging
+from peerload.checkpoint import Checkpoint, Progress
 from peerload.checkpoint.dtypes import torch_name
 from peerload.client.host import available_memory
 from peerload.client.layout import Offered, places, tensor_names, tensors_of, tied
@@ -23,13 +22,12 @@ from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
-from peerload.hub.patterns import EVERYTHING, Patterns
 
 __all__ = [
     "Allocate",
     "AtOnce",
     "CheckpointMemory",
-    "FolderTarget",
+    "CheckpointSlots",
     "Mapped",
     "RuntimeMemory",
     "SourceUnusable",
@@ -38,6 +36,7 @@ __all__ = [
     "check_memory",
     "offered",
     "one_digest",
+    "part_slots",
 ]
 
 Allocate: TypeAlias = Callable[[int], memoryview]
@@ -65,6 +64,11 @@ class Target(Protocol):
         """Whether it can do with the source's own memory."""
         ...
 
+    @property
+    def shares(self) -> bool:
+        """Whether what is read into memory that is allocated for it is to be served to others."""
+        ...
+
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         """Set `slots` for reading from that source, or for finding everything in place where it is `mapped`. Blocks;
         `progress` is told of checking what is in place already.
@@ -87,6 +91,11 @@ class AtOnce:
     def maps(self) -> bool:
         """Whether it can do with the source's own memory."""
         return True
+
+    @property
+    def shares(self) -> bool:
+        """Whether what is read is to be served to others."""
+        return False
 
     def batches(self, stop: threading.Event) -> Iterable[Sequence[Slot]]:
         """All that is missing."""
@@ -158,7 +167,7 @@ class RuntimeMemory(AtOnce):
             at += _aligned(slot.size)
 
 
-class _CheckpointSlots(AtOnce, ABC):
+class CheckpointSlots(AtOnce, ABC):
     """Slots of a checkpoint's parts. Every source of a pull has the same content, so the plan is made once, and then only
     told where the next source has the bytes."""
 
@@ -198,7 +207,7 @@ class _CheckpointSlots(AtOnce, ABC):
         that can be used."""
 
 
-class CheckpointMemory(_CheckpointSlots):
+class CheckpointMemory(CheckpointSlots):
     """Memory for checkpoint form: every file whole."""
 
     def __init__(self) -> None:
@@ -221,7 +230,7 @@ class CheckpointMemory(_CheckpointSlots):
             if view[: len(file.header)] != file.header:
                 view[: len(file.header)] = file.header
             self._files.append(view)
-        slots = _part_slots(checkpoint, lambda file, start, end: self._files[file][start:end])
+        slots = part_slots(checkpoint, lambda file, start, end: self._files[file][start:end])
         for (file_index, _), slot in slots.items():
             slot.mapped = file_index in mapped
         return slots
@@ -241,60 +250,7 @@ class CheckpointMemory(_CheckpointSlots):
         return tensors
 
 
-class FolderTarget(_CheckpointSlots):
-    """A folder, by way of its staging: files get their names in `commit`, after everything was verified."""
-
-    def __init__(self, local_dir: Path, *, allow_code: bool, patterns: Patterns = EVERYTHING) -> None:
-        super().__init__()
-        self.local_dir = local_dir
-        self.patterns = patterns
-        self.allow_code = allow_code
-        self.staging: Staging | None = None
-
-    @property
-    def maps(self) -> bool:
-        """No: a folder's files are its own."""
-        return False
-
-    def _make(
-        self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
-    ) -> dict[tuple[int, int], Slot]:
-        chosen = self.patterns.choose([file.path for file in checkpoint.files])
-        staging = self.staging = self._open(checkpoint, chosen.__contains__, progress)
-        right = staging.reusable(progress)
-        views = {index: staging.view(index) for index in staging.wanted}
-        slots = _part_slots(checkpoint, lambda file, start, end: views[file][start:end], frozenset(staging.wanted))
-        for key in right:
-            slots[key].verified = True
-        return slots
-
-    def _open(self, checkpoint: Checkpoint, chosen: Callable[[str], bool], progress: Progress) -> Staging:
-        """The staging of the folder."""
-        return Staging(self.local_dir, checkpoint, allow_code=self.allow_code, chosen=chosen)
-
-    def part_of(self, part: str) -> str:
-        """Which of the revision's files the folder has, "" for all; the source has `part`."""
-        staging = self.staging
-        if staging is None or len(staging.wanted) + len(staging.skipped) == len(self._complete().files):
-            return part
-        return str(self.patterns)
-
-    def commit(self, progress: Progress | None = None) -> Staging:
-        """Name the files. Every slot must be verified."""
-        if self.staging is None or not all(slot.verified for slot in self.slots):
-            raise RuntimeError("only what was verified is committed")
-        self.staging.commit(progress)
-        return self.staging
-
-    def close(self) -> None:
-        """Let go of the folder; what is unfinished stays for the next pull."""
-        # The views first: they hold the files' mappings.
-        self.slots, self._parts = [], {}
-        if self.staging is not None:
-            self.staging.close()
-
-
-def _part_slots(
+def part_slots(
     checkpoint: Checkpoint,
     destination: Callable[[int, int, int], memoryview],
     wanted: frozenset[int] | None = None,

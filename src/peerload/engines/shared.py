@@ -17,7 +17,6 @@ given by passing a descriptor. `shared_place` finds the descriptor again, from a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import mmap
 import os
@@ -26,9 +25,16 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from peerload.engines.pages import (
+    address_of,
+    addresses_of,
+    is_accounted_strictly,
+    make_memfd,
+    make_private,
+    was_written_to,
+)
 from peerload.errors import InvalidArgument
 
 __all__ = [
@@ -50,17 +56,10 @@ _SMALL: Final = 256 * 1024
 """Bytes up to which pieces are put together."""
 _TOGETHER: Final = 64 * _SMALL
 """Bytes of an arena of small pieces. Those that nobody asks for take no memory."""
-_NAME_BYTES: Final = 200
-_MFD_NOEXEC_SEAL: Final = 0x8
-"""Linux 6.3 and later complain of memfds made without saying whether they may be executed."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SEAL_TRIES: Final = 100
 _SEAL_PAUSE_S: Final = 0.01
 """A program that another thread starts shares this process's writable mappings until it is executed."""
-_MAP_FIXED: Final = 0x10
-_PAGEMAP_ENTRY: Final = 8
-_PRESENT, _SWAPPED, _OF_FILE = 0x80, 0x40, 0x20
-"""In the last byte of an entry of /proc/PID/pagemap (https://docs.kernel.org/admin-guide/mm/pagemap.html)."""
 
 
 class SharedPlace(NamedTuple):
@@ -169,18 +168,13 @@ def shared_place(view: memoryview) -> SharedPlace | None:
 
 def shared_places(views: Iterable[memoryview]) -> list[SharedPlace | None]:
     """`shared_place` of each, in a fraction of the time where they are many."""
+    views = list(views)
     places: list[SharedPlace | None] = []
-    found = _Buffer()
-    to = ctypes.byref(found)
-    get, release, wrapped = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release, ctypes.py_object
     fd = begin = end = 0
-    for view in views:
+    for view, start in zip(views, addresses_of(views), strict=True):
         if not view.nbytes:
             places.append(None)
             continue
-        get(wrapped(view), to, 0)
-        start = found.buf or 0
-        release(to)
         if not begin <= start < end or start + view.nbytes > end:
             arena = _find(start, view.nbytes)
             if arena is None:
@@ -200,7 +194,7 @@ def is_writable(view: memoryview) -> bool:
 def is_current(view: memoryview) -> bool:
     """Whether the memfd in which a view lies has what this process sees: not so of memory written to after it was sealed."""
     arena = _find(address_of(view), view.nbytes) if view.nbytes else None
-    return arena is not None and not (arena.sealed and _written_to(arena))
+    return arena is not None and not (arena.sealed and was_written_to(arena.start, arena.end))
 
 
 def is_sealable(view: memoryview) -> bool:
@@ -229,7 +223,7 @@ def seal(views: Sequence[memoryview]) -> list[SharedPlace | None]:
                 raise InvalidArgument(f"regions[{index}].buffer", "is not in shared memory that can be sealed")
             if arena.start not in wanted:
                 wanted[arena.start] = arena
-                if arena.sealed and _written_to(arena):
+                if arena.sealed and was_written_to(arena.start, arena.end):
                     raise InvalidArgument(f"regions[{index}].buffer", "was written to since it was first published")
             places.append(SharedPlace(arena.fd, start - arena.start))
         for arena in wanted.values():
@@ -237,57 +231,17 @@ def seal(views: Sequence[memoryview]) -> list[SharedPlace | None]:
     return places
 
 
-class _Buffer(ctypes.Structure):
-    """CPython's Py_buffer, which belongs to the stable ABI since 3.11 (https://docs.python.org/3/c-api/buffer.html)."""
-
-    _fields_ = (
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        *((name, ctypes.c_void_p) for name in ("format", "shape", "strides", "suboffsets", "internal")),
-    )
-
-
-def address_of(view: memoryview) -> int:
-    """Where the bytes of a contiguous view are; unlike ctypes itself this tells of read-only ones too."""
-    found = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(found), 0)
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
-    return int(found.buf or 0)
-
-
 def _allocate(nbytes: int, name: str, *, together: bool) -> memoryview:
-    fd = _memfd(name)
+    fd = make_memfd(name)
     try:
         os.ftruncate(fd, nbytes)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        if _accounts_strictly():
+        if is_accounted_strictly():
             os.posix_fallocate(fd, 0, nbytes)
     except OSError:
         os.close(fd)
         raise
     return _map(fd, nbytes, flags=mmap.MAP_SHARED, together=together)
-
-
-def _memfd(name: str) -> int:
-    if not hasattr(os, "memfd_create"):
-        raise OSError("this system has no memfds")
-    name = name.encode()[:_NAME_BYTES].decode("utf-8", "ignore")
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | _MFD_NOEXEC_SEAL)
-    except OSError:
-        return os.memfd_create(name, flags)
-
-
-def _accounts_strictly() -> bool:
-    try:
-        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
-    except OSError:
-        return False
 
 
 def _map(fd: int, nbytes: int, *, flags: int, together: bool = False, sealed: bool = False) -> memoryview:
@@ -321,7 +275,10 @@ def _seal(arena: _Arena) -> None:
         return
     # In place, so that every view stays good: from here on what is written goes to pages of this process's own, and there is
     # no writable mapping left that would forbid the seal.
-    _remap(arena)
+    try:
+        make_private(arena.start, arena.end, arena.fd)
+    except OSError as error:
+        raise InvalidArgument("regions", f"cannot be made private: {error.strerror}") from error
     arena.sealed = True
     for left in reversed(range(_SEAL_TRIES)):
         try:
@@ -336,31 +293,6 @@ def _seal(arena: _Arena) -> None:
             text = f"another process has mapped it to write to it ({error.strerror})"
             raise InvalidArgument("regions", text) from error
         return
-
-
-def _remap(arena: _Arena) -> None:
-    size, protection = arena.end - arena.start, mmap.PROT_READ | mmap.PROT_WRITE
-    if _libc.mmap(arena.start, size, protection, mmap.MAP_PRIVATE | _MAP_FIXED, arena.fd, 0) != arena.start:
-        raise InvalidArgument("regions", f"cannot be made private: {os.strerror(ctypes.get_errno())}")
-
-
-def _written_to(arena: _Arena) -> bool:
-    """Whether a page of a private mapping is no longer the file's. Where the kernel does not tell, it may be."""
-    first, end = arena.start // mmap.PAGESIZE, -(-arena.end // mmap.PAGESIZE)
-    try:
-        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
-            file.seek(first * _PAGEMAP_ENTRY)
-            while first < end:
-                entries = file.read(min(end - first, 1 << 18) * _PAGEMAP_ENTRY)
-                if not entries:
-                    return True
-                first += len(entries) // _PAGEMAP_ENTRY
-                kinds = set(entries[_PAGEMAP_ENTRY - 1 :: _PAGEMAP_ENTRY])
-                if any(kind & (_PRESENT | _SWAPPED) and not kind & _OF_FILE for kind in kinds):
-                    return True
-    except OSError:
-        return True
-    return False
 
 
 def _strike_off() -> None:
@@ -384,11 +316,8 @@ def _keep_to_itself() -> None:
     _strike_off()
     for arena in _arenas:
         if not arena.sealed:
-            _remap(arena)
+            make_private(arena.start, arena.end, arena.fd)
     _arenas[:] = [arena for arena in _arenas if arena.sealed]
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
 os.register_at_fork(after_in_child=_keep_to_itself)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from peerload.clock import Clock
-from peerload.engines.allocate import allocate
 from peerload.engines.base import Descriptor, DeviceMemory, Range
 from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.child.inside import DeviceView, check_device_destinations
@@ -19,10 +18,11 @@ from peerload.engines.child.plan import Plan
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
+from peerload.engines.shared import allocate_shared
 from peerload.engines.tcp import protocol
 from peerload.engines.tcp.greet import dial, greet
 from peerload.engines.tcp.protocol import Endpoint
-from peerload.errors import InvalidArgument
+from peerload.errors import Fault, InvalidArgument, TransferFailed
 
 __all__ = ["ChildImporter", "ChildReader"]
 
@@ -144,7 +144,11 @@ class ChildImporter:
         return False
 
     def allocate(self, nbytes: int) -> memoryview:
-        return allocate(nbytes)
+        try:
+            return allocate_shared(nbytes)
+        except OSError as error:
+            # A child could write to no other memory.
+            raise TransferFailed(f"no shared memory to be had: {error}", fault=Fault.OURS) from error
 
     def open(self, descriptor: Descriptor) -> ChildReader:
         endpoint = Endpoint.decode(descriptor, self._engine)
