@@ -13,6 +13,7 @@ What every front keeps to:
 - A stream's next message is asked for only when the transport has taken the one before it, so a client that does not
   read costs at most the front's own send buffer.
 - A method that is not in the table is answered UNIMPLEMENTED, a request over the limit RESOURCE_EXHAUSTED.
+- A call goes through the `Gate` before its handler runs, and where the transport allows it before its request is read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
+from peerload.metadata.principals import Principal
+
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Bidi",
@@ -29,6 +32,7 @@ __all__ = [
     "Code",
     "Context",
     "Front",
+    "Gate",
     "Method",
     "Methods",
     "RpcError",
@@ -113,8 +117,21 @@ class Context(Protocol):
         """The client's certificate (PEM) where the connection is mutual TLS."""
         ...
 
+    @property
+    def principal(self) -> Principal:
+        """Who calls, as the gate found; `ANYONE` where there is no gate."""
+        ...
+
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         """Send these after the answer, in place of any set before."""
+        ...
+
+
+class Gate(Protocol):
+    """Who may call what: a front asks it about each call of a method that is in its table."""
+
+    async def admit(self, path: str, context: Context) -> Principal:
+        """Who calls, from the call's metadata and certificate. Raises `RpcError` to refuse the call."""
         ...
 
 

@@ -13,11 +13,13 @@ import grpc
 import grpc.aio
 
 from peerload.errors import InvalidArgument, Unavailable
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.front import (
     MAX_MESSAGE_BYTES,
     Bidi,
     BidiMethod,
     Context,
+    Gate,
     Method,
     Methods,
     RpcError,
@@ -46,9 +48,11 @@ _LISTEN_ERRORS: Final = {
 class GrpcFront:
     """A `Front` over plaintext HTTP/2."""
 
-    def __init__(self, methods: Methods, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self, methods: Methods, *, gate: Gate | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES
+    ) -> None:
         self._server = grpc.aio.server(
-            handlers=(_Table(methods),),
+            handlers=(_Table(methods, gate),),
             options=(
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
@@ -115,28 +119,28 @@ def _try_to_bind(host: str, port: int) -> None:
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds a method's handler by its path; none: grpc answers UNIMPLEMENTED."""
 
-    def __init__(self, methods: Methods) -> None:
-        self._handlers = {path: _handler(method) for path, method in methods.items()}
+    def __init__(self, methods: Methods, gate: Gate | None) -> None:
+        self._handlers = {path: _handler(path, method, gate) for path, method in methods.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(method: Method) -> grpc.RpcMethodHandler:
+def _handler(path: str, method: Method, gate: Gate | None) -> grpc.RpcMethodHandler:
     # Without serializers grpc hands bytes through.
     match method:
         case UnaryMethod(unary):
-            return grpc.unary_unary_rpc_method_handler(_unary(unary))
+            return grpc.unary_unary_rpc_method_handler(_unary(path, unary, gate))
         case StreamMethod(stream):
-            return grpc.unary_stream_rpc_method_handler(_stream(stream))
+            return grpc.unary_stream_rpc_method_handler(_stream(path, stream, gate))
         case BidiMethod(bidi):
-            return grpc.stream_stream_rpc_method_handler(_bidi(bidi))
+            return grpc.stream_stream_rpc_method_handler(_bidi(path, bidi, gate))
 
 
-def _unary(handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(path: str, handler: Unary, gate: Gate | None) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def call(request: bytes, context: Any) -> bytes:
         try:
-            return await handler(request, _Call(context))
+            return await handler(request, await _admitted(path, context, gate))
         except RpcError as error:
             failure = error
         return cast(bytes, await _abort(context, failure))
@@ -144,17 +148,34 @@ def _unary(handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]]:
     return call
 
 
-def _stream(handler: Stream) -> Callable[[bytes, Any], Awaitable[None]]:
+def _stream(path: str, handler: Stream, gate: Gate | None) -> Callable[[bytes, Any], Awaitable[None]]:
     async def call(request: bytes, context: Any) -> None:
-        await _send(handler(request, _Call(context)), context)
+        try:
+            admitted = await _admitted(path, context, gate)
+        except RpcError as error:
+            await _abort(context, error)
+        else:
+            await _send(handler(request, admitted), context)
 
     return call
 
 
-def _bidi(handler: Bidi) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
+def _bidi(path: str, handler: Bidi, gate: Gate | None) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
     async def call(requests: AsyncIterator[bytes], context: Any) -> None:
-        await _send(handler(requests, _Call(context)), context)
+        try:
+            admitted = await _admitted(path, context, gate)
+        except RpcError as error:
+            await _abort(context, error)
+        else:
+            await _send(handler(requests, admitted), context)
 
+    return call
+
+
+async def _admitted(path: str, context: Any, gate: Gate | None) -> _Call:
+    call = _Call(context)
+    if gate is not None:
+        call.principal = await gate.admit(path, call)
     return call
 
 
@@ -183,10 +204,19 @@ async def _abort(context: Any, error: RpcError) -> Any:
 class _Call(Context):
     """A `Context` over grpc's; everything is looked up only when it is asked for."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "_principal")
 
     def __init__(self, context: Any) -> None:
         self._context = context
+        self._principal = ANYONE
+
+    @property
+    def principal(self) -> Principal:
+        return self._principal
+
+    @principal.setter
+    def principal(self, principal: Principal) -> None:
+        self._principal = principal
 
     @property
     def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:
