@@ -14,6 +14,7 @@ import grpc.aio
 
 from peerload.errors import InvalidArgument, Unavailable
 from peerload.metadata.principals import ANYONE, Principal
+from peerload.server.addresses import join_address, split_address
 from peerload.server.front import (
     MAX_MESSAGE_BYTES,
     Bidi,
@@ -28,7 +29,6 @@ from peerload.server.front import (
     Unary,
     UnaryMethod,
 )
-from peerload.server.settings import join_address, split_address
 
 __all__ = ["GrpcFront"]
 

@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, generate_latest
 
 from peerload.errors import Unavailable
-from peerload.server.settings import join_address
+from peerload.server.addresses import join_address
 
 __all__ = ["MetricsPort"]
 

@@ -6,7 +6,6 @@ already set, the default. Empty variables count as unset.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,46 +13,20 @@ from typing import Annotated, Any, Final, Literal
 
 import platformdirs
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peerload.errors import InvalidArgument
+from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
+from peerload.server.deployed import DeployedSource, refuse_what_is_not_here
 
 __all__ = ["Resolved", "Settings", "resolve"]
 
-DEFAULT_HOST: Final = "127.0.0.1"
-DEFAULT_PORT: Final = 8001
 DEFAULT_METRICS_PORT: Final = 9401
 _PREFIX: Final = "PEERLOAD_"
-_MAX_PORT: Final = 65_535
 _MONTH: Final = 31 * 24 * 3600.0
 
-_DEPLOYED: Final = {
-    "metrics": "MODEL_EXPRESS_SERVER_METRICS_PORT",
-    "log_level": "MODEL_EXPRESS_LOG_LEVEL",
-    "log_format": "MODEL_EXPRESS_LOG_FORMAT",
-    "heartbeat_timeout": "MX_HEARTBEAT_TIMEOUT_SECS",
-    "reaper_interval": "MX_REAPER_SCAN_INTERVAL_SECS",
-    "gc_timeout": "MX_GC_TIMEOUT_SECS",
-}
-"""Names that deployments already set. The address and the store are made of two each; see `_DeployedSource`."""
-
-_HOST_NAME: Final = "MODEL_EXPRESS_SERVER_HOST"
-_PORT_NAME: Final = "MODEL_EXPRESS_SERVER_PORT"
-_BACKEND_NAME: Final = "MX_METADATA_BACKEND"
 _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
-_SECURITY_NAME: Final = "MODEL_EXPRESS_SECURITY_MODE"
-_REDIS_BACKEND: Final = "redis"
-_KUBERNETES_BACKENDS: Final = ("kubernetes", "k8s", "crd")
-_KNOWN_BACKENDS: Final = (_REDIS_BACKEND, *_KUBERNETES_BACKENDS)
-_REDIS_URL_NAME: Final = "REDIS_URL"
-_REDIS_HOST_NAMES: Final = ("MX_REDIS_HOST", "REDIS_HOST")
-_REDIS_PORT_NAMES: Final = ("MX_REDIS_PORT", "REDIS_PORT")
-_REDIS_HOST: Final = "localhost"
-_REDIS_PORT: Final = "6379"
-_NAMESPACE_NAMES: Final = ("MX_METADATA_NAMESPACE", "POD_NAMESPACE")
-
 _LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 _FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
 
@@ -77,7 +50,7 @@ def _metrics(text: object) -> object:
         return text
     given = text.strip().lower()
     if given.isascii() and given.isdigit():
-        if int(given) > _MAX_PORT:
+        if int(given) > MAX_PORT:
             raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off")
         # In deployments of this protocol port 0 means none.
         return given if int(given) else _METRICS_OFF
@@ -87,23 +60,6 @@ def _metrics(text: object) -> object:
         except ValueError:
             raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off") from None
     return given
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """The host (without brackets) and the port of `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
-    host, colon, port = text.strip().rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("an IPv6 address needs brackets, as in [::1]:8001")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
-        raise ValueError("must be HOST:PORT or [IPV6]:PORT with a port from 0 (any free one) to 65535")
-    return host, int(port)
-
-
-def join_address(host: str, port: int | str) -> str:
-    """`HOST:PORT`, an IPv6 host in brackets."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def _default_store() -> str:
@@ -182,70 +138,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then our variables, then those of existing deployments."""
-        return init_settings, env_settings, _DeployedSource(settings_cls)
-
-
-class _DeployedSource(PydanticBaseSettingsSource):
-    """The variables that deployments of this protocol already set."""
-
-    def __call__(self) -> dict[str, Any]:
-        return {name: value for name, (value, _) in self.found().items()}
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        value, _ = self.found().get(field_name, (None, ""))
-        return value, field_name, False
-
-    @staticmethod
-    def found() -> dict[str, tuple[str, str]]:
-        """By setting: the value, and the name it stands under."""
-        found = {
-            setting: (os.environ[variable], variable)
-            for setting, variable in _DEPLOYED.items()
-            if os.environ.get(variable)
-        }
-        host, port = os.environ.get(_HOST_NAME), os.environ.get(_PORT_NAME)
-        if host or port:
-            names = ", ".join(name for name, value in ((_HOST_NAME, host), (_PORT_NAME, port)) if value)
-            found["listen"] = (join_address(host or DEFAULT_HOST, port or DEFAULT_PORT), names)
-        backend = _deployed_backend()
-        if backend == _REDIS_BACKEND:
-            found["store"] = _deployed_redis()
-        elif backend in _KUBERNETES_BACKENDS:
-            found["store"] = _deployed_kubernetes()
-        return found
-
-
-def _deployed_backend() -> str:
-    return os.environ.get(_BACKEND_NAME, "").strip().lower()
-
-
-def _deployed_redis() -> tuple[str, str]:
-    """The URL of the Redis that a deployment names, and the variables that it is taken from."""
-    url = os.environ.get(_REDIS_URL_NAME, "").strip()
-    if url:
-        return url, f"{_BACKEND_NAME}, {_REDIS_URL_NAME}"
-    names = [_BACKEND_NAME]
-    parts = []
-    for candidates, default in ((_REDIS_HOST_NAMES, _REDIS_HOST), (_REDIS_PORT_NAMES, _REDIS_PORT)):
-        name = next((each for each in candidates if os.environ.get(each, "").strip()), None)
-        parts.append(os.environ[name].strip() if name else default)
-        names += [name] if name else []
-    host, port = parts
-    if port.startswith("tcp://"):
-        # Kubernetes sets REDIS_PORT so by itself in every pod beside a service that is called redis.
-        port = port.rpartition(":")[2]
-    return f"redis://{join_address(host, port)}", ", ".join(names)
-
-
-def _deployed_kubernetes() -> tuple[str, str]:
-    """The URL of the namespace that a deployment names, and the variables that it is taken from.
-
-    Where it names none it is that of the Pod, or of the kubeconfig: the store finds out.
-    """
-    name = next((each for each in _NAMESPACE_NAMES if os.environ.get(each, "").strip()), None)
-    if name is None:
-        return "kubernetes:", _BACKEND_NAME
-    return f"kubernetes:{os.environ[name].strip()}", f"{_BACKEND_NAME}, {name}"
+        return init_settings, env_settings, DeployedSource(settings_cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +167,7 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     origins = _origins(given)
-    _refuse_what_is_not_here()
+    refuse_what_is_not_here()
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -289,7 +182,7 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
 
 def _origins(given: Mapping[str, Any]) -> dict[str, str]:
     ours = EnvSettingsSource(Settings)()
-    deployed = _DeployedSource.found()
+    deployed = DeployedSource.found()
     origins: dict[str, str] = {}
     for name in Settings.model_fields:
         if name in given:
@@ -301,13 +194,3 @@ def _origins(given: Mapping[str, Any]) -> dict[str, str]:
         else:
             origins[name] = "default"
     return origins
-
-
-def _refuse_what_is_not_here() -> None:
-    """A deployment that asks for a store or for protection that this release lacks must not start without it."""
-    backend = _deployed_backend()
-    if backend and backend not in _KNOWN_BACKENDS:
-        raise InvalidArgument(_BACKEND_NAME, f"must be one of {', '.join(_KNOWN_BACKENDS)} (it is {backend[:200]!r})")
-    mode = os.environ.get(_SECURITY_NAME, "").strip().lower()
-    if mode not in ("", "off"):
-        raise InvalidArgument(_SECURITY_NAME, f"this release can only be run with off (it is {mode[:200]!r})")
