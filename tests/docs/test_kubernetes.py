@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import connection_words, refusal
 from peerload.store.kubernetes.manifests import RIGHTS, manifests
 from peerload.store.kubernetes.names import LABELS, Type
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import connection_words, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
