@@ -15,6 +15,7 @@ from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
+from peerload.metadata.scopes import check_model
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, UnaryMethod
@@ -59,14 +60,16 @@ class P2pService:
             publication = await self._parser.parse(Publication.from_p2p, request)
         except MissingField as missing:
             return PublishMetadataResponse(success=False, message=str(missing)).SerializeToString()
-        key = await self._backend.publish(publication, deadline=deadline_on(self._clock, context))
+        key = await self._backend.publish(
+            publication, principal=context.principal, deadline=deadline_on(self._clock, context)
+        )
         return PublishMetadataResponse(
             success=True, mx_source_id=key.source_id, worker_id=key.worker_id
         ).SerializeToString()
 
     async def list_sources(self, request: bytes, context: Context) -> bytes:
         """The sources that pass the request's filters, one instance a worker id."""
-        query = Query.from_list_request(request)
+        query = self._backend.scoped(Query.from_list_request(request), context.principal)
         try:
             answer = await self._backend.list_refs(query, deadline=deadline_on(self._clock, context))
         except Unavailable as error:
@@ -83,6 +86,8 @@ class P2pService:
         if asked.mx_source_id and asked.worker_id:
             deadline = deadline_on(self._clock, context)
             source = await self._backend.stored(asked.mx_source_id, asked.worker_id, deadline=deadline)
+            if source is not None:
+                check_model(context.principal, source.record.model_name)
         if source is None:
             return GetMetadataResponse(
                 found=False, mx_source_id=asked.mx_source_id, worker_id=asked.worker_id
@@ -112,6 +117,7 @@ class P2pService:
             update.worker_rank,
             status,
             load,
+            principal=context.principal,
             deadline=deadline_on(self._clock, context),
         )
         if known:
