@@ -25,6 +25,7 @@ from peerload.server.front_grpc import GrpcFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
+from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
 from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
@@ -67,9 +68,11 @@ class Server:
                 gc_timeout=settings.gc_timeout,
                 probe=settings.probe,
                 probe_after=settings.probe_after,
+                max_principal_records=settings.max_principal_records,
             ),
         )
         self._metrics = Metrics()
+        self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
         self._metrics_port = MetricsPort(self._metrics.registry)
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
@@ -107,13 +110,16 @@ class Server:
         Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store.
         """
         try:
+            if self._gate is not None:
+                await self._gate.start()
+                self._tasks.append(asyncio.create_task(self._gate.run(), name="peerload-access"))
             await self._backend.connect()
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
-            self._front = GrpcFront(self._calls.wrap(self._methods()))
+            self._front = GrpcFront(self._calls.wrap(self._methods()), gate=self._gate)
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -206,6 +212,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._metrics_port.stop()
         self._parser.close()
+        if self._gate is not None:
+            await self._gate.close()
         await self._backend.close()
 
 
