@@ -115,7 +115,7 @@ _STORES: Final[dict[str, StoreFactory]] = {
 
 
 def kubernetes_manifests(part: str, *, namespace: str, account: str) -> str:
-    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role` or `all`.
+    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role`, `all` or `reviewer`.
 
     Raises `InvalidArgument` for a name that Kubernetes would refuse.
     """

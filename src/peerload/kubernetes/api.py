@@ -13,7 +13,7 @@ import io
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from peerload.clock import Clock
@@ -81,7 +81,8 @@ class _Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    data: bytes | None
+    data: bytes | None = field(repr=False)
+    """A review has a token in it."""
     most_bytes: int
 
     @property
