@@ -239,10 +239,10 @@ async def test_a_publication_costs_one_write_whoever_it_is(backend: FakeMetadata
 
 
 async def test_a_principal_has_as_many_records_as_it_may() -> None:
-    async with FakeMetadataBackend(settings=MetadataSettings(max_principal_records=2)) as backend:
+    async with FakeMetadataBackend(settings=MetadataSettings(limit_principal_records=2)) as backend:
         for worker_id in ("w1", "w2"):
             await backend.publish(publication(worker_id), principal=ALICE)
-        with pytest.raises(LimitExceeded, match="token:alice has as many as it may; max_principal_records is 2"):
+        with pytest.raises(LimitExceeded, match="--limit-principal-records: token:alice has 2 records already"):
             await backend.publish(publication("w3"), principal=ALICE)
         await backend.publish(publication("w2"), principal=ALICE)
         await backend.publish(publication("w3"), principal=BOB)

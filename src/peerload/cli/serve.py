@@ -103,9 +103,20 @@ def command(
         float | None,
         typer.Option(metavar="SECONDS", help="How long a reviewed token is believed (default: 60)."),
     ] = None,
-    max_principal_records: Annotated[
+    limit_principal_records: Annotated[
         int | None,
         typer.Option(metavar="N", help="How many records one principal may have; 0: any number (default: 100000)."),
+    ] = None,
+    limit_tensors: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many tensors one manifest may have (default: 1000000)."),
+    ] = None,
+    own_addresses: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-addresses/--any-addresses",
+            help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
+        ),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
@@ -138,7 +149,9 @@ def command(
                 "token_audiences": token_audiences,
                 "service_accounts": service_accounts,
                 "token_cache_ttl": token_cache_ttl,
-                "max_principal_records": max_principal_records,
+                "limit_principal_records": limit_principal_records,
+                "limit_tensors": limit_tensors,
+                "own_addresses": own_addresses,
             },
             print_config,
             as_json,

@@ -165,14 +165,12 @@ class Writes:
 
     def _check_count(self, publication: Publication, principal: Principal) -> None:
         """The directory may be a moment behind, and so may this limit."""
-        most = self._settings.max_principal_records
+        most = self._settings.limit_principal_records
         if not most or not principal.name or self._directory.owned(principal.name) < most:
             return
         held = self._directory.get(publication.key.encode())
         if held is None or held.record.owner != principal.name:
-            raise LimitExceeded(
-                "record", f"{principal.name} has as many as it may; max_principal_records is {most}", limit=most
-            )
+            raise LimitExceeded("--limit-principal-records", f"{principal.name} has {most} records already", limit=most)
 
     def _fresh(self, key: str, status: Status, principal: Principal) -> Held | None:
         """The record, if a heartbeat with that status is no change, and this principal's to send, and the directory can be

@@ -27,6 +27,7 @@ from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
+from peerload.server.services.checks import Checks
 from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
@@ -68,7 +69,7 @@ class Server:
                 gc_timeout=settings.gc_timeout,
                 probe=settings.probe,
                 probe_after=settings.probe_after,
-                max_principal_records=settings.max_principal_records,
+                limit_principal_records=settings.limit_principal_records,
             ),
         )
         self._metrics = Metrics()
@@ -170,11 +171,12 @@ class Server:
 
     def _methods(self) -> dict[str, Method]:
         names: set[str] = set()
+        checks = Checks(self._settings.limit_tensors, self._settings.own_addresses)
         table: dict[str, Method] = {}
         for service in (
             ClaimService(self._backend, self._clock),
-            P2pService(self._backend, self._clock, self._parser, self._misses),
-            SourceService(self._backend, self._clock, self._parser, self._misses),
+            P2pService(self._backend, self._clock, self._parser, self._misses, checks),
+            SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend),
             HealthService(self._readiness, self._clock),

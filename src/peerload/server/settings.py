@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peerload.errors import InvalidArgument
+from peerload.metadata.limits import MAX_TENSORS
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
 from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
 
@@ -147,8 +148,15 @@ class Settings(BaseSettings):
     token_cache_ttl: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         default=60.0, description="Seconds for which a service account's token is believed before it is reviewed again."
     )
-    max_principal_records: Annotated[int, Field(ge=0)] = Field(
+    limit_principal_records: Annotated[int, Field(ge=0)] = Field(
         default=100_000, description="Records that one principal may have; 0: any number."
+    )
+
+    limit_tensors: Annotated[int, Field(ge=1, le=MAX_TENSORS)] = Field(
+        default=MAX_TENSORS, description="Tensors in one manifest."
+    )
+    own_addresses: bool = Field(
+        default=False, description="Whether sources must be where their publisher's connection comes from."
     )
 
     @property

@@ -7,6 +7,7 @@ is told that way; an outage is a status.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Final
 
 from peerload.clock import Clock
@@ -19,6 +20,7 @@ from peerload.metadata.scopes import check_model
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
 from peerload.server.services.waiting import deadline_on
@@ -38,11 +40,14 @@ _UPDATED: Final = UpdateStatusResponse(success=True).SerializeToString()
 class P2pService:
     """The four calls, over a metadata backend. `misses` is told of lists that match nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
+    def __init__(
+        self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses, checks: Checks = NO_CHECKS
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
         self._misses = misses
+        self._checks = checks
 
     def methods(self) -> Methods:
         """Its table."""
@@ -57,9 +62,11 @@ class P2pService:
     async def publish_metadata(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes; durable before the answer. success=false names what is missing."""
         try:
-            publication = await self._parser.parse(Publication.from_p2p, request)
+            parse = partial(Publication.from_p2p, most_tensors=self._checks.most_tensors)
+            publication = await self._parser.parse(parse, request)
         except MissingField as missing:
             return PublishMetadataResponse(success=False, message=str(missing)).SerializeToString()
+        await self._checks.check(publication, context.peer)
         key = await self._backend.publish(
             publication, principal=context.principal, deadline=deadline_on(self._clock, context)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
@@ -14,6 +15,7 @@ from peerload.metadata.watch_event import WatchEvent
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
+from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
 from peerload.server.services.waiting import deadline_on
@@ -36,11 +38,14 @@ class SourceService:
     """The five calls, over a metadata backend. `misses` is told of lists, and first answers of watches, that match
     nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
+    def __init__(
+        self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses, checks: Checks = NO_CHECKS
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
         self._misses = misses
+        self._checks = checks
 
     def methods(self) -> Methods:
         """Its table."""
@@ -55,7 +60,9 @@ class SourceService:
 
     async def publish(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes, manifest and all; durable before the answer."""
-        publication = await self._parser.parse(Publication.from_v1, request)
+        parse = partial(Publication.from_v1, most_tensors=self._checks.most_tensors)
+        publication = await self._parser.parse(parse, request)
+        await self._checks.check(publication, context.peer)
         key = await self._backend.publish(
             publication, principal=context.principal, deadline=deadline_on(self._clock, context)
         )
