@@ -25,7 +25,9 @@ from peerload.server.front_grpc import GrpcFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
+from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
+from peerload.server.services.checks import Checks
 from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
@@ -67,9 +69,11 @@ class Server:
                 gc_timeout=settings.gc_timeout,
                 probe=settings.probe,
                 probe_after=settings.probe_after,
+                limit_principal_records=settings.limit_principal_records,
             ),
         )
         self._metrics = Metrics()
+        self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
         self._metrics_port = MetricsPort(self._metrics.registry)
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
@@ -107,13 +111,16 @@ class Server:
         Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store.
         """
         try:
+            if self._gate is not None:
+                await self._gate.start()
+                self._tasks.append(asyncio.create_task(self._gate.run(), name="peerload-access"))
             await self._backend.connect()
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
-            self._front = GrpcFront(self._calls.wrap(self._methods()))
+            self._front = GrpcFront(self._calls.wrap(self._methods()), gate=self._gate)
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -164,11 +171,12 @@ class Server:
 
     def _methods(self) -> dict[str, Method]:
         names: set[str] = set()
+        checks = Checks(self._settings.limit_tensors, self._settings.own_addresses)
         table: dict[str, Method] = {}
         for service in (
             ClaimService(self._backend, self._clock),
-            P2pService(self._backend, self._clock, self._parser, self._misses),
-            SourceService(self._backend, self._clock, self._parser, self._misses),
+            P2pService(self._backend, self._clock, self._parser, self._misses, checks),
+            SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend),
             HealthService(self._readiness, self._clock),
@@ -206,6 +214,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._metrics_port.stop()
         self._parser.close()
+        if self._gate is not None:
+            await self._gate.close()
         await self._backend.close()
 
 

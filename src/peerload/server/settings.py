@@ -16,8 +16,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peerload.errors import InvalidArgument
+from peerload.metadata.limits import MAX_TENSORS
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
-from peerload.server.deployed import DeployedSource, refuse_what_is_not_here
+from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
 
 __all__ = ["Resolved", "Settings", "resolve"]
 
@@ -60,6 +61,27 @@ def _metrics(text: object) -> object:
         except ValueError:
             raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off") from None
     return given
+
+
+_ACCOUNT_PREFIX: Final = "system:serviceaccount:"
+_ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(dict.fromkeys(part for each in text.split(",") if (part := each.strip())))
+
+
+def _account(text: str) -> str:
+    """NAMESPACE/NAME, however a service account is written."""
+    account = text.removeprefix(_ACCOUNT_PREFIX).replace(":", "/") if text.startswith(_ACCOUNT_PREFIX) else text
+    if not _ACCOUNT.fullmatch(account):
+        raise ValueError(f"{text[:200]!r} is neither NAMESPACE/NAME nor {_ACCOUNT_PREFIX}NAMESPACE:NAME")
+    return account
+
+
+def _accounts(text: object) -> object:
+    return ",".join(map(_account, _listed(text))) if isinstance(text, str) else text
 
 
 def _default_store() -> str:
@@ -112,6 +134,50 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_format)] = Field(
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
+
+    access: str = Field(
+        default="",
+        description="The access file: tokens, service accounts and client certificates, and who may do what.",
+    )
+    token_audiences: str = Field(
+        default="", description="For which audiences tokens of Kubernetes service accounts must be, with commas."
+    )
+    service_accounts: Annotated[str, BeforeValidator(_accounts)] = Field(
+        default="", description="Kubernetes service accounts that may publish, NAMESPACE/NAME, with commas."
+    )
+    token_cache_ttl: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        default=60.0, description="Seconds for which a service account's token is believed before it is reviewed again."
+    )
+    limit_principal_records: Annotated[int, Field(ge=0)] = Field(
+        default=100_000, description="Records that one principal may have; 0: any number."
+    )
+
+    limit_tensors: Annotated[int, Field(ge=1, le=MAX_TENSORS)] = Field(
+        default=MAX_TENSORS, description="Tensors in one manifest."
+    )
+    own_addresses: bool = Field(
+        default=False, description="Whether sources must be where their publisher's connection comes from."
+    )
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """`token_audiences`, one by one."""
+        return _listed(self.token_audiences)
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """`service_accounts`, one by one, as NAMESPACE/NAME."""
+        return _listed(self.service_accounts)
+
+    @property
+    def reviews_tokens(self) -> bool:
+        """Whether tokens of service accounts are looked at."""
+        return bool(self.audiences or self.accounts)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers are asked who they are."""
+        return bool(self.access) or self.reviews_tokens
 
     @property
     def metrics_is_default(self) -> bool:
@@ -177,6 +243,7 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
         raise InvalidArgument(
             origins.get(name, name), f"{text[:1].lower()}{text[1:]} (it is {str(first['input'])[:200]!r})"
         ) from None
+    check_enforced(settings.audiences, settings.accounts)
     return Resolved(settings, origins)
 
 
