@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerload.certificates import KeyPair, _validity, read_authorities, read_key_pair, stamps
+from peerload.certificates import KeyPair, read_authorities, read_key_pair, stamps, validity
 from peerload.errors import InvalidArgument
 from tests.support.certificates import Authority, Issued
 
@@ -40,13 +40,13 @@ def read(issued: Issued) -> KeyPair:
     ],
 )
 def test_the_time_for_which_one_is_good(authority: Authority, begins: datetime, ends: datetime) -> None:
-    validity = read(authority.issue("dated", begins=begins, ends=ends)).validity
+    dated = read(authority.issue("dated", begins=begins, ends=ends)).validity
     first, last = (round(each.timestamp() * 1000) for each in (begins, ends))
-    assert (validity.begins, validity.ends) == (first, last)
-    assert validity.end == f"{ends:%Y-%m-%d %H:%M:%S} UTC"
-    assert validity.fault(first) == validity.fault(last - 1) == ""
-    assert validity.fault(last) == f"has expired at {validity.end}"
-    assert validity.fault(first - 1).startswith("is not valid before ")
+    assert (dated.begins, dated.ends) == (first, last)
+    assert dated.end == f"{ends:%Y-%m-%d %H:%M:%S} UTC"
+    assert dated.fault(first) == dated.fault(last - 1) == ""
+    assert dated.fault(last) == f"has expired at {dated.end}"
+    assert dated.fault(first - 1).startswith("is not valid before ")
 
 
 def test_it_is_read_as_it_stands_and_its_key_is_not_shown(authority: Authority, issued: Issued, tmp_path: Path) -> None:
@@ -150,6 +150,6 @@ def test_bytes_that_are_no_certificate_are_refused_and_nothing_else(issued: Issu
     for _ in range(data.draw(st.integers(0, 4))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     try:
-        _validity(bytes(der[: data.draw(st.integers(0, len(der)))]))
+        validity(bytes(der[: data.draw(st.integers(0, len(der)))]))
     except ValueError:
         pass

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["KeyPair", "Stamps", "Validity", "examine_authorities", "read_authorities", "read_key_pair", "stamps"]
+__all__ = ["KeyPair", "Stamps", "Validity", "read_authorities", "read_key_pair", "stamps", "validity"]
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 """Ten times what the largest collections of authorities have."""
@@ -59,6 +59,10 @@ class KeyPair:
     validity: Validity
     """The certificate's own."""
 
+    def load(self, context: ssl.SSLContext) -> None:
+        """Show it in a context's connections."""
+        _load(context, self.certificate, self.key)
+
 
 def read_key_pair(certificate: Path, key: Path, fields: tuple[str, str]) -> KeyPair:
     """A certificate and its key. Raises `InvalidArgument` whose field is one of `fields`, where a file cannot be read, is
@@ -74,10 +78,8 @@ def read_key_pair(certificate: Path, key: Path, fields: tuple[str, str]) -> KeyP
         raise InvalidArgument(fields[1], f"{key} is encrypted: it must be readable without a passphrase")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        validity = _validity(found[0])
-        # OpenSSL reads keys from files only. These have no name and are not written to any disk.
-        with _unnamed(chain) as first, _unnamed(secret) as second:
-            context.load_cert_chain(first, second, password=_no_passphrase)
+        pair = KeyPair(chain, secret, validity(found[0]))
+        _load(context, chain, secret)
     except ssl.SSLError as error:
         if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
             raise InvalidArgument(fields[1], f"{key} is not the key of the certificate in {certificate}") from None
@@ -85,16 +87,12 @@ def read_key_pair(certificate: Path, key: Path, fields: tuple[str, str]) -> KeyP
         raise InvalidArgument(fields[0], f"{certificate} with {key} cannot be used: {reason}") from None
     except ValueError:
         raise InvalidArgument(fields[0], f"{certificate} is damaged") from None
-    return KeyPair(chain, secret, validity)
+    return pair
 
 
 def read_authorities(path: Path, field: str) -> bytes:
     """The certificates of authorities. Raises `InvalidArgument` as `read_key_pair` does."""
-    return examine_authorities(_read(path, field), path, field)
-
-
-def examine_authorities(pem: bytes, path: Path, field: str) -> bytes:
-    """The same bytes, if they are certificates. Raises `InvalidArgument` naming `path`."""
+    pem = _read(path, field)
     found = _certificates(pem)
     if not found:
         raise InvalidArgument(field, f"{path} is no certificate in PEM")
@@ -103,6 +101,21 @@ def examine_authorities(pem: bytes, path: Path, field: str) -> bytes:
     except (ssl.SSLError, ValueError):
         raise InvalidArgument(field, f"{path} is damaged: not every certificate in it can be read") from None
     return pem
+
+
+def validity(der: bytes) -> Validity:
+    """That of a certificate (DER), as RFC 5280 (4.1) has it. Raises ValueError."""
+    _, start, _ = _element(der, 0, _SEQUENCE)
+    _, at, _ = _element(der, start, _SEQUENCE)
+    tag, _, end = _element(der, at)
+    if tag == _VERSION:
+        _, _, end = _element(der, end)  # the serial number
+    for _ in ("signature", "issuer"):
+        _, _, end = _element(der, end, _SEQUENCE)
+    _, at, _ = _element(der, end, _SEQUENCE)
+    begins, at = _time(der, at)
+    ends, _ = _time(der, at)
+    return Validity(begins, ends)
 
 
 def stamps(paths: Iterable[Path]) -> Stamps:
@@ -116,6 +129,12 @@ def stamps(paths: Iterable[Path]) -> Stamps:
         else:
             found.append((status.st_mtime_ns, status.st_size, status.st_ino))
     return tuple(found)
+
+
+def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    # OpenSSL reads keys from files only. These have no name, and are not written to any disk.
+    with _unnamed(certificate) as first, _unnamed(key) as second:
+        context.load_cert_chain(first, second, password=_no_passphrase)
 
 
 @contextmanager
@@ -154,21 +173,6 @@ def _certificates(pem: bytes) -> list[bytes]:
 
 def _no_passphrase() -> NoReturn:
     raise ValueError("a passphrase is asked for")
-
-
-def _validity(der: bytes) -> Validity:
-    """Of a certificate as RFC 5280 (4.1) has it. Raises ValueError."""
-    _, start, _ = _element(der, 0, _SEQUENCE)
-    _, at, _ = _element(der, start, _SEQUENCE)
-    tag, _, end = _element(der, at)
-    if tag == _VERSION:
-        _, _, end = _element(der, end)  # the serial number
-    for _ in ("signature", "issuer"):
-        _, _, end = _element(der, end, _SEQUENCE)
-    _, at, _ = _element(der, end, _SEQUENCE)
-    begins, at = _time(der, at)
-    ends, _ = _time(der, at)
-    return Validity(begins, ends)
 
 
 def _element(der: bytes, at: int, expected: int | None = None) -> tuple[int, int, int]:
