@@ -232,7 +232,7 @@ class Connection:
             found = await self._diagnosis(place) if isinstance(failure, NotReached) else None
             if found:
                 told[place.name] = (_Hopeless if found.certain else NotReached)(
-                    f"no use of the server at {place.name}: {found.text}"
+                    f"no connection to the server at {place.name}: {found.text}"
                 )
             else:
                 told.setdefault(place.name, failure)
