@@ -72,17 +72,22 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
     name = trust.name or host
     context = trust.context()
     context.set_alpn_protocols(["h2"])
+    finished = False
     try:
         with socket.create_connection(where, _SECONDS) as raw:
             with context.wrap_socket(raw, server_hostname=name) as secured:
                 if secured.selected_alpn_protocol() != "h2":
                     return Diagnosis("it speaks TLS, but not HTTP/2: is it the port of a Peerload server?")
+                finished = True
                 # A certificate of ours is refused only after the handshake has ended for us (TLS 1.3).
-                secured.settimeout(_SECONDS)
                 secured.sendall(_GREETING)
                 return _NOTHING if secured.recv(1) else _client_certificate(trust)
     except ssl.SSLCertVerificationError as error:
         return _server_certificate(error, where, name, trust)
+    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError):
+        if finished:
+            return _client_certificate(trust)
+        return Diagnosis("it ends the connection in the midst of the handshake: does it speak TLS?", certain=False)
     except ssl.SSLError as error:
         reason = error.reason or ""
         if reason in _PLAINTEXT:
@@ -92,9 +97,6 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
         if "_ALERT_" in reason and any(sign in reason for sign in (*_WANTS_ONE, *_REFUSES_IT)):
             return _client_certificate(trust)
         return Diagnosis(f"TLS fails: {reason}", certain=False) if reason else _NOTHING
-    except ConnectionError as error:
-        # Refused is an outage; a connection that is made and then ended may be more.
-        return _NOTHING if isinstance(error, ConnectionRefusedError) else _client_certificate(trust)
 
 
 def _client_certificate(trust: Trust) -> Diagnosis:
