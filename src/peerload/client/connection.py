@@ -221,7 +221,8 @@ class Connection:
     def _failed(self, link: Link, error: grpc.aio.AioRpcError, method: str) -> PeerloadError:
         failure = to_error(error.code(), error.details() or "", link.place.name, method)
         if isinstance(failure, Unavailable):
-            self._route.failed(link, for_good=isinstance(failure, Stopping))
+            # A connection that is lost is made anew by who comes next, not when gRPC thinks that it is time.
+            self._route.failed(link, for_good=isinstance(failure, (NotReached, Stopping)))
         return failure
 
     async def _summed_up(self, failures: Mapping[Place, Unavailable]) -> Unavailable:

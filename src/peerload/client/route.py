@@ -136,8 +136,8 @@ class Route:
             self._keep((link.place,))
 
     def failed(self, link: Link, *, for_good: bool = False) -> None:
-        """A call through this link was not answered: the next ones go elsewhere. `for_good`: its server is going away, and
-        another may answer at the same place later."""
+        """A call through this link was not answered: the next ones go elsewhere. `for_good`: they would not be answered
+        through this link, though they may be at the same place."""
         if self._places and self._places[0] == link.place:
             self._places.append(self._places.pop(0))
         if for_good and self._links.get(link.place) is link:
