@@ -72,10 +72,10 @@ class Server:
             ),
         )
         self._metrics = Metrics()
-        self._metrics_port = MetricsPort(self._metrics.registry)
+        self._readiness = Readiness()
+        self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
-        self._readiness = Readiness()
         self._calls = Calls()
         self._parser = Parser()
         self._front: Front | None = None
