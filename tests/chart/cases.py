@@ -28,6 +28,7 @@ EVERYTHING = {
     "imagePullSecrets": [{"name": "pull"}],
     "replicas": 5,
     "store": {"kubernetes": {"instance": "second"}},
+    "tls": {"existingSecret": "peerload-tls", "clientCertificates": True},
     "settings": {
         "heartbeatTimeout": 60,
         "reaperInterval": 12.5,

@@ -191,13 +191,28 @@ def test_parts_find_each_other(case: str) -> None:
     for rule in found.get("NetworkPolicy", {"spec": {"ingress": []}})["spec"]["ingress"]:
         assert rule["from"]  # nothing in it would be everybody
         assert {each["port"] for each in rule["ports"]} <= ports.keys()
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["grpc"]["port"] == ports["grpc"]
-    assert container["livenessProbe"]["grpc"]["service"] == LIVENESS
-    assert "service" not in container["readinessProbe"]["grpc"]
+    alive: dict[str, Any] = {"grpc": {"port": ports["grpc"], "service": LIVENESS}}
+    ready: dict[str, Any] = {"grpc": {"port": ports["grpc"]}}
+    if case == "everything":  # TLS, which the kubelet's probes do not speak
+        alive, ready = ({"httpGet": {"port": "metrics", "path": path}} for path in ("/livez", "/readyz"))
+    for probe, asked in (("startupProbe", alive), ("readinessProbe", ready), ("livenessProbe", alive)):
+        assert asked.items() <= container[probe].items()
+        assert len({"grpc", "httpGet", "tcpSocket", "exec"} & container[probe].keys()) == 1
     account = found["ServiceAccount"]["metadata"]["name"] if "ServiceAccount" in found else "default"
     assert template["spec"]["serviceAccountName"] == account == ACCOUNTS.get(case, account)
     assert all(len(each["metadata"]["name"]) <= 63 for kind, each in found.items() if "Cluster" not in kind)
+
+
+def test_tls_is_read_from_where_the_secret_is_mounted() -> None:
+    found = objects(rendered(EVERYTHING))
+    (container,) = pod(found)["containers"]
+    (volume,) = pod(found)["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert volume == {"name": mount["name"], "secret": {"secretName": "peerload-tls"}}
+    assert "subPath" not in mount  # such a mount does not change with the Secret
+    named = [value for name, value in environment(found) if name.startswith("PEERLOAD_TLS_")]
+    assert {path.rpartition("/")[0] for path in named} == {mount["mountPath"]}
+    assert "volumes" not in pod(objects(rendered(DEFAULTS)))
 
 
 def test_it_may_do_little(case: str) -> None:
@@ -241,6 +256,9 @@ def test_it_is_given_time_to_stop(case: str) -> None:
                 "store": "kubernetes:inference?instance=second",
                 "listen": "[::]:8001",
                 "metrics": "[::]:9401",
+                "tls_cert": "/etc/peerload/tls/tls.crt",
+                "tls_key": "/etc/peerload/tls/tls.key",
+                "tls_client_ca": "/etc/peerload/tls/ca.crt",
                 "heartbeat_timeout": 60,
                 "reaper_interval": 12.5,
                 "gc_timeout": 2678400,
@@ -289,6 +307,8 @@ def test_the_program_reads_its_settings(case: str, wanted: dict[str, Any], monke
         ({"access": {"serviceAccounts": ["worker"]}}, "/access/serviceAccounts"),
         ({"access": {"tokenAudiences": ["a,b"]}}, "/access/tokenAudiences"),
         ({"listenHost": "localhost"}, "/listenHost"),
+        ({"tls": {"clientCertificates": True}}, "/tls/existingSecret"),
+        ({"tls": {"existingSecret": "a"}, "metrics": {"enabled": False}}, "/metrics/enabled"),
         ({"service": {"port": 70000}}, "/service/port"),
         ({"networkPolicy": {"from": []}}, "/networkPolicy/from"),
         ({"networkPolicy": {"from": None}}, "from"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from peerload.errors import InvalidArgument
 from peerload.server.app import Server
 from peerload.server.settings import resolve
+from peerload.server.tls import TlsFiles
 from peerload.store.memory import MemoryStore
 from peerload.testing import ManualClock
 
@@ -113,6 +115,37 @@ def test_a_bad_flag_is_named() -> None:
     with pytest.raises(InvalidArgument, match="greater than 0") as error:
         resolve({"heartbeat_timeout": -1})
     assert error.value.field == "--heartbeat-timeout"
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "text"),
+    [
+        ({"tls_cert": "c"}, "--tls-cert", "needs --tls-key beside it"),
+        ({"tls_key": "k"}, "--tls-key", "needs --tls-cert beside it"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca", "needs --tls-cert beside it"),
+        ({}, "PEERLOAD_TLS_KEY", "needs --tls-cert beside it"),
+    ],
+)
+def test_a_part_of_tls_is_not_enough(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, str], field: str, text: str
+) -> None:
+    if not flags:
+        monkeypatch.setenv("PEERLOAD_TLS_KEY", "k")
+    with pytest.raises(InvalidArgument, match=text) as error:
+        resolve(flags)
+    assert error.value.field == field
+
+
+def test_the_files_of_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve({}).settings.tls is None
+    monkeypatch.setenv("PEERLOAD_TLS_CERT", "/c")
+    resolved = resolve({"tls_key": "/k"})
+    assert resolved.settings.tls == TlsFiles(Path("/c"), Path("/k"))
+    assert resolve({"tls_key": "/k", "tls_client_ca": "/a"}).settings.tls == TlsFiles(
+        Path("/c"), Path("/k"), Path("/a")
+    )
+    for setting, name in (("tls_cert", "PEERLOAD_TLS_CERT"), ("tls_key", "--tls-key"), ("store", "store")):
+        assert str(resolved.named(InvalidArgument(setting, "is bad"))) == f"{name}: is bad"
 
 
 @pytest.mark.parametrize("backend", ["redis", "kubernetes", "k8s", "crd", "Redis"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from peerload.cli.outcome import FAILED, explain
-from peerload.errors import PeerloadError
+from peerload.errors import InvalidArgument, PeerloadError
 
 __all__ = ["command"]
 
@@ -28,6 +28,22 @@ def command(
         typer.Option(
             metavar="URL",
             help="Where records are kept: sqlite:PATH, redis://HOST or kubernetes:NAMESPACE to share them between servers, or memory: to forget them (default: sqlite: in the user's state folder).",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speak TLS: a PEM file with the server's certificate, then those that lead to the root. It and the others are read again when they change.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A PEM file with the key of --tls-cert, without a passphrase.")
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Let in only clients that show a certificate signed by one in this PEM file."
         ),
     ] = None,
     heartbeat_timeout: Annotated[
@@ -135,6 +151,9 @@ def command(
             {
                 "listen": listen,
                 "store": store,
+                "tls_cert": tls_cert,
+                "tls_key": tls_key,
+                "tls_client_ca": tls_client_ca,
                 "heartbeat_timeout": heartbeat_timeout,
                 "reaper_interval": reaper_interval,
                 "gc_timeout": gc_timeout,
@@ -173,7 +192,10 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
-    asyncio.run(serve(resolved.settings))
+    try:
+        asyncio.run(serve(resolved.settings))
+    except InvalidArgument as error:
+        raise resolved.named(error) from None
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

@@ -18,6 +18,7 @@ from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
+from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
@@ -37,6 +38,7 @@ from peerload.server.services.reflection import Reflection
 from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
+from peerload.server.tls import TlsKeeper
 from peerload.store.base import Store
 
 __all__ = ["Server", "serve"]
@@ -74,10 +76,10 @@ class Server:
         )
         self._metrics = Metrics()
         self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
-        self._metrics_port = MetricsPort(self._metrics.registry)
+        self._readiness = Readiness()
+        self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
-        self._readiness = Readiness()
         self._calls = Calls()
         self._parser = Parser()
         self._front: Front | None = None
@@ -108,7 +110,8 @@ class Server:
     async def start(self) -> None:
         """Open the store, load the directory, listen.
 
-        Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store.
+        Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store, and
+        for files of TLS that are none.
         """
         try:
             if self._gate is not None:
@@ -120,7 +123,8 @@ class Server:
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
-            self._front = GrpcFront(self._calls.wrap(self._methods()), gate=self._gate)
+            tls = await self._start_tls()
+            self._front = GrpcFront(self._calls.wrap(self._methods()), gate=self._gate, tls=tls)
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -129,11 +133,14 @@ class Server:
             "serving",
             listen=self._address,
             store=self._store.url,
+            tls="off" if tls is None else "mutual" if tls.mutual else "on",
             metrics=self._metrics_address or "off",
             version=__version__,
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
+        if missing := _missing_beyond_loopback(self._address, tls):
+            _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
 
     async def failed(self) -> None:
         """Wait until a part of the server has ended that never should; raises what it ended with."""
@@ -201,6 +208,14 @@ class Server:
                 return str(error)
         return ""
 
+    async def _start_tls(self) -> TlsKeeper | None:
+        files = self._settings.tls
+        if files is None:
+            return None
+        keeper = await asyncio.get_running_loop().run_in_executor(None, TlsKeeper, files, self._clock)
+        self._tasks.append(asyncio.create_task(keeper.follow(), name="peerload-tls"))
+        return keeper
+
     async def _follow_backend(self) -> None:
         serving = self._backend.serving
         while True:
@@ -259,6 +274,14 @@ async def serve(settings: Settings) -> None:
         stopping.cancel()
         failing.cancel()
         await server.stop()
+
+
+def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None) -> str:
+    """What protects nobody from others than this machine's own processes; empty: nothing, or only these can connect."""
+    missing = ["TLS"] if tls is None else []
+    if tls is None or not tls.mutual:
+        missing.append("authentication")
+    return "" if is_loopback(split_address(listen)[0]) else " and ".join(missing)
 
 
 def _raise_descriptor_limit() -> None:

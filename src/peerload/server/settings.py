@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
@@ -19,11 +20,13 @@ from peerload.errors import InvalidArgument
 from peerload.metadata.limits import MAX_TENSORS
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
 from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
+from peerload.server.tls import TlsFiles
 
 __all__ = ["Resolved", "Settings", "resolve"]
 
 DEFAULT_METRICS_PORT: Final = 9401
 _PREFIX: Final = "PEERLOAD_"
+_DEFAULT: Final = "default"
 _MONTH: Final = 31 * 24 * 3600.0
 
 _METRICS_AUTO: Final = "auto"
@@ -101,6 +104,13 @@ class Settings(BaseSettings):
     listen: Annotated[str, BeforeValidator(_address)] = Field(
         default=f"{DEFAULT_HOST}:{DEFAULT_PORT}",
         description="Address to listen on, HOST:PORT; port 0 takes a free one.",
+    )
+    tls_cert: str = Field(
+        default="", description="File with the server's certificate and those that lead from it to the root (PEM): TLS."
+    )
+    tls_key: str = Field(default="", description="File with the key of tls_cert (PEM).")
+    tls_client_ca: str = Field(
+        default="", description="File with who signs clients' certificates (PEM): every client must show one."
     )
     store: str = Field(
         default_factory=_default_store,
@@ -180,6 +190,17 @@ class Settings(BaseSettings):
         return bool(self.access) or self.reviews_tokens
 
     @property
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS; None: plaintext. Raises `InvalidArgument` where only some of them are named."""
+        for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
+            if getattr(self, name) and not getattr(self, other):
+                raise InvalidArgument(name, f"needs --{other.replace('_', '-')} beside it")
+        if not self.tls_cert:
+            return None
+        client_ca = Path(self.tls_client_ca) if self.tls_client_ca else None
+        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), client_ca)
+
+    @property
     def metrics_is_default(self) -> bool:
         """Whether nobody has said where metrics are to be: then it is no failure that they cannot be there."""
         return self.metrics == _METRICS_AUTO
@@ -219,6 +240,13 @@ class Resolved:
         values: dict[str, str | float] = {**self.settings.model_dump(), "store": _without_password(self.settings.store)}
         return [(name, value, self.origins[name]) for name, value in values.items()]
 
+    def named(self, error: InvalidArgument) -> InvalidArgument:
+        """The same error, whose field is the flag or variable that the setting was taken from."""
+        origin = self.origins.get(error.field, _DEFAULT)
+        if origin == _DEFAULT:
+            return error
+        return InvalidArgument(origin, str(error).removeprefix(f"{error.field}: "))
+
 
 def _without_password(url: str) -> str:
     """A URL fit to be shown. A password may hold the characters that end it, so it goes on to the last @."""
@@ -244,7 +272,12 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
             origins.get(name, name), f"{text[:1].lower()}{text[1:]} (it is {str(first['input'])[:200]!r})"
         ) from None
     check_enforced(settings.audiences, settings.accounts)
-    return Resolved(settings, origins)
+    resolved = Resolved(settings, origins)
+    try:
+        _ = settings.tls
+    except InvalidArgument as error:
+        raise resolved.named(error) from None
+    return resolved
 
 
 def _origins(given: Mapping[str, Any]) -> dict[str, str]:
@@ -259,5 +292,5 @@ def _origins(given: Mapping[str, Any]) -> dict[str, str]:
         elif name in deployed:
             origins[name] = deployed[name][1]
         else:
-            origins[name] = "default"
+            origins[name] = _DEFAULT
     return origins
