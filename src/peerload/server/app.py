@@ -139,7 +139,7 @@ class Server:
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
-        if missing := _missing_beyond_loopback(self._address, tls):
+        if missing := _missing_beyond_loopback(self._address, tls, asked=self._gate is not None):
             _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
 
     async def failed(self) -> None:
@@ -276,10 +276,10 @@ async def serve(settings: Settings) -> None:
         await server.stop()
 
 
-def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None) -> str:
+def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, *, asked: bool) -> str:
     """What protects nobody from others than this machine's own processes; empty: nothing, or only these can connect."""
     missing = ["TLS"] if tls is None else []
-    if tls is None or not tls.mutual:
+    if not asked and (tls is None or not tls.mutual):
         missing.append("authentication")
     return "" if is_loopback(split_address(listen)[0]) else " and ".join(missing)
 
