@@ -22,6 +22,7 @@ from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
@@ -45,6 +46,7 @@ _LAST_WORDS_SECONDS: Final = 1.0
 """For answers that are still on their way out."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _MAX_DESCRIPTORS: Final = 1 << 20
+_FRONTS: Final = {"grpc": GrpcFront, "h2corn": H2cornFront}
 
 
 class Server:
@@ -113,7 +115,7 @@ class Server:
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
-            self._front = GrpcFront(self._calls.wrap(self._methods()))
+            self._front = _FRONTS[self._settings.front](self._calls.wrap(self._methods()), limits=self._settings.limits)
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
