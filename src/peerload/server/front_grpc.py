@@ -38,6 +38,8 @@ __all__ = ["GrpcFront"]
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _MAX_WAITING: Final = 50_000
+_BEFORE_PING: Final = 0.75
+"""The part of the silence after which a peer is pinged; in the rest of it it has to answer."""
 
 
 class GrpcFront:
@@ -90,8 +92,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", _MAX_WAITING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_WAITING),
         # Our own pings free what clients hold that vanished without a word.
-        ("grpc.keepalive_time_ms", _milliseconds(limits.timeout_stall)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(limits.timeout_stall / 3)),
+        ("grpc.keepalive_time_ms", _milliseconds(limits.timeout_silence * _BEFORE_PING)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(limits.timeout_silence * (1 - _BEFORE_PING))),
     ]
     if limits.connection_age:
         options += [

@@ -91,6 +91,10 @@ class H2cornFront:
     request beyond that has its room, and the gate has let it in. More connections than the limit wait, unaccepted. Two
     limits are h2corn's own: a stream is refused at a hundred resets in a row, headers at 16 KiB.
 
+    What a connection's readers leave unread, h2corn holds up to 2 MiB for them all: then none of them is sent anything
+    until they read on, or have stalled for too long. So a client that stops reading one large answer holds up its own
+    others; its calls on other connections, and other clients, do not notice.
+
     A connection grows no older than its age by rolling: another h2corn server takes over the sockets, and the one before
     it lets its connections go. So all are let go at once, at ages from 0 to the limit. Changed certificates come in the
     same way; connections go on under the old one until they have no calls.
@@ -124,7 +128,7 @@ class H2cornFront:
         self._sockets = await loop.run_in_executor(None, bound_to, host, port)
         try:
             for each in self._sockets:
-                _notice_the_vanished(each, self._limits.timeout_stall)
+                _notice_the_vanished(each, self._limits.timeout_silence)
             self._generation = await self._open()
         except BaseException:
             self._close_sockets()
@@ -235,12 +239,13 @@ def _notice_the_vanished(listener: socket.socket, silence: float) -> None:
 
     Linux hands these settings on to what a listening socket accepts.
     """
-    milliseconds, seconds = round(silence * 1000), max(_PROBES, round(silence))
+    half = max(1, round(silence / 2))
     options: list[tuple[str, int]] = [
-        ("TCP_KEEPIDLE", max(1, seconds // 2)),
-        ("TCP_KEEPINTVL", max(1, seconds // 2 // _PROBES)),
+        ("TCP_KEEPIDLE", half),
+        ("TCP_KEEPINTVL", max(1, half // _PROBES)),
         ("TCP_KEEPCNT", _PROBES),
-        ("TCP_USER_TIMEOUT", milliseconds),
+        # What has been sent and is not acknowledged, or is not read for so long, ends it too.
+        ("TCP_USER_TIMEOUT", round(silence * 1000)),
     ]
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in options:

@@ -40,6 +40,7 @@ class Limits:
     """From being accepted to the end of the handshakes (TLS, HTTP/2)."""
     timeout_request: float = 60.0
     """From the beginning of a request to its last byte."""
-    timeout_stall: float = 60.0
-    """How long an answer may wait for its reader to take more of it (h2corn), or a peer that has vanished may stay
-    silent (both)."""
+    timeout_stall: float = 20.0
+    """How long an answer waits for its reader to take anything more of it. Only h2corn knows that."""
+    timeout_silence: float = 80.0
+    """After how long without any sign of life a peer has vanished, and its connection is closed."""

@@ -136,7 +136,11 @@ class Settings(BaseSettings):
     )
     timeout_stall: Seconds = Field(
         default=_LIMITS.timeout_stall,
-        description="Seconds for which a reader may take nothing of its answer, or a peer may be silent.",
+        description="Seconds for which a reader may take nothing of its answer (front h2corn).",
+    )
+    timeout_silence: Seconds = Field(
+        default=_LIMITS.timeout_silence,
+        description="Seconds without a sign of life after which a connection's peer has vanished.",
     )
     metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
         default=_METRICS_AUTO,

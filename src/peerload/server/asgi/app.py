@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,7 +80,8 @@ class Application:
             assert route is not None
             failure = await self._handle(route, Messages(receive, self._admission, head.encoding, deadline), call)
         if failure is not None:
-            await call.fail(failure)
+            with contextlib.suppress(Disconnected):
+                await call.fail(failure)
 
     async def _handle(self, route: _Route, messages: Messages, call: Call) -> RpcError | None:
         """Answer a call; the failure with which it is still to be ended, if any."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
-from peerload.server.asgi.framing import PREFIX_BYTES, prefix
+from peerload.server.asgi.framing import PREFIX_BYTES, Disconnected, prefix
 from peerload.server.asgi.headers import encoded_binary, encoded_message, metadata_of
 from peerload.server.front import Code, Context, RpcError
 from peerload.server.limits import SMALL_BYTES
@@ -76,34 +76,29 @@ class Call(Context):
         self._trailing = pairs
 
     async def send(self, message: bytes) -> None:
-        """Send one message of the answer; returns when the transport has taken all but the last megabyte of it.
+        """Send one message of the answer; returns when the transport has taken all but the end of it.
 
-        Raises `LimitExceeded` for one that is too large, or finds no room.
+        Raises `LimitExceeded` for one that is too large, or finds no room; `Disconnected`.
         """
         size = len(message)
         if size <= SMALL_BYTES:
-            await self._begin()
-            await self._send({"type": "http.response.body", "body": prefix(size) + message, "more_body": True})
+            await self._put({"type": "http.response.body", "body": prefix(size) + message, "more_body": True})
             return
         self._admission.check_answer(size)
         with await self._admission.answers.take(size, self._deadline):
-            await self._begin()
             first = _PIECE_BYTES - PREFIX_BYTES
             body = prefix(size) + message[:first]
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._put({"type": "http.response.body", "body": body, "more_body": True})
             for start in range(first, size, _PIECE_BYTES):
                 body = message[start : start + _PIECE_BYTES]
-                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def finish(self) -> None:
-        """End the call well."""
-        await self._begin()
-        await self._send(_END)
-        trailers = (*_OK, *self._trailers()) if self._trailing else _OK
-        await self._send({"type": "http.response.trailers", "headers": trailers})
+        """End the call well. Raises `Disconnected`."""
+        await self._end((*_OK, *self._trailers()) if self._trailing else _OK)
 
     async def fail(self, error: RpcError) -> None:
-        """End the call with a status."""
+        """End the call with a status. Raises `Disconnected`."""
         status = [
             (b"grpc-status", str(int(error.code)).encode()),
             (b"grpc-message", encoded_message(error.message)),
@@ -111,14 +106,21 @@ class Call(Context):
         ]
         if error.details is not None:
             status.append((b"grpc-status-details-bin", encoded_binary(error.details)))
-        await self._begin()
-        await self._send(_END)
-        await self._send({"type": "http.response.trailers", "headers": status})
+        await self._end(status)
 
-    async def _begin(self) -> None:
-        if not self._started:
-            self._started = True
-            await self._send(_START)
+    async def _end(self, trailers: Iterable[tuple[bytes, bytes]]) -> None:
+        await self._put(_END)
+        await self._put({"type": "http.response.trailers", "headers": trailers})
+
+    async def _put(self, event: dict[str, Any]) -> None:
+        try:
+            if not self._started:
+                self._started = True
+                await self._send(_START)
+            await self._send(event)
+        except OSError:
+            # So ASGI says that the client has taken its call back.
+            raise Disconnected from None
 
     def _trailers(self) -> list[tuple[bytes, bytes]]:
         return [
