@@ -166,8 +166,8 @@ def test_the_right_to_review_tokens_is_the_packages() -> None:
 
 def test_the_access_file_is_where_the_program_looks_for_it() -> None:
     found = objects(rendered(EVERYTHING))
-    (volume,) = pod(found)["volumes"]
-    (mount,) = pod(found)["containers"][0]["volumeMounts"]
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "access")
+    (mount,) = (each for each in pod(found)["containers"][0]["volumeMounts"] if each["name"] == "access")
     assert volume == {"name": mount["name"], "secret": {"secretName": "who"}}
     assert mount["readOnly"] is True
     assert dict(environment(found))["PEERLOAD_ACCESS"] == f"{mount['mountPath']}/may.toml"
@@ -206,8 +206,8 @@ def test_parts_find_each_other(case: str) -> None:
 def test_tls_is_read_from_where_the_secret_is_mounted() -> None:
     found = objects(rendered(EVERYTHING))
     (container,) = pod(found)["containers"]
-    (volume,) = pod(found)["volumes"]
-    (mount,) = container["volumeMounts"]
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "tls")
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "tls")
     assert volume == {"name": mount["name"], "secret": {"secretName": "peerload-tls"}}
     assert "subPath" not in mount  # such a mount does not change with the Secret
     named = [value for name, value in environment(found) if name.startswith("PEERLOAD_TLS_")]

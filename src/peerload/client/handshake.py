@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, cast
 
-from peerload.certificates import validity
+from peerload.certificates import Validity, validity
 from peerload.client.addresses import Place
 from peerload.client.tls import Trust
+from peerload.errors import MissingExtra
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -100,14 +101,14 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
 
 
 def _client_certificate(trust: Trust) -> Diagnosis:
-    if trust.shown is None:
+    shown = trust.shown
+    if shown is None:
         return Diagnosis(
             "it ends the connection after the handshake, as servers do that ask for a client certificate: name one by "
             "--tls-client-cert and --tls-client-key",
             certain=False,
         )
-    now = round(datetime.now(UTC).timestamp() * 1000)
-    fault = trust.shown.validity.fault(now)
+    fault = _fault(lambda: shown.validity)
     why = f", which {fault}" if fault else ": is it signed by one whom the server's --tls-client-ca has?"
     return Diagnosis(f"it refuses this client's certificate (--tls-client-cert){why}", certain=False)
 
@@ -146,11 +147,17 @@ def _out_of_time(where: tuple[str, int], code: int) -> str:
     fault = ""
     with contextlib.suppress(OSError, ValueError), socket.create_connection(where, _SECONDS) as raw:
         with _trusting_anybody().wrap_socket(raw) as secured:
-            fault = validity(secured.getpeercert(binary_form=True) or b"").fault(
-                round(datetime.now(UTC).timestamp() * 1000)
-            )
+            fault = _fault(lambda: validity(secured.getpeercert(binary_form=True) or b""))
     fault = fault or ("has expired" if code == _EXPIRED else "is not valid yet")
     return f"its certificate {fault}"
+
+
+def _fault(read: Callable[[], Validity]) -> str:
+    """What is wrong with a certificate's time by now; empty: nothing, or nothing is there to read it with."""
+    try:
+        return read().fault(round(datetime.now(UTC).timestamp() * 1000))
+    except (ValueError, MissingExtra):
+        return ""
 
 
 def _trusting_anybody() -> ssl.SSLContext:

@@ -23,6 +23,7 @@ from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
@@ -49,6 +50,7 @@ _LAST_WORDS_SECONDS: Final = 1.0
 """For answers that are still on their way out."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _MAX_DESCRIPTORS: Final = 1 << 20
+_FRONTS: Final[dict[str, type[GrpcFront | H2cornFront]]] = {"grpc": GrpcFront, "h2corn": H2cornFront}
 
 
 class Server:
@@ -124,7 +126,10 @@ class Server:
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
             tls = await self._start_tls()
-            self._front = GrpcFront(self._calls.wrap(self._methods()), gate=self._gate, tls=tls)
+            front = _FRONTS[self._settings.front]
+            self._front = front(
+                self._calls.wrap(self._methods()), gate=self._gate, limits=self._settings.limits, tls=tls
+            )
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()

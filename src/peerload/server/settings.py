@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,6 +20,7 @@ from peerload.errors import InvalidArgument
 from peerload.metadata.limits import MAX_TENSORS
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
 from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
+from peerload.server.limits import Limits
 from peerload.server.tls import TlsFiles
 
 __all__ = ["Resolved", "Settings", "resolve"]
@@ -28,6 +29,9 @@ DEFAULT_METRICS_PORT: Final = 9401
 _PREFIX: Final = "PEERLOAD_"
 _DEFAULT: Final = "default"
 _MONTH: Final = 31 * 24 * 3600.0
+
+_LIMITS: Final = Limits()
+_LEAST_MESSAGE: Final = 1024 * 1024
 
 _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
@@ -92,6 +96,8 @@ def _default_store() -> str:
 
 
 Seconds = Annotated[float, Field(gt=0, le=_MONTH, allow_inf_nan=False)]
+SecondsOrNever = Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class Settings(BaseSettings):
@@ -127,6 +133,46 @@ class Settings(BaseSettings):
     )
     probe_after: Seconds = Field(
         default=35.0, description="Seconds without a heartbeat after which a source is asked whether it is there."
+    )
+    front: Literal["grpc", "h2corn"] = Field(
+        default="grpc", description="What speaks gRPC on the port: grpc, or h2corn (faster, and keeps limits closer)."
+    )
+    limit_message_bytes: Annotated[int, Field(ge=_LEAST_MESSAGE, le=2**30)] = Field(
+        default=_LIMITS.limit_message_bytes, description="Bytes in one message, either way."
+    )
+    limit_connections: Count = Field(default=_LIMITS.limit_connections, description="Connections at once.")
+    limit_calls: Count = Field(default=_LIMITS.limit_calls, description="Calls in flight, on all connections.")
+    limit_connection_calls: Count = Field(
+        default=_LIMITS.limit_connection_calls, description="Calls and watches in flight on one connection."
+    )
+    limit_watches: Count = Field(default=_LIMITS.limit_watches, description="Watches at once, on all connections.")
+    limit_bytes_in_flight: Annotated[int, Field(ge=_LEAST_MESSAGE, le=2**40)] = Field(
+        default=_LIMITS.limit_bytes_in_flight,
+        description="Bytes in all requests being read and answered, and as many in answers being sent.",
+    )
+    connection_age: SecondsOrNever = Field(
+        default=_LIMITS.connection_age, description="Seconds for which one connection is used; 0: for ever."
+    )
+    connection_age_grace: SecondsOrNever = Field(
+        default=_LIMITS.connection_age_grace,
+        description="Seconds that calls of a connection past its age get to end.",
+    )
+    timeout_idle: Seconds = Field(
+        default=_LIMITS.timeout_idle, description="Seconds for which a connection without calls is kept."
+    )
+    timeout_handshake: Seconds = Field(
+        default=_LIMITS.timeout_handshake, description="Seconds for the handshakes of a connection."
+    )
+    timeout_request: Seconds = Field(
+        default=_LIMITS.timeout_request, description="Seconds in which a request must have arrived whole."
+    )
+    timeout_stall: Seconds = Field(
+        default=_LIMITS.timeout_stall,
+        description="Seconds for which a reader may take nothing of its answer (front h2corn).",
+    )
+    timeout_silence: Seconds = Field(
+        default=_LIMITS.timeout_silence,
+        description="Seconds without a sign of life after which a connection's peer has vanished.",
     )
     metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
         default=_METRICS_AUTO,
@@ -214,6 +260,11 @@ class Settings(BaseSettings):
         if self.metrics_is_default:
             return host, DEFAULT_METRICS_PORT
         return (host, int(self.metrics)) if self.metrics.isdigit() else split_address(self.metrics)
+
+    @property
+    def limits(self) -> Limits:
+        """How much of the port clients may take up."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @classmethod
     def settings_customise_sources(

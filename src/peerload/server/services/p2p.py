@@ -53,7 +53,7 @@ class P2pService:
         """Its table."""
         path = "/model_express.p2p.P2pService"
         return {
-            f"{path}/PublishMetadata": UnaryMethod(self.publish_metadata),
+            f"{path}/PublishMetadata": UnaryMethod(self.publish_metadata, large=True),
             f"{path}/ListSources": UnaryMethod(self.list_sources),
             f"{path}/GetMetadata": UnaryMethod(self.get_metadata),
             f"{path}/UpdateStatus": UnaryMethod(self.update_status),

@@ -51,7 +51,7 @@ class SourceService:
         """Its table."""
         path = "/peerload.v1.SourceService"
         return {
-            f"{path}/Publish": UnaryMethod(self.publish),
+            f"{path}/Publish": UnaryMethod(self.publish, large=True),
             f"{path}/Withdraw": UnaryMethod(self.withdraw),
             f"{path}/GetManifest": UnaryMethod(self.get_manifest),
             f"{path}/List": UnaryMethod(self.list_sources),
