@@ -257,6 +257,29 @@ async def test_a_watch_that_ends_at_once_everywhere_is_left_to_its_follower(pair
     await to.close()
 
 
+async def test_a_watch_whose_connection_was_let_go_of_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does with those that have grown old; a watch that has worked until then hears of no outage."""
+    monkeypatch.setattr("peerload.client.connection._SETTLED_S", 0.0)
+    ended: list[bytes] = []
+
+    async def watch(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield sources_pb2.WatchResponse(complete=True, resume_token=f"{len(ended)}").SerializeToString()
+        ended.append(request)
+        raise RpcError(Code.UNAVAILABLE, "max connection age")
+
+    front = GrpcFront({WATCH: StreamMethod(watch)})
+    address = await front.start("127.0.0.1:0")
+    to = connection(address)
+    async with aclosing(to.watch(sources_pb2.WatchRequest())) as changes:
+        assert [(await anext(changes)).resume_token for _ in range(3)] == ["0", "1", "2"]
+        assert [sources_pb2.WatchRequest.FromString(each).resume_token for each in ended[:2]] == ["", "0"]
+        await front.stop(0)
+        with pytest.raises(Unavailable):
+            async for _ in changes:
+                pass
+    await to.close()
+
+
 async def test_calls_that_are_on_their_way_keep_a_link_open() -> None:
     closing: list[Link] = []
     link = Link(Place("a:1", "192.0.2.1:1"), None, closing.append)
