@@ -18,6 +18,7 @@ from peerload.client.addresses import Place, servers
 from peerload.client.connection import Connection
 from peerload.client.route import Link, Route
 from peerload.client.status import Stopping, to_error
+from peerload.clock import SystemClock
 from peerload.errors import DeadlineExceeded, NotFound, Unavailable
 from peerload.server import calls
 from peerload.server.app import Server
@@ -68,7 +69,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Server, Server]]:
 
 
 def connection(*addresses: str, settings: ClientSettings = AT_ONCE, **more: object) -> Connection:
-    return Connection(servers(",".join(addresses)), settings, rng=First(), **more)  # type: ignore[arg-type]
+    return Connection(servers(",".join(addresses)), settings, clock=SystemClock(), rng=First(), **more)  # type: ignore[arg-type]
 
 
 async def test_a_call_goes_to_the_next_server_at_once_and_stays_there(pair: tuple[Server, Server]) -> None:

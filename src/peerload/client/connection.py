@@ -21,6 +21,7 @@ from peerload.client.route import Link, Resolve, Route
 from peerload.client.settings import ClientSettings
 from peerload.client.status import NotReached, Stopping, to_error
 from peerload.client.tls import ClientTls
+from peerload.clock import Clock
 from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
 from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
@@ -56,10 +57,17 @@ class Connection:
     """
 
     def __init__(
-        self, servers: Servers, settings: ClientSettings, *, rng: random.Random, resolve: Resolve = resolve
+        self,
+        servers: Servers,
+        settings: ClientSettings,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        resolve: Resolve = resolve,
     ) -> None:
         self.address = str(servers)
         self._settings = settings
+        self._clock = clock
         self._rng = rng
         self._tls = ClientTls.of(servers, settings)
         self._route = Route(servers.addresses, self._tls, rng=rng, resolve=resolve)
@@ -252,7 +260,7 @@ class Connection:
         when, found = self._diagnoses.get(place, (-math.inf, Diagnosis()))
         if loop.time() - when > _DIAGNOSIS_S:
             trust = None if self._tls is None else self._tls.current()
-            found = await loop.run_in_executor(None, diagnose, place, trust)
+            found = await loop.run_in_executor(None, diagnose, place, trust, self._clock.wall_ms())
             recent = {each: known for each, known in self._diagnoses.items() if loop.time() - known[0] < _DIAGNOSIS_S}
             self._diagnoses = {**recent, place: (loop.time(), found)}
         return found
