@@ -40,6 +40,12 @@ EVERYTHING = {
         "drainDelay": 0.5,
         "grace": 30,
     },
+    "access": {
+        "existingSecret": "who",
+        "existingSecretKey": "may.toml",
+        "tokenAudiences": ["peerload", "modelexpress"],
+        "serviceAccounts": ["inference/worker", "batch/default"],
+    },
     "extraEnv": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
     "listenHost": "[::]",
     "service": {"type": "LoadBalancer", "port": 80, "annotations": {"example.com/a": "b"}},

@@ -136,7 +136,9 @@ def test_which_objects_there_are() -> None:
     assert objects(rendered(REDIS)).keys() == ALWAYS | {"Secret"}
     assert objects(rendered(KEPT_SECRET)).keys() == ALWAYS
     assert objects(rendered(BARE)).keys() == {"Deployment", "Service"}
-    assert objects(rendered(EVERYTHING)).keys() == ALWAYS | {"Role", "RoleBinding"}
+    cluster = {"ClusterRole", "ClusterRoleBinding"}
+    assert objects(rendered(EVERYTHING)).keys() == ALWAYS | {"Role", "RoleBinding"} | cluster
+    assert not cluster & objects(rendered({**EVERYTHING, "rbac": {"create": False}})).keys()
 
 
 def test_the_role_is_the_packages() -> None:
@@ -145,6 +147,30 @@ def test_the_role_is_the_packages() -> None:
     assert found["Role"]["rules"] == ours["Role"]["rules"]
     assert found["RoleBinding"]["subjects"] == ours["RoleBinding"]["subjects"]
     assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+
+
+def test_the_right_to_review_tokens_is_the_packages() -> None:
+    found = objects(rendered(EVERYTHING, namespace="a"))
+    ours = objects(manifests("reviewer", namespace="a", account="special"))
+    assert found["ClusterRole"]["rules"] == ours["ClusterRole"]["rules"]
+    assert found["ClusterRoleBinding"]["subjects"] == ours["ClusterRoleBinding"]["subjects"]
+    assert found["ClusterRoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
+    # Names of the cluster's: another release's is another.
+    others = objects(rendered(EVERYTHING, namespace="b"))
+    assert found["ClusterRole"]["metadata"]["name"] != others["ClusterRole"]["metadata"]["name"]
+    # Tokens are reviewed whatever the store is.
+    assert (
+        pod(objects(rendered({**REDIS, "access": {"tokenAudiences": ["a"]}})))["automountServiceAccountToken"] is True
+    )
+
+
+def test_the_access_file_is_where_the_program_looks_for_it() -> None:
+    found = objects(rendered(EVERYTHING))
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "access")
+    (mount,) = (each for each in pod(found)["containers"][0]["volumeMounts"] if each["name"] == "access")
+    assert volume == {"name": mount["name"], "secret": {"secretName": "who"}}
+    assert mount["readOnly"] is True
+    assert dict(environment(found))["PEERLOAD_ACCESS"] == f"{mount['mountPath']}/may.toml"
 
 
 def test_parts_find_each_other(case: str) -> None:
@@ -174,14 +200,14 @@ def test_parts_find_each_other(case: str) -> None:
         assert len({"grpc", "httpGet", "tcpSocket", "exec"} & container[probe].keys()) == 1
     account = found["ServiceAccount"]["metadata"]["name"] if "ServiceAccount" in found else "default"
     assert template["spec"]["serviceAccountName"] == account == ACCOUNTS.get(case, account)
-    assert all(len(each["metadata"]["name"]) <= 63 for each in found.values())
+    assert all(len(each["metadata"]["name"]) <= 63 for kind, each in found.items() if "Cluster" not in kind)
 
 
 def test_tls_is_read_from_where_the_secret_is_mounted() -> None:
     found = objects(rendered(EVERYTHING))
     (container,) = pod(found)["containers"]
-    (volume,) = pod(found)["volumes"]
-    (mount,) = container["volumeMounts"]
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "tls")
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "tls")
     assert volume == {"name": mount["name"], "secret": {"secretName": "peerload-tls"}}
     assert "subPath" not in mount  # such a mount does not change with the Secret
     named = [value for name, value in environment(found) if name.startswith("PEERLOAD_TLS_")]
@@ -242,6 +268,9 @@ def test_it_is_given_time_to_stop(case: str) -> None:
                 "log_format": "console",
                 "drain_delay": 0.5,
                 "grace": 30,
+                "access": "/etc/peerload/access/may.toml",
+                "token_audiences": "peerload,modelexpress",
+                "service_accounts": "inference/worker,batch/default",
             },
         ),
     ],
@@ -275,6 +304,8 @@ def test_the_program_reads_its_settings(case: str, wanted: dict[str, Any], monke
         ({"settings": {"logLevel": "loud"}}, "/settings/logLevel"),
         ({"settings": {"grace": None}}, "grace"),
         ({"settings": {"heartbeattimeout": 90}}, "heartbeattimeout"),
+        ({"access": {"serviceAccounts": ["worker"]}}, "/access/serviceAccounts"),
+        ({"access": {"tokenAudiences": ["a,b"]}}, "/access/tokenAudiences"),
         ({"listenHost": "localhost"}, "/listenHost"),
         ({"tls": {"clientCertificates": True}}, "/tls/existingSecret"),
         ({"tls": {"existingSecret": "a"}, "metrics": {"enabled": False}}, "/metrics/enabled"),

@@ -95,6 +95,45 @@ def command(
         str | None,
         typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
     ] = None,
+    access: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may do what, by token, service account or client certificate; `peerload token` makes entries "
+            "(default: nobody is asked).",
+        ),
+    ] = None,
+    token_audiences: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,…]", help="Accept tokens of Kubernetes service accounts that are for one of these audiences."
+        ),
+    ] = None,
+    service_accounts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE/NAME[,…]", help="Service accounts that may publish, besides the access file's."
+        ),
+    ] = None,
+    token_cache_ttl: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a reviewed token is believed (default: 60)."),
+    ] = None,
+    limit_principal_records: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many records one principal may have; 0: any number (default: 100000)."),
+    ] = None,
+    limit_tensors: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many tensors one manifest may have (default: 1000000)."),
+    ] = None,
+    own_addresses: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-addresses/--any-addresses",
+            help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
@@ -125,6 +164,13 @@ def command(
                 "drain_delay": drain_delay,
                 "log_level": log_level,
                 "log_format": log_format,
+                "access": access,
+                "token_audiences": token_audiences,
+                "service_accounts": service_accounts,
+                "token_cache_ttl": token_cache_ttl,
+                "limit_principal_records": limit_principal_records,
+                "limit_tensors": limit_tensors,
+                "own_addresses": own_addresses,
             },
             print_config,
             as_json,

@@ -63,7 +63,7 @@ _ERRORS: Final[dict[grpc.StatusCode, Callable[[str], errors.PeerloadError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: _limit,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
-    grpc.StatusCode.UNAUTHENTICATED: errors.NotAllowed,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.FAILED_PRECONDITION: errors.NotAllowed,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,

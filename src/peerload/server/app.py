@@ -23,10 +23,13 @@ from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
+from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
+from peerload.server.services.checks import Checks
 from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
@@ -47,6 +50,7 @@ _LAST_WORDS_SECONDS: Final = 1.0
 """For answers that are still on their way out."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _MAX_DESCRIPTORS: Final = 1 << 20
+_FRONTS: Final[dict[str, type[GrpcFront | H2cornFront]]] = {"grpc": GrpcFront, "h2corn": H2cornFront}
 
 
 class Server:
@@ -69,9 +73,11 @@ class Server:
                 gc_timeout=settings.gc_timeout,
                 probe=settings.probe,
                 probe_after=settings.probe_after,
+                limit_principal_records=settings.limit_principal_records,
             ),
         )
         self._metrics = Metrics()
+        self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
         self._readiness = Readiness()
         self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
@@ -110,6 +116,9 @@ class Server:
         for files of TLS that are none.
         """
         try:
+            if self._gate is not None:
+                await self._gate.start()
+                self._tasks.append(asyncio.create_task(self._gate.run(), name="peerload-access"))
             await self._backend.connect()
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
@@ -117,7 +126,10 @@ class Server:
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
             tls = await self._start_tls()
-            self._front = GrpcFront(self._calls.wrap(self._methods()), tls=tls)
+            front = _FRONTS[self._settings.front]
+            self._front = front(
+                self._calls.wrap(self._methods()), gate=self._gate, limits=self._settings.limits, tls=tls
+            )
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -171,11 +183,12 @@ class Server:
 
     def _methods(self) -> dict[str, Method]:
         names: set[str] = set()
+        checks = Checks(self._settings.limit_tensors, self._settings.own_addresses)
         table: dict[str, Method] = {}
         for service in (
             ClaimService(self._backend, self._clock),
-            P2pService(self._backend, self._clock, self._parser, self._misses),
-            SourceService(self._backend, self._clock, self._parser, self._misses),
+            P2pService(self._backend, self._clock, self._parser, self._misses, checks),
+            SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend),
             HealthService(self._readiness, self._clock),
@@ -221,6 +234,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._metrics_port.stop()
         self._parser.close()
+        if self._gate is not None:
+            await self._gate.close()
         await self._backend.close()
 
 
