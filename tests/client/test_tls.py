@@ -109,6 +109,7 @@ async def failure(address: str, settings: ClientSettings) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("front", ["grpc", "h2corn"])
 @pytest.mark.parametrize(
     ("mistake", "text"),
     [
@@ -126,7 +127,7 @@ async def failure(address: str, settings: ClientSettings) -> str:
         ("strange certificate", "it refuses this client's certificate (--tls-client-cert): is it signed by one"),
     ],
 )
-async def test_what_is_said_of_mistakes(certificates: Certificates, mistake: str, text: str) -> None:
+async def test_what_is_said_of_mistakes(certificates: Certificates, front: str, mistake: str, text: str) -> None:
     trusting = certificates.trusting
     settings = {
         "unknown authority": replace(QUICK, tls_ca=str(certificates.stranger.certificate)),
@@ -137,15 +138,16 @@ async def test_what_is_said_of_mistakes(certificates: Certificates, mistake: str
         "strange certificate": certificates.showing(certificates.strange),
     }[mistake]
     mutual = certificates.authority.certificate if "certificate" in mistake else None
-    async with serving(**files(certificates.server, mutual)) as server:
+    async with serving(front=front, **files(certificates.server, mutual)) as server:
         said = await failure(server.address, settings)
     assert said.startswith(f"no connection to the server at {server.address}: ")
     assert text in said
     assert "\n" not in said
 
 
-async def test_a_server_that_speaks_plaintext() -> None:
-    async with serving() as server:
+@pytest.mark.parametrize("front", ["grpc", "h2corn"])
+async def test_a_server_that_speaks_plaintext(front: str) -> None:
+    async with serving(front=front) as server:
         assert "it speaks plaintext, not TLS: leave out https://" in await failure(f"https://{server.address}", QUICK)
 
 
