@@ -28,6 +28,8 @@ ctypes.CDLL(None).prctl(1, 9)
 runpy.run_module("peerload", run_name="__main__", alter_sys=True)
 """
 """`python -m peerload`, but a test run that is itself killed leaves no server behind (PR_SET_PDEATHSIG, SIGKILL)."""
+_FRONT = "PEERLOAD_FRONT"
+"""The one setting that a test run as a whole is given: every test of the server can be run over either front."""
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _MessageT = TypeVar("_MessageT", bound=Message)
@@ -224,7 +226,9 @@ class LiveServer:
     def _spawn(self) -> None:
         assert not self.running, "it runs already"
         inherited = {
-            name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_", "REDIS_"))
+            name: text
+            for name, text in os.environ.items()
+            if name == _FRONT or not name.startswith(("PEERLOAD_", "MX_", "REDIS_"))
         }
         self._process = subprocess.Popen(
             [sys.executable, "-c", _DIE_WITH_PARENT, "serve", "--listen", self.address, "--store", self.store],

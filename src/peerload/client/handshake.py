@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from peerload.certificates import validity
+from peerload.certificates import Validity, validity
 from peerload.client.addresses import Place
 from peerload.client.tls import Trust
+from peerload.errors import MissingExtra
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -100,13 +101,14 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust, now: int) -> Dia
 
 
 def _client_certificate(trust: Trust, now: int) -> Diagnosis:
-    if trust.shown is None:
+    shown = trust.shown
+    if shown is None:
         return Diagnosis(
             "it ends the connection after the handshake, as servers do that ask for a client certificate: name one by "
             "--tls-client-cert and --tls-client-key",
             certain=False,
         )
-    fault = trust.shown.validity.fault(now)
+    fault = _fault(lambda: shown.validity, now)
     why = f", which {fault}" if fault else ": is it signed by one whom the server's --tls-client-ca has?"
     return Diagnosis(f"it refuses this client's certificate (--tls-client-cert){why}", certain=False)
 
@@ -127,7 +129,7 @@ def _server_certificate(
         )
     if code in (_EXPIRED, _NOT_YET_VALID):
         # By OpenSSL's clock; or it is one of those that lead to the root.
-        fault = _fault(where, now) or ("has expired" if code == _EXPIRED else "is not valid yet")
+        fault = _shown_fault(where, now) or ("has expired" if code == _EXPIRED else "is not valid yet")
         return Diagnosis(f"its certificate {fault}: the server needs another, or a clock is wrong")
     return Diagnosis(f"its certificate is not accepted: {error.verify_message}")
 
@@ -143,12 +145,21 @@ def _names(where: tuple[str, int], trust: Trust) -> list[str]:
     return []
 
 
-def _fault(where: tuple[str, int], now: int) -> str:
+def _shown_fault(where: tuple[str, int], now: int) -> str:
     """Whether the time of the server's certificate is over, or has not begun."""
-    with contextlib.suppress(OSError, ValueError), socket.create_connection(where, _SECONDS) as raw:
+    with contextlib.suppress(OSError), socket.create_connection(where, _SECONDS) as raw:
         with _trusting_anybody().wrap_socket(raw) as secured:
-            return validity(secured.getpeercert(binary_form=True) or b"").fault(now)
+            shown = secured.getpeercert(binary_form=True) or b""
+        return _fault(lambda: validity(shown), now)
     return ""
+
+
+def _fault(read: Callable[[], Validity], now: int) -> str:
+    """What is wrong with a certificate's time; empty: nothing, or nothing is there to read it with."""
+    try:
+        return read().fault(now)
+    except (ValueError, MissingExtra):
+        return ""
 
 
 def _trusting_anybody() -> ssl.SSLContext:

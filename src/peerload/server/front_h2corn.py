@@ -41,7 +41,8 @@ _PROBES: Final = 3
 _LOOK_SECONDS: Final = 5.0
 """Between two looks whether a certificate's files have changed."""
 _MOMENT_SECONDS: Final = 0.05
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 2.0
+"""For calls that are ended to tell their clients so, where those read it."""
 _NEVER: Final = 30 * 24 * 3600.0
 
 
@@ -73,14 +74,15 @@ class _Generation:
     async def end(self, grace: float) -> None:
         """Wait `grace` seconds for the calls of these connections to end, then end them."""
         await asyncio.wait({self._serving}, timeout=grace)
-        if not self._serving.done():
-            self._application.end_calls()
-            await asyncio.wait({self._serving}, timeout=_END_SECONDS)
-        if not self._serving.done():
-            # It drains by itself once more, and this is only not to wait for that.
-            self._serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError, RuntimeError):
-            await self._serving
+        for end in (self._application.end_calls, self._application.drop_calls):
+            if not self._serving.done():
+                end()
+                await asyncio.wait({self._serving}, timeout=_END_SECONDS)
+        if self._serving.done():
+            # What it ended with is nobody's concern by now.
+            self._serving.exception()
+        else:
+            _log.warning("connections could not be closed", calls=self._application.calls)
 
 
 class H2cornFront:
