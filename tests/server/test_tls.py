@@ -22,6 +22,7 @@ from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
 from peerload.server.tls import TlsFiles, TlsKeeper
 from peerload.testing import ManualClock
+from tests.security.entries import write_access
 from tests.support.certificates import Authority, Issued
 from tests.support.server import serving
 
@@ -279,20 +280,31 @@ async def test_a_server_looks_at_its_files_while_nobody_connects(
 
 
 @pytest.mark.parametrize(
-    ("listen", "tls", "mutual", "missing"),
+    ("listen", "tls", "mutual", "asks", "missing"),
     [
-        ("127.0.0.1:0", False, False, None),
-        ("0.0.0.0:0", False, False, "TLS and authentication"),
-        ("0.0.0.0:0", True, False, "authentication"),
-        ("0.0.0.0:0", True, True, None),
+        ("127.0.0.1:0", False, False, False, None),
+        ("0.0.0.0:0", False, False, False, "TLS and authentication"),
+        ("0.0.0.0:0", False, False, True, "TLS"),
+        ("0.0.0.0:0", True, False, False, "authentication"),
+        ("0.0.0.0:0", True, False, True, None),
+        ("0.0.0.0:0", True, True, False, None),
     ],
 )
 async def test_listening_beyond_loopback_is_warned_of(
-    authority: Authority, issued: Issued, listen: str, tls: bool, mutual: bool, missing: str | None
+    authority: Authority,
+    issued: Issued,
+    tmp_path: Path,
+    listen: str,
+    tls: bool,
+    mutual: bool,
+    asks: bool,
+    missing: str | None,
 ) -> None:
     settings = {"tls_cert": str(issued.certificate), "tls_key": str(issued.key)} if tls else {}
     if mutual:
         settings["tls_client_ca"] = str(authority.certificate)
+    if asks:
+        settings["access"] = str(write_access(tmp_path / "access.toml"))
     with capture_logs() as logs:
         async with serving(listen=listen, **settings):
             pass
