@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 LOADING = (ROOT / "docs" / "loading.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -33,6 +34,7 @@ COMMAND_LINES = [
         README,
         LOADING,
         KUBERNETES,
+        SECURITY,
         *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
     )
     for line in text.splitlines()

@@ -12,7 +12,7 @@ from peerload.server.security.roles import ROLES
 from peerload.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "security.md").read_text()
+PAGE = (ROOT / "docs" / "security.md").read_text().partition("\n## Authentication\n")[2].partition("\n## Limits\n")[0]
 
 
 def row(first: str) -> str:
