@@ -32,6 +32,7 @@ from peerload.server.limits import SMALL_BYTES, Limits
 from peerload.server.listening import listen as bound_to
 from peerload.server.listening import parse_listen
 from peerload.server.status import to_rpc_error
+from peerload.server.tls import Tls, TlsKeeper
 
 __all__ = ["GrpcFront"]
 
@@ -43,7 +44,7 @@ _BEFORE_PING: Final = 0.75
 
 
 class GrpcFront:
-    """A `Front` over plaintext HTTP/2.
+    """A `Front` over HTTP/2; with `tls` over TLS, and plaintext without.
 
     Of `Limits`, gRPC itself keeps connections (more are closed), calls of one connection, ages, the times for handshakes
     and for idling, and the size of a message, which it refuses at its first bytes. Ours are the calls in flight, and the
@@ -52,7 +53,15 @@ class GrpcFront:
     reader that is merely slow.
     """
 
-    def __init__(self, methods: Methods, *, gate: Gate | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        *,
+        gate: Gate | None = None,
+        limits: Limits | None = None,
+        tls: TlsKeeper | None = None,
+    ) -> None:
+        self._tls = tls
         limits = Limits() if limits is None else limits
         self._server = grpc.aio.server(handlers=(_Table(methods, Admission(limits, gate)),), options=_options(limits))
 
@@ -62,7 +71,7 @@ class GrpcFront:
         # grpc says only that binding failed, so the reason is found out first.
         await asyncio.get_running_loop().run_in_executor(None, _try_to_bind, host, port)
         try:
-            bound = self._server.add_insecure_port(join_address(host, port))
+            bound = self._add_port(join_address(host, port))
         except RuntimeError as error:
             raise Unavailable(f"{join_address(host, port)} cannot be listened on: {error}") from error
         await self._server.start()
@@ -71,6 +80,34 @@ class GrpcFront:
     async def stop(self, grace: float) -> None:
         """Stop; see `Front.stop`."""
         await self._server.stop(grace)
+
+    def _add_port(self, address: str) -> int:
+        if self._tls is None:
+            return cast(int, self._server.add_insecure_port(address))
+        return cast(int, self._server.add_secure_port(address, _TlsFetcher(self._tls).credentials))
+
+
+class _TlsFetcher:
+    """What grpc asks at each new connection, in threads of its own: what to meet it with, where that has changed."""
+
+    def __init__(self, keeper: TlsKeeper) -> None:
+        self._keeper = keeper
+        self._given = keeper.current()
+
+    @property
+    def credentials(self) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._given), self, self._keeper.mutual)
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        tls = self._keeper.current()
+        if tls is self._given:
+            return None
+        self._given = tls
+        return _configuration(tls)
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.pair.key, tls.pair.certificate)], tls.client_ca)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
@@ -21,7 +20,7 @@ from peerload.server.front import Gate, Methods
 from peerload.server.limits import Limits
 from peerload.server.listening import listen as bound_to
 from peerload.server.listening import parse_listen
-from peerload.server.tls import TlsFiles
+from peerload.server.tls import TlsKeeper
 
 if TYPE_CHECKING:
     import h2corn
@@ -108,7 +107,7 @@ class H2cornFront:
         *,
         gate: Gate | None = None,
         limits: Limits | None = None,
-        tls: TlsFiles | None = None,
+        tls: TlsKeeper | None = None,
     ) -> None:
         self._methods = methods
         self._limits = Limits() if limits is None else limits
@@ -202,9 +201,10 @@ class H2cornFront:
     def _tls_options(self) -> dict[str, Any]:
         if self._tls is None:
             return {}
-        options: dict[str, Any] = {"certfile": self._tls.certificate, "keyfile": self._tls.key}
-        if self._tls.client_ca is not None:
-            options |= {"ca_certs": self._tls.client_ca, "cert_reqs": "required"}
+        files = self._tls.files
+        options: dict[str, Any] = {"certfile": files.certificate, "keyfile": files.key}
+        if files.client_ca is not None:
+            options |= {"ca_certs": files.client_ca, "cert_reqs": "required"}
         return options
 
     async def _roll_by_age(self) -> None:
@@ -212,21 +212,20 @@ class H2cornFront:
             await asyncio.sleep(self._limits.connection_age)
             await self.roll(self._limits.connection_age_grace)
 
-    async def _roll_by_files(self, tls: TlsFiles) -> None:
+    async def _roll_by_files(self, tls: TlsKeeper) -> None:
         loop = asyncio.get_running_loop()
-        known = await loop.run_in_executor(None, _state_of, tls)
+        known = tls.current()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = await loop.run_in_executor(None, _state_of, tls)
-            if now == known:
+            now = await loop.run_in_executor(None, tls.current)
+            if now is known:
                 continue
-            known = now
             try:
                 await self.roll()
             except (ValueError, OSError, Unavailable) as error:
-                _log.error("the changed certificate cannot be used; the one before it stays", reason=str(error))
+                _log.error("the changed TLS files cannot be used; those before stay", reason=str(error))
             else:
-                _log.info("took over the changed certificate", certificate=str(tls.certificate))
+                known = now
 
     def _close_sockets(self) -> None:
         for each in self._sockets:
@@ -254,18 +253,6 @@ def _notice_the_vanished(listener: socket.socket, silence: float) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _state_of(tls: TlsFiles) -> list[tuple[int, int, int] | None]:
-    return [_stat(path.stat) for path in (tls.certificate, tls.key, tls.client_ca) if path is not None]
-
-
-def _stat(stat: Callable[[], os.stat_result]) -> tuple[int, int, int] | None:
-    try:
-        found = stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _log_format() -> Literal["text", "json"]:
