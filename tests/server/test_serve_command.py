@@ -124,7 +124,12 @@ def test_a_signal_drains(server: LiveServer, number: int) -> None:
     assert server.wait() == 0
     events = [json.loads(line) for line in server.log().splitlines()]
     # A front that is a package of its own tells that it starts, too.
-    assert [event["event"] for event in events if event.get("logger")] == ["serving", "told to stop", "stopping", "stopped"]
+    assert [event["event"] for event in events if event.get("logger")] == [
+        "serving",
+        "told to stop",
+        "stopping",
+        "stopped",
+    ]
     assert events[0]["listen"] == server.address
     assert events[0]["store"] == server.store
     assert events[0]["version"] == __version__
