@@ -41,7 +41,7 @@ _PROBES: Final = 3
 _LOOK_SECONDS: Final = 5.0
 """Between two looks whether a certificate's files have changed."""
 _MOMENT_SECONDS: Final = 0.05
-_END_SECONDS: Final = 2.0
+_END_SECONDS: Final = 1.0
 """For calls that are ended to tell their clients so, where those read it."""
 _NEVER: Final = 30 * 24 * 3600.0
 
