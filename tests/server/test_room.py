@@ -92,7 +92,7 @@ async def test_who_waits_in_vain_is_told_why_before_the_deadline() -> None:
     loop = asyncio.get_running_loop()
     with await room.take(UNIT, None):
         until = loop.time() + 0.05
-        with pytest.raises(LimitExceeded, match=f"--the-limit: no room for another {UNIT} bytes: {UNIT} of {UNIT}"):
+        with pytest.raises(LimitExceeded, match=f"--the-limit: no room for another {UNIT} bytes: {UNIT} are taken"):
             await room.take(UNIT, until)
         assert loop.time() < until
         # A deadline that is over already is no reason to wait.
