@@ -177,6 +177,6 @@ def seed_stored() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("calls", run_calls, seed_calls, mutations=150),
-    Target("stored", run_stored, seed_stored, mutations=60),
+    Target("calls", run_calls, seed_calls, mutations=100),
+    Target("stored", run_stored, seed_stored, mutations=25),
 )
