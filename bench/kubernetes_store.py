@@ -26,8 +26,8 @@ import psutil
 from scale import Fleet
 
 from peerload.clock import SystemClock
-from peerload.store.kubernetes.api import JSON_PATCH, KubeApi
-from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.kubernetes.place import KubernetesPlace
 from peerload.wire import p2p_pb2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -6,6 +6,7 @@
     │   └── LimitExceeded      ... because it is larger than a limit; names the limit
     ├── NotFound               asked for one thing, and the store confirmed that it is not there
     ├── NotAllowed             refused on purpose: a peer or a policy says no
+    │   └── Unauthenticated    ... because it is not known who asks
     ├── Unavailable            an outage or a deadline: nothing is known, trying again may help
     │   └── DeadlineExceeded   ... because the caller's time ran out
     ├── StoreError             what a store answers besides an outage
@@ -52,6 +53,7 @@ __all__ = [
     "StoreError",
     "Touched",
     "TransferFailed",
+    "Unauthenticated",
     "Unavailable",
     "VerificationFailed",
 ]
@@ -118,6 +120,10 @@ class NotFound(PeerloadError):
 
 class NotAllowed(PeerloadError):
     """The request was understood and refused."""
+
+
+class Unauthenticated(NotAllowed):
+    """It is not known who asks: credentials are missing, or are not accepted."""
 
 
 class Unavailable(PeerloadError):

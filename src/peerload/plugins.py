@@ -48,7 +48,7 @@ def open_store(url: str, clock: Clock) -> Store:
     `memory:` is a fresh store in this process; `sqlite:PATH` a file on this machine's own disk (a leading `~` is
     the user's home; `sqlite:///abs/path` is understood too); `redis://HOST` and its relatives a Redis that servers share
     (`peerload.store.redis.place` has all forms); `kubernetes:NAMESPACE` the API server of a cluster
-    (`peerload.store.kubernetes.place`). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
+    (`peerload.kubernetes.place`). Raises `InvalidArgument` for an unknown scheme, `MissingExtra` where
     the store needs packages that are not installed.
     """
     scheme, colon, _ = url.partition(":")
@@ -115,7 +115,7 @@ _STORES: Final[dict[str, StoreFactory]] = {
 
 
 def kubernetes_manifests(part: str, *, namespace: str, account: str) -> str:
-    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role` or `all`.
+    """What the Kubernetes store needs in a cluster, as YAML: the part `crd`, `role`, `all` or `reviewer`.
 
     Raises `InvalidArgument` for a name that Kubernetes would refuse.
     """

@@ -28,6 +28,7 @@ EVERYTHING = {
     "imagePullSecrets": [{"name": "pull"}],
     "replicas": 5,
     "store": {"kubernetes": {"instance": "second"}},
+    "tls": {"existingSecret": "peerload-tls", "clientCertificates": True},
     "settings": {
         "heartbeatTimeout": 60,
         "reaperInterval": 12.5,
@@ -38,6 +39,12 @@ EVERYTHING = {
         "logFormat": "console",
         "drainDelay": 0.5,
         "grace": 30,
+    },
+    "access": {
+        "existingSecret": "who",
+        "existingSecretKey": "may.toml",
+        "tokenAudiences": ["peerload", "modelexpress"],
+        "serviceAccounts": ["inference/worker", "batch/default"],
     },
     "extraEnv": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
     "listenHost": "[::]",

@@ -136,7 +136,9 @@ def test_which_objects_there_are() -> None:
     assert objects(rendered(REDIS)).keys() == ALWAYS | {"Secret"}
     assert objects(rendered(KEPT_SECRET)).keys() == ALWAYS
     assert objects(rendered(BARE)).keys() == {"Deployment", "Service"}
-    assert objects(rendered(EVERYTHING)).keys() == ALWAYS | {"Role", "RoleBinding"}
+    cluster = {"ClusterRole", "ClusterRoleBinding"}
+    assert objects(rendered(EVERYTHING)).keys() == ALWAYS | {"Role", "RoleBinding"} | cluster
+    assert not cluster & objects(rendered({**EVERYTHING, "rbac": {"create": False}})).keys()
 
 
 def test_the_role_is_the_packages() -> None:
@@ -145,6 +147,30 @@ def test_the_role_is_the_packages() -> None:
     assert found["Role"]["rules"] == ours["Role"]["rules"]
     assert found["RoleBinding"]["subjects"] == ours["RoleBinding"]["subjects"]
     assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+
+
+def test_the_right_to_review_tokens_is_the_packages() -> None:
+    found = objects(rendered(EVERYTHING, namespace="a"))
+    ours = objects(manifests("reviewer", namespace="a", account="special"))
+    assert found["ClusterRole"]["rules"] == ours["ClusterRole"]["rules"]
+    assert found["ClusterRoleBinding"]["subjects"] == ours["ClusterRoleBinding"]["subjects"]
+    assert found["ClusterRoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
+    # Names of the cluster's: another release's is another.
+    others = objects(rendered(EVERYTHING, namespace="b"))
+    assert found["ClusterRole"]["metadata"]["name"] != others["ClusterRole"]["metadata"]["name"]
+    # Tokens are reviewed whatever the store is.
+    assert (
+        pod(objects(rendered({**REDIS, "access": {"tokenAudiences": ["a"]}})))["automountServiceAccountToken"] is True
+    )
+
+
+def test_the_access_file_is_where_the_program_looks_for_it() -> None:
+    found = objects(rendered(EVERYTHING))
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "access")
+    (mount,) = (each for each in pod(found)["containers"][0]["volumeMounts"] if each["name"] == "access")
+    assert volume == {"name": mount["name"], "secret": {"secretName": "who"}}
+    assert mount["readOnly"] is True
+    assert dict(environment(found))["PEERLOAD_ACCESS"] == f"{mount['mountPath']}/may.toml"
 
 
 def test_parts_find_each_other(case: str) -> None:
@@ -165,13 +191,28 @@ def test_parts_find_each_other(case: str) -> None:
     for rule in found.get("NetworkPolicy", {"spec": {"ingress": []}})["spec"]["ingress"]:
         assert rule["from"]  # nothing in it would be everybody
         assert {each["port"] for each in rule["ports"]} <= ports.keys()
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["grpc"]["port"] == ports["grpc"]
-    assert container["livenessProbe"]["grpc"]["service"] == LIVENESS
-    assert "service" not in container["readinessProbe"]["grpc"]
+    alive: dict[str, Any] = {"grpc": {"port": ports["grpc"], "service": LIVENESS}}
+    ready: dict[str, Any] = {"grpc": {"port": ports["grpc"]}}
+    if case == "everything":  # TLS, which the kubelet's probes do not speak
+        alive, ready = ({"httpGet": {"port": "metrics", "path": path}} for path in ("/livez", "/readyz"))
+    for probe, asked in (("startupProbe", alive), ("readinessProbe", ready), ("livenessProbe", alive)):
+        assert asked.items() <= container[probe].items()
+        assert len({"grpc", "httpGet", "tcpSocket", "exec"} & container[probe].keys()) == 1
     account = found["ServiceAccount"]["metadata"]["name"] if "ServiceAccount" in found else "default"
     assert template["spec"]["serviceAccountName"] == account == ACCOUNTS.get(case, account)
-    assert all(len(each["metadata"]["name"]) <= 63 for each in found.values())
+    assert all(len(each["metadata"]["name"]) <= 63 for kind, each in found.items() if "Cluster" not in kind)
+
+
+def test_tls_is_read_from_where_the_secret_is_mounted() -> None:
+    found = objects(rendered(EVERYTHING))
+    (container,) = pod(found)["containers"]
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == "tls")
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "tls")
+    assert volume == {"name": mount["name"], "secret": {"secretName": "peerload-tls"}}
+    assert "subPath" not in mount  # such a mount does not change with the Secret
+    named = [value for name, value in environment(found) if name.startswith("PEERLOAD_TLS_")]
+    assert {path.rpartition("/")[0] for path in named} == {mount["mountPath"]}
+    assert "volumes" not in pod(objects(rendered(DEFAULTS)))
 
 
 def test_it_may_do_little(case: str) -> None:
@@ -215,6 +256,9 @@ def test_it_is_given_time_to_stop(case: str) -> None:
                 "store": "kubernetes:inference?instance=second",
                 "listen": "[::]:8001",
                 "metrics": "[::]:9401",
+                "tls_cert": "/etc/peerload/tls/tls.crt",
+                "tls_key": "/etc/peerload/tls/tls.key",
+                "tls_client_ca": "/etc/peerload/tls/ca.crt",
                 "heartbeat_timeout": 60,
                 "reaper_interval": 12.5,
                 "gc_timeout": 2678400,
@@ -224,6 +268,9 @@ def test_it_is_given_time_to_stop(case: str) -> None:
                 "log_format": "console",
                 "drain_delay": 0.5,
                 "grace": 30,
+                "access": "/etc/peerload/access/may.toml",
+                "token_audiences": "peerload,modelexpress",
+                "service_accounts": "inference/worker,batch/default",
             },
         ),
     ],
@@ -257,7 +304,11 @@ def test_the_program_reads_its_settings(case: str, wanted: dict[str, Any], monke
         ({"settings": {"logLevel": "loud"}}, "/settings/logLevel"),
         ({"settings": {"grace": None}}, "grace"),
         ({"settings": {"heartbeattimeout": 90}}, "heartbeattimeout"),
+        ({"access": {"serviceAccounts": ["worker"]}}, "/access/serviceAccounts"),
+        ({"access": {"tokenAudiences": ["a,b"]}}, "/access/tokenAudiences"),
         ({"listenHost": "localhost"}, "/listenHost"),
+        ({"tls": {"clientCertificates": True}}, "/tls/existingSecret"),
+        ({"tls": {"existingSecret": "a"}, "metrics": {"enabled": False}}, "/metrics/enabled"),
         ({"service": {"port": 70000}}, "/service/port"),
         ({"networkPolicy": {"from": []}}, "/networkPolicy/from"),
         ({"networkPolicy": {"from": None}}, "from"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from peerload.client.addresses import server_address
 from peerload.client.host import advertised_host, available_memory, topology_from
-from peerload.client.settings import ClientSettings, server_address
+from peerload.client.settings import ClientSettings
 from peerload.errors import InvalidArgument
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,36 @@ async def test_a_server_that_dies_and_comes_back_without_its_data() -> None:
                         await asyncio.sleep(0.01)
                 assert [info.key for info in await client.find()] == [source.key]
         assert diary.states == [SourceState.LIVE, SourceState.UNREACHABLE, SourceState.LIVE, SourceState.CLOSED]
+
+
+async def test_a_server_that_is_away_for_an_hour() -> None:
+    """Peers that know the source read on from it, and it is published again within a heartbeat's time of the server's return."""
+    clock, diary = ManualClock(), Diary()
+    hasty = replace(QUICK, patience=0.0)
+    with LiveServer("memory:") as live:
+        live.start()
+        async with (
+            AsyncClient(live.address, settings=hasty, clock=clock) as client,
+            AsyncClient(live.address, settings=hasty) as peer,
+        ):
+            async with client.publish({"w": b"weights"}, model="m", on_event=diary) as source:
+                found = await peer.manifest(source.key)
+                live.kill()
+                for minute in range(60):
+                    await clock.advance(60)
+                    if minute % 20 == 19:
+                        assert bytes((await peer.read(found))["w"]) == b"weights"
+                await diary.until(SourceState.UNREACHABLE)
+                await asyncio.to_thread(live.start)
+                back = clock.monotonic()
+                async with asyncio.timeout(30):
+                    while source.state is not SourceState.LIVE:
+                        if clock.sleepers:
+                            await clock.advance(1)
+                        await asyncio.sleep(0.001)
+                assert clock.monotonic() - back <= QUICK.heartbeat_interval + 1
+                assert [info.key for info in await peer.find("m")] == [source.key]
+    assert diary.states == [SourceState.LIVE, SourceState.UNREACHABLE, SourceState.LIVE, SourceState.CLOSED]
 
 
 async def test_a_source_ends_without_its_server() -> None:

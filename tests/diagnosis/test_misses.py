@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from peerload.errors import Unavailable
+from peerload.metadata.principals import ANYONE
 from peerload.metadata.query import Query
 from peerload.server.diagnosis.finding import FIELDS
 from peerload.server.diagnosis.memory import MOST_BYTES, MOST_MISSES
@@ -34,6 +35,7 @@ class Here:
 
     deadline = None
     client_certificate = None
+    principal = ANYONE
 
     def __init__(self, peer: str = PEER) -> None:
         self.peer = peer

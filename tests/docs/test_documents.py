@@ -15,7 +15,7 @@ import typer
 
 from peerload.cli import COMMANDS
 from peerload.cli.outcome import INTERRUPTED, NOBODY, UNREACHABLE
-from peerload.client.settings import ADDRESS_VARIABLES
+from peerload.client.addresses import ADDRESS_VARIABLES
 from peerload.integrations.options import LoadOptions
 from peerload.server.settings import Settings
 

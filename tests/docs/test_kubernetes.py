@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import connection_words, refusal
 from peerload.store.kubernetes.manifests import RIGHTS, manifests
 from peerload.store.kubernetes.names import LABELS, Type
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import connection_words, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
-SOURCES = ROOT / "src" / "peerload" / "store" / "kubernetes"
+SOURCES = [ROOT / "src" / "peerload" / folder for folder in ("kubernetes", "store/kubernetes")]
 VALUES = yaml.safe_load((ROOT / "charts" / "peerload" / "values.yaml").read_text())
 
 
@@ -33,7 +33,7 @@ def rows(heading: str) -> list[list[str]]:
 def said() -> str:
     """Every text in the modules of the store, with what is filled in left out."""
     texts = []
-    for path in SOURCES.glob("*.py"):
+    for path in (path for folder in SOURCES for path in folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 texts.append(

@@ -18,11 +18,11 @@ import yaml
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.finding import Finding, Level, worst
+from peerload.kubernetes.place import KubernetesPlace
 from peerload.store.base import Beat, Entry
 from peerload.store.kubernetes.examination import SAMPLE, examine
 from peerload.store.kubernetes.manifests import manifests
 from peerload.store.kubernetes.objects import BlobRef, Content, Record, beat_patch, create_body, mark_patch
-from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.store import KubernetesStore
 from tests.doctor.examined import examined
 from tests.support.kube import ControlPlane, Namespace, program

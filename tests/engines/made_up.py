@@ -78,7 +78,13 @@ class _Target(_Library):
     def drop(self, span: Span) -> None:
         self.misbehave("drop")
 
-    def read(self, rows: memoryview) -> None:
+    step = 1 << 20
+
+    def begin(self, rows: memoryview) -> None:
+        self._rows = rows.tolist()
+
+    def finish(self) -> None:
+        rows = self._rows
         self.misbehave("read")
         fd = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY)
         try:

@@ -111,10 +111,11 @@ def test_limits_are_named(changes: dict[str, object], field: str) -> None:
     assert str(caught.value.limit) in str(caught.value)
 
 
-def test_too_many_tensors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_TENSORS", 5)
-    with pytest.raises(LimitExceeded, match="has 6 tensors, more than 5"):
-        publish(worker=worker(tensors=6))
+def test_too_many_tensors_are_named() -> None:
+    request = p2p_pb2.PublishMetadataRequest(identity=identity(), worker=worker(tensors=6), worker_id="w")
+    assert Publication.from_p2p(request.SerializeToString(), most_tensors=6).record.item_count == 6
+    with pytest.raises(LimitExceeded, match=r"has 6 tensors, more than 5 \(--limit-tensors\)"):
+        Publication.from_p2p(request.SerializeToString(), most_tensors=5)
 
 
 def test_too_large_a_message_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

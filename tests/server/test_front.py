@@ -1,4 +1,4 @@
-"""The grpc.aio front and the tracking of calls, with handlers made for the purpose."""
+"""Both fronts and the tracking of calls, with handlers made for the purpose."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import socket
 import urllib.parse
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -14,10 +15,20 @@ import pytest
 
 from peerload.errors import Conflict, InvalidArgument, LimitExceeded, NotFound, Unavailable
 from peerload.server.calls import Calls
-from peerload.server.front import BidiMethod, Code, Context, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.front import BidiMethod, Code, Context, Front, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
+from peerload.server.limits import Limits
 
 LIMIT = 1024 * 1024
+FRONTS = {"grpc": GrpcFront, "h2corn": H2cornFront}
+
+Kind: TypeAlias = type[GrpcFront] | type[H2cornFront]
+
+
+@pytest.fixture(params=FRONTS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return FRONTS[request.param]
 
 
 class Handlers:
@@ -107,7 +118,8 @@ class Handlers:
 
 
 class Served:
-    def __init__(self, handlers: Handlers, calls: Calls, front: GrpcFront, channel: grpc.aio.Channel) -> None:
+    def __init__(self, handlers: Handlers, calls: Calls, front: Front, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
         self.handlers = handlers
         self.calls = calls
         self.front = front
@@ -121,27 +133,27 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serve() -> AsyncIterator[Served]:
+async def serve(kind: Kind) -> AsyncIterator[Served]:
     handlers, calls = Handlers(), Calls()
-    front = GrpcFront(calls.wrap(handlers.methods()), max_message_bytes=LIMIT)
+    front = kind(calls.wrap(handlers.methods()), limits=Limits(limit_message_bytes=LIMIT))
     address = await front.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(
         address, options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     ) as channel:
         try:
-            yield Served(handlers, calls, front, channel)
+            yield Served(handlers, calls, front, address, channel)
         finally:
             await front.stop(0)
 
 
-async def test_bytes_go_through_unchanged() -> None:
-    async with serve() as served:
+async def test_bytes_go_through_unchanged(kind: Kind) -> None:
+    async with serve(kind) as served:
         for message in (b"", b"\x00\xff" * 1000, bytes(LIMIT - 100)):
             assert await served.unary("Echo")(message) == message
 
 
-async def test_a_message_over_the_limit_names_it_and_harms_nothing() -> None:
-    async with serve() as served:
+async def test_a_message_over_the_limit_names_it_and_harms_nothing(kind: Kind) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Echo")(bytes(LIMIT + 1))
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -149,8 +161,8 @@ async def test_a_message_over_the_limit_names_it_and_harms_nothing() -> None:
         assert await served.unary("Echo")(b"still here") == b"still here"
 
 
-async def test_an_unknown_method_is_unimplemented() -> None:
-    async with serve() as served:
+async def test_an_unknown_method_is_unimplemented(kind: Kind) -> None:
+    async with serve(kind) as served:
         for path in ("/t.T/Nothing", "/model_express.model.ModelService/EnsureModelDownloaded", "/"):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 await served.channel.unary_unary(path)(b"")
@@ -168,23 +180,23 @@ async def test_an_unknown_method_is_unimplemented() -> None:
         (b"conflict", grpc.StatusCode.ABORTED, "conflict: entry 'k' is at revision 5"),
     ],
 )
-async def test_errors_become_statuses(request_bytes: bytes, code: grpc.StatusCode, text: str) -> None:
-    async with serve() as served:
+async def test_errors_become_statuses(kind: Kind, request_bytes: bytes, code: grpc.StatusCode, text: str) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Fail")(request_bytes)
         assert failure.value.code() is code
         assert failure.value.details() == text
 
 
-async def test_details_travel_beside_the_status() -> None:
-    async with serve() as served:
+async def test_details_travel_beside_the_status(kind: Kind) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Fail")(b"status")
         assert dict(failure.value.trailing_metadata())["grpc-status-details-bin"] == b"\x08\x0a"
 
 
-async def test_a_message_that_no_header_could_carry_is_cut() -> None:
-    async with serve() as served:
+async def test_a_message_that_no_header_could_carry_is_cut(kind: Kind) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Fail")(b"long")
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -201,8 +213,8 @@ def test_a_lone_surrogate_is_replaced() -> None:
     assert RpcError(Code.INTERNAL, "a\udc80b").message == "a?b"
 
 
-async def test_a_defect_is_internal_and_tells_nothing() -> None:
-    async with serve() as served:
+async def test_a_defect_is_internal_and_tells_nothing(kind: Kind) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Fail")(b"")
         assert failure.value.code() is grpc.StatusCode.INTERNAL
@@ -214,8 +226,8 @@ async def test_a_defect_is_internal_and_tells_nothing() -> None:
         assert "secret" not in failure.value.details()
 
 
-async def test_the_context_knows_the_call() -> None:
-    async with serve() as served:
+async def test_the_context_knows_the_call(kind: Kind) -> None:
+    async with serve(kind) as served:
         call = served.unary("Context")(
             b"", timeout=60, metadata=(("x-bin", b"\x00\xff"), ("x-two", "a"), ("x-two", "b"))
         )
@@ -223,8 +235,8 @@ async def test_the_context_knows_the_call() -> None:
         assert dict(await call.trailing_metadata())["x-after"] == "done"
 
 
-async def test_a_cancelled_call_is_a_cancelled_task() -> None:
-    async with serve() as served:
+async def test_a_cancelled_call_is_a_cancelled_task(kind: Kind) -> None:
+    async with serve(kind) as served:
         call = served.unary("Hold")(b"")
         waiting = asyncio.ensure_future(_finish(call))
         await served.handlers.entered.wait()
@@ -234,31 +246,32 @@ async def test_a_cancelled_call_is_a_cancelled_task() -> None:
         assert served.calls.in_flight == 0
 
 
-async def test_a_deadline_is_a_cancelled_task() -> None:
-    async with serve() as served:
+async def test_a_deadline_is_a_cancelled_task(kind: Kind) -> None:
+    async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.unary("Hold")(b"", timeout=0.1)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await served.handlers.cancelled.wait()
 
 
-async def test_a_stream_that_nobody_reads_stands_still() -> None:
-    async with serve() as served:
+async def test_a_stream_that_nobody_reads_stands_still(kind: Kind) -> None:
+    async with serve(kind) as served:
         call = served.stream("Flood")(b"")
         assert await call.read() == bytes(64 * 1024)
         # It stands still once the transport's windows are full; how much those hold is gRPC's business.
         before = -1
-        while before != served.handlers.produced:
-            before = served.handlers.produced
-            for _ in range(20):
-                await served.unary("Echo")(b"")
+        async with grpc.aio.insecure_channel(served.address) as other:
+            while before != served.handlers.produced:
+                before = served.handlers.produced
+                for _ in range(20):
+                    await other.unary_unary("/t.T/Echo")(b"")
         assert served.handlers.produced < 500
         call.cancel()
         await served.handlers.closed.wait()
 
 
-async def test_a_stream_ends_in_a_status() -> None:
-    async with serve() as served:
+async def test_a_stream_ends_in_a_status(kind: Kind) -> None:
+    async with serve(kind) as served:
         call = served.stream("Broken")(b"x")
         assert await call.read() == b"first"
         with pytest.raises(grpc.aio.AioRpcError) as failure:
@@ -266,8 +279,8 @@ async def test_a_stream_ends_in_a_status() -> None:
         assert failure.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_streams_both_ways() -> None:
-    async with serve() as served:
+async def test_streams_both_ways(kind: Kind) -> None:
+    async with serve(kind) as served:
         call = served.channel.stream_stream("/t.T/Both")()
         for word in (b"abc", b"", b"xy"):
             await call.write(word)
@@ -276,8 +289,8 @@ async def test_streams_both_ways() -> None:
         assert await call.read() == grpc.aio.EOF
 
 
-async def test_draining_ends_streams_and_waits_for_calls() -> None:
-    async with serve() as served:
+async def test_draining_ends_streams_and_waits_for_calls(kind: Kind) -> None:
+    async with serve(kind) as served:
         stream = served.stream("Quiet")(b"")
         assert await stream.read() == b"first"
         held = asyncio.ensure_future(_finish(served.unary("Hold")(b"")))
@@ -294,8 +307,8 @@ async def test_draining_ends_streams_and_waits_for_calls() -> None:
         await drain
 
 
-async def test_draining_ends_calls_that_outlast_the_grace() -> None:
-    async with serve() as served:
+async def test_draining_ends_calls_that_outlast_the_grace(kind: Kind) -> None:
+    async with serve(kind) as served:
         held = asyncio.ensure_future(_finish(served.unary("Hold")(b"")))
         await served.handlers.entered.wait()
         await served.calls.drain(0.05)
@@ -306,8 +319,8 @@ async def test_draining_ends_calls_that_outlast_the_grace() -> None:
         assert served.handlers.cancelled.is_set()
 
 
-async def test_a_stream_that_begins_while_draining_ends_at_once() -> None:
-    async with serve() as served:
+async def test_a_stream_that_begins_while_draining_ends_at_once(kind: Kind) -> None:
+    async with serve(kind) as served:
         await served.calls.drain(0)
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             async for _ in served.stream("Flood")(b""):
@@ -315,26 +328,26 @@ async def test_a_stream_that_begins_while_draining_ends_at_once() -> None:
         assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_port_in_use_is_refused_plainly() -> None:
+async def test_a_port_in_use_is_refused_plainly(kind: Kind) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(Unavailable, match=f"{address} is in use"):
-            await GrpcFront({}).start(address)
+            await kind({}).start(address)
 
 
 @pytest.mark.parametrize(
     ("address", "text"),
     [("203.0.113.1:0", "not an address of this machine"), ("name.invalid:0", "cannot be resolved")],
 )
-async def test_an_address_that_cannot_be_had_is_refused_plainly(address: str, text: str) -> None:
+async def test_an_address_that_cannot_be_had_is_refused_plainly(kind: Kind, address: str, text: str) -> None:
     with pytest.raises(Unavailable, match=text):
-        await GrpcFront({}).start(address)
+        await kind({}).start(address)
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1", "::1:5", "127.0.0.1:x", "127.0.0.1:70000", ":5"])
-async def test_an_address_that_is_none_is_bad_input(address: str) -> None:
+async def test_an_address_that_is_none_is_bad_input(kind: Kind, address: str) -> None:
     with pytest.raises(InvalidArgument, match="listen"):
-        await GrpcFront({}).start(address)
+        await kind({}).start(address)
 
 
 async def _finish(call):

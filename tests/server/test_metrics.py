@@ -17,6 +17,7 @@ from peerload.errors import InvalidArgument, Unavailable
 from peerload.server.app import Server
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
+from peerload.server.readiness import Readiness
 from peerload.server.settings import Settings, resolve
 from peerload.wire import diagnosis_pb2
 from tests.support.live import LiveServer, free_port
@@ -54,7 +55,7 @@ def samples(page: str) -> dict[str, float]:
 
 @pytest.fixture
 async def port() -> AsyncIterator[str]:
-    made = MetricsPort(Metrics().registry)
+    made = MetricsPort(Metrics().registry, Readiness())
     yield await made.start("127.0.0.1", 0)
     await made.stop()
     await made.stop()
@@ -103,7 +104,7 @@ async def test_what_is_no_request_is_cut_off(port: str) -> None:
 
 
 async def test_idle_connections_are_bounded_and_do_not_hold_up_the_end() -> None:
-    made = MetricsPort(Metrics().registry)
+    made = MetricsPort(Metrics().registry, Readiness())
     address = await made.start("127.0.0.1", 0)
     host, _, number = address.rpartition(":")
     idle = [await asyncio.open_connection(host, int(number)) for _ in range(70)]
@@ -180,3 +181,24 @@ def test_a_process_serves_them_where_a_deployment_says() -> None:
             assert samples(page.read().decode())["peerload_serving"] == 1
         assert json.loads(server.log().splitlines()[0])["metrics"] == f"127.0.0.1:{number}"
         assert server.stop() == 0
+
+
+async def test_probes_are_answered_beside_the_metrics() -> None:
+    """As the kubelet asks: its own probes by gRPC do not speak TLS."""
+    readiness = Readiness()
+    made = MetricsPort(Metrics().registry, readiness)
+    address = await made.start("127.0.0.1", 0)
+
+    async def probe(path: str) -> tuple[bytes, bytes]:
+        head, _, body = (await ask(address, f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())).partition(b"\r\n\r\n")
+        return head.partition(b"\r\n")[0], body
+
+    alive = (b"HTTP/1.1 200 OK", b"OK\n")
+    assert await probe("/livez") == alive
+    assert await probe("/readyz") == (b"HTTP/1.1 503 Service Unavailable", b"the server is starting\n")
+    readiness.set(True)
+    assert await probe("/readyz?verbose") == alive
+    readiness.stop()
+    assert await probe("/readyz") == (b"HTTP/1.1 503 Service Unavailable", b"the server is stopping\n")
+    assert await probe("/livez") == alive
+    await made.stop()

@@ -89,6 +89,7 @@ def test_the_configuration_is_printed_with_its_origins() -> None:
         (("--store", "sqlite:/dev/null/x.sqlite"), {}, "/dev/null"),
         (("--listen", "nowhere"), {}, "--listen"),
         (("--listen", "203.0.113.1:1", "--store", "memory:"), {}, "203.0.113.1:1 is not an address of this machine"),
+        (("--tls-cert", "/nowhere"), {"PEERLOAD_TLS_KEY": "k"}, "--tls-cert: /nowhere cannot be read: No such file"),
         ((), {"MODEL_EXPRESS_SECURITY_MODE": "enforce"}, "MODEL_EXPRESS_SECURITY_MODE"),
     ],
 )

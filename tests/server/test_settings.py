@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from peerload.errors import InvalidArgument
 from peerload.server.app import Server
 from peerload.server.settings import resolve
+from peerload.server.tls import TlsFiles
 from peerload.store.memory import MemoryStore
 from peerload.testing import ManualClock
 
@@ -95,7 +97,11 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str
         ("MODEL_EXPRESS_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("PEERLOAD_LOG_FORMAT", "xml", "'auto', 'console' or 'json'"),
         ("MX_METADATA_BACKEND", "etcd", "redis, kubernetes, k8s, crd"),
-        ("MODEL_EXPRESS_SECURITY_MODE", "enforce", "off"),
+        ("MODEL_EXPRESS_SECURITY_MODE", "maybe", "off or enforce"),
+        ("PEERLOAD_SERVICE_ACCOUNTS", "worker", "NAMESPACE/NAME"),
+        ("PEERLOAD_SERVICE_ACCOUNTS", "a/b,c/*", "'c/\\*' is neither"),
+        ("PEERLOAD_SERVICE_ACCOUNTS", "system:serviceaccount:a", "NAMESPACE/NAME"),
+        ("PEERLOAD_TOKEN_CACHE_TTL", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str) -> None:
@@ -109,6 +115,37 @@ def test_a_bad_flag_is_named() -> None:
     with pytest.raises(InvalidArgument, match="greater than 0") as error:
         resolve({"heartbeat_timeout": -1})
     assert error.value.field == "--heartbeat-timeout"
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "text"),
+    [
+        ({"tls_cert": "c"}, "--tls-cert", "needs --tls-key beside it"),
+        ({"tls_key": "k"}, "--tls-key", "needs --tls-cert beside it"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca", "needs --tls-cert beside it"),
+        ({}, "PEERLOAD_TLS_KEY", "needs --tls-cert beside it"),
+    ],
+)
+def test_a_part_of_tls_is_not_enough(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, str], field: str, text: str
+) -> None:
+    if not flags:
+        monkeypatch.setenv("PEERLOAD_TLS_KEY", "k")
+    with pytest.raises(InvalidArgument, match=text) as error:
+        resolve(flags)
+    assert error.value.field == field
+
+
+def test_the_files_of_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve({}).settings.tls is None
+    monkeypatch.setenv("PEERLOAD_TLS_CERT", "/c")
+    resolved = resolve({"tls_key": "/k"})
+    assert resolved.settings.tls == TlsFiles(Path("/c"), Path("/k"))
+    assert resolve({"tls_key": "/k", "tls_client_ca": "/a"}).settings.tls == TlsFiles(
+        Path("/c"), Path("/k"), Path("/a")
+    )
+    for setting, name in (("tls_cert", "PEERLOAD_TLS_CERT"), ("tls_key", "--tls-key"), ("store", "store")):
+        assert str(resolved.named(InvalidArgument(setting, "is bad"))) == f"{name}: is bad"
 
 
 @pytest.mark.parametrize("backend", ["redis", "kubernetes", "k8s", "crd", "Redis"])
@@ -210,3 +247,40 @@ def test_a_password_is_not_shown() -> None:
     rows = {name: value for name, value, _ in resolve({"store": "redis://user:secret@host:1/0"}).table()}
     assert rows["store"] == "redis://user:***@host:1/0"
     json.dumps(rows)
+
+
+SECURITY = "MODEL_EXPRESS_SECURITY_"
+
+
+def test_the_deployed_names_of_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{SECURITY}TOKEN_AUDIENCES", "modelexpress, other ,")
+    monkeypatch.setenv(f"{SECURITY}ALLOWED_SERVICE_ACCOUNTS", "a/b, system:serviceaccount:c:d,a/b")
+    monkeypatch.setenv(f"{SECURITY}CACHE_TTL_SECS", "30")
+    for mode in ("", "off"):
+        monkeypatch.setenv(f"{SECURITY}MODE", mode)
+        settings = resolve({}).settings
+        assert not settings.authenticates
+        assert settings.token_cache_ttl == 60
+    monkeypatch.setenv(f"{SECURITY}MODE", "Enforce")
+    resolved = resolve({})
+    settings = resolved.settings
+    assert settings.authenticates
+    assert settings.reviews_tokens
+    assert (settings.audiences, settings.accounts) == (("modelexpress", "other"), ("a/b", "c/d"))
+    assert settings.token_cache_ttl == 30
+    assert resolved.origins["service_accounts"] == f"{SECURITY}ALLOWED_SERVICE_ACCOUNTS"
+    monkeypatch.setenv("PEERLOAD_SERVICE_ACCOUNTS", "e/f")
+    assert resolve({"token_audiences": "ours"}).settings.accounts == ("e/f",)
+    assert resolve({"token_audiences": "ours"}).settings.audiences == ("ours",)
+
+
+@pytest.mark.parametrize("empty", ["TOKEN_AUDIENCES", "ALLOWED_SERVICE_ACCOUNTS"])
+@pytest.mark.parametrize("value", [None, "", " , "])
+def test_enforcing_for_nobody_is_refused(monkeypatch: pytest.MonkeyPatch, empty: str, value: str | None) -> None:
+    given = {"MODE": "enforce", "TOKEN_AUDIENCES": "modelexpress", "ALLOWED_SERVICE_ACCOUNTS": "a/b", empty: value}
+    for name, text in given.items():
+        if text is not None:
+            monkeypatch.setenv(f"{SECURITY}{name}", text)
+    with pytest.raises(InvalidArgument, match="must name at least one") as error:
+        resolve({})
+    assert error.value.field == f"{SECURITY}{empty}"

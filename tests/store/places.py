@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from peerload.kubernetes.api import KubeApi
 from peerload.store.base import Beat, Store, Touch
-from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore

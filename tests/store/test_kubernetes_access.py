@@ -20,9 +20,9 @@ import structlog
 import yaml
 
 from peerload.errors import InvalidArgument
-from peerload.store.kubernetes.access import Access, Login
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import Unauthorized
+from peerload.kubernetes.access import Access, Login
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import Unauthorized
 from peerload.testing import ManualClock
 from tests.support.kube.certificates import Certificates
 from tests.support.live import eventually
@@ -196,9 +196,9 @@ import asyncio, sys
 from pathlib import Path
 sys.modules[{package!r}] = None
 from peerload.clock import SystemClock
-from peerload.store.kubernetes.api import KubeApi
-from peerload.store.kubernetes.access import Access
-from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.api import KubeApi
+from peerload.kubernetes.access import Access
+from peerload.kubernetes.place import KubernetesPlace
 async def main():
     place, clock = KubernetesPlace.parse({url!r}), SystemClock()
     access = Access(place, clock, environment={found.environment!r}, service_account=Path({str(found.account)!r}))

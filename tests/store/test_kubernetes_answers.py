@@ -14,11 +14,10 @@ import pytest
 
 from peerload.clock import SystemClock
 from peerload.errors import PeerloadError
-from peerload.store.kubernetes.access import Access
-from peerload.store.kubernetes.api import JSON_PATCH, KubeApi
-from peerload.store.kubernetes.kubetime import KubeTime
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import (
+from peerload.kubernetes.access import Access
+from peerload.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import (
     Behind,
     Broken,
     Distrusted,
@@ -33,6 +32,7 @@ from peerload.store.kubernetes.trouble import (
     Terminating,
     Unauthorized,
 )
+from peerload.store.kubernetes.kubetime import KubeTime
 from tests.support.kube import ControlPlane, Cut, FaultProxy, Hold, Lose, Namespace
 from tests.support.kube.kubeconfig import write_kubeconfig
 

@@ -22,12 +22,11 @@ from hypothesis import strategies as st
 
 from peerload.clock import SystemClock
 from peerload.errors import PeerloadError, Unavailable
-from peerload.store.kubernetes import api as module
-from peerload.store.kubernetes.access import Access
-from peerload.store.kubernetes.api import JSON_PATCH, KubeApi
-from peerload.store.kubernetes.lines import Lines
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import (
+from peerload.kubernetes.access import Access
+from peerload.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.kubernetes.lines import Lines
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import (
     Behind,
     Broken,
     Distrusted,
@@ -43,7 +42,8 @@ from peerload.store.kubernetes.trouble import (
     refusal,
     retry_after,
 )
-from peerload.store.kubernetes.wires import open_socket
+from peerload.kubernetes.wires import open_socket
+from peerload.store.kubernetes import api as module
 from tests.support.kube.certificates import Certificates
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.live import free_port

@@ -136,4 +136,14 @@ def test_wrong_usage(command: Callable[..., Result], words: tuple[str, ...], sai
 
 
 def test_every_part_is_asked_for() -> None:
-    assert {file for files in PARTS.values() for file in files} == set(PARTS["all"])
+    assert {file for files in PARTS.values() for file in files} == {*PARTS["all"], "reviewer"}
+
+
+def test_reviewing_tokens_is_only_where_it_is_asked_for() -> None:
+    assert "tokenreviews" not in manifests("all", namespace="n")
+    found = documents(manifests("reviewer", namespace="n", account="a"))
+    assert [*found] == ["ClusterRole", "ClusterRoleBinding"]
+    (rule,) = found["ClusterRole"]["rules"]
+    assert rule == {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    assert found["ClusterRoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
+    assert found["ClusterRoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "a", "namespace": "n"}]

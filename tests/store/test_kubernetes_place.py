@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument
-from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.place import KubernetesPlace
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerload.errors import Unavailable
+from peerload.kubernetes.trouble import Broken, Exists, Gone
 from peerload.store.base import Beat, Entry, Feed, Listing, Position
 from peerload.store.kubernetes import reflector as module
 from peerload.store.kubernetes.index import Index, read_beat, read_beats, write_beats
@@ -23,7 +24,6 @@ from peerload.store.kubernetes.layout import Layout, settle
 from peerload.store.kubernetes.names import Type, entry_name
 from peerload.store.kubernetes.objects import body_of, later, read_entry, read_record, type_in
 from peerload.store.kubernetes.reflector import Reflector
-from peerload.store.kubernetes.trouble import Broken, Exists, Gone
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import Mirror
 

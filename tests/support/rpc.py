@@ -21,9 +21,10 @@ SOURCES = "/peerload.v1.SourceService"
 
 
 class AsyncRpc:
-    """A channel; a failed call raises grpc.aio.AioRpcError."""
+    """A channel; a failed call raises grpc.aio.AioRpcError. `token` goes with every call."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str | None = None) -> None:
+        self.metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         self.channel = grpc.aio.insecure_channel(
             address,
             options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)],
@@ -39,11 +40,11 @@ class AsyncRpc:
 
     async def call(self, path: str, request: Message | bytes, answer: type[M], *, timeout: float | None = 30.0) -> M:
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        return answer.FromString(await self.channel.unary_unary(path)(data, timeout=timeout))
+        return answer.FromString(await self.channel.unary_unary(path)(data, timeout=timeout, metadata=self.metadata))
 
     async def stream(self, path: str, request: Message | bytes, answer: type[M]) -> AsyncIterator[M]:
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        call = self.channel.unary_stream(path)(data)
+        call = self.channel.unary_stream(path)(data, metadata=self.metadata)
         try:
             async for message in call:
                 yield answer.FromString(message)

@@ -43,3 +43,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "peerload.redisSecret" -}}
 {{- .Values.store.redis.existingSecret | default (printf "%s-redis" (include "peerload.fullname" . | trunc 57 | trimSuffix "-")) -}}
 {{- end -}}
+
+{{- /* How the kubelet asks: by gRPC, or where that is TLS, which its probes do not speak, at the port for metrics. */ -}}
+{{- define "peerload.probe" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.tls.existingSecret -}}
+httpGet:
+  port: metrics
+  path: {{ index . 1 }}
+{{- else -}}
+grpc:
+  port: 8001
+  {{- with index . 2 }}
+  service: {{ . }}
+  {{- end }}
+{{- end -}}
+{{- end -}}

@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
     "doctor": Command("peerload.cli.doctor", "Examine the store before servers use it.", _SERVER),
     "kubernetes": Command("peerload.cli.kubernetes", "Print what the Kubernetes store needs in a cluster.", _SERVER),
+    "token": Command("peerload.cli.token", "Make a token for clients of a server that asks who they are.", _SERVER),
     "share": Command("peerload.cli.share", "Offer a model's folder to peers.", _WEIGHTS),
     "pull": Command("peerload.cli.pull", "Fetch a model from a peer that has it.", _WEIGHTS),
     "share-artifact": Command("peerload.cli.share_artifact", "Offer a compile cache to peers.", _WEIGHTS),
@@ -65,6 +66,7 @@ A directory server knows which worker holds which weights; workers fetch them fr
   Fetch it elsewhere:   peerload pull org/name --local-dir ./copy
 
 Clients find the server by --server, PEERLOAD_SERVER, MODEL_EXPRESS_URL or MX_SERVER_ADDRESS, else at localhost:8001.
+https:// before the address is TLS; several servers are written with commas between them.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 nobody has it, 4 the server could not be asked, 130 interrupted.
 PEERLOAD_DEBUG=1 shows where an error came from.
@@ -95,6 +97,9 @@ def build_app(load: Iterable[str]) -> typer.Typer:
 
 def main() -> None:
     """The `peerload` program. Its exit status is explained in `peerload.cli.outcome`."""
+    if not os.environ.get("PEERLOAD_DEBUG"):
+        # gRPC writes about failed handshakes on stderr by itself; what is wrong is said once, by us.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     completing = "_PEERLOAD_COMPLETE" in os.environ
     app = build_app(COMMANDS if completing else words[:1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from peerload.cli.connect import ServerOptions
 from peerload.cli.outcome import usage_error
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def roots_of(given: list[str] | None) -> dict[str, Path]:
     return found
 
 
-def connect_nixl(server: str | None, *, host: str | None = None) -> AsyncClient:
+def connect_nixl(server: ServerOptions, *, host: str | None = None) -> AsyncClient:
     """A client whose engine is NIXL, by which artifacts move."""
-    from peerload.client import AsyncClient, ClientSettings
+    from peerload.client import AsyncClient
 
-    return AsyncClient(server, host=host, settings=replace(ClientSettings.from_env(), engines=("nixl",)))
+    return AsyncClient(server.address, host=host, settings=replace(server.settings(), engines=("nixl",)))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import cell, remark, say, table, write
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import NOBODY, run
 from peerload.cli.records import by_source, record_json, seen, short, statuses_text
 from peerload.cli.text import age, clean, plural
@@ -26,6 +27,7 @@ _LONG: Final = 1_000
 """Characters of a verdict: it may name several fields."""
 
 
+@with_server
 def command(
     model: Annotated[
         str | None,
@@ -33,7 +35,8 @@ def command(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many reasons.")] = 20,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Say why a worker found no source and loaded from disk.
 
@@ -48,10 +51,8 @@ def command(
     run(lambda: _explain(model, limit, as_json, server))
 
 
-async def _explain(name: str | None, limit: int, as_json: bool, server: str | None) -> None:
-    from peerload.client import AsyncClient
-
-    async with AsyncClient(server) as client:
+async def _explain(name: str | None, limit: int, as_json: bool, server: ServerOptions) -> None:
+    async with connect(server) as client:
         found = await _ask(client, name, limit)
     if as_json:
         typer.echo(json.dumps(_json(found), indent=2))

@@ -28,6 +28,7 @@ class Part(enum.StrEnum):
     CRD = "crd"
     ROLE = "role"
     ALL = "all"
+    REVIEWER = "reviewer"
 
 
 def command(
@@ -45,7 +46,8 @@ def command(
     part: Annotated[
         Part,
         typer.Option(
-            help="crd: the kind of object, once a cluster. role: service account, Role and RoleBinding, in each namespace."
+            help="crd: the kind of object, once a cluster. role: service account, Role and RoleBinding, in each namespace. "
+            "reviewer: the right to review tokens, for servers that authenticate by service accounts."
         ),
     ] = Part.ALL,
     service_account: Annotated[
@@ -55,7 +57,8 @@ def command(
     """Print what the Kubernetes store needs in a cluster, for kubectl.
 
     The definition of the kind of object in which it keeps everything, and a service account with the rights that a server
-    needs in its namespace, and no others. Applying it again changes nothing.
+    needs in its namespace, and no others. Applying it again changes nothing. The right to review tokens, which is no
+    namespace's, is a part of its own.
 
     \b
       peerload kubernetes manifests --namespace inference | kubectl apply -f -

@@ -7,18 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["AllowCode", "CacheDir", "Host", "Json", "LimitRate", "Server"]
-
-Server: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        "-s",
-        metavar="HOST:PORT",
-        help="The directory server. Else PEERLOAD_SERVER, MODEL_EXPRESS_URL or MX_SERVER_ADDRESS, else localhost:8001.",
-        show_default=False,
-    ),
-]
+__all__ = ["AllowCode", "CacheDir", "Host", "Json", "LimitRate"]
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 

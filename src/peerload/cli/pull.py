@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peerload.cli.connect import connect
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import err, print_json, remark
-from peerload.cli.options import AllowCode, CacheDir, Host, Json, LimitRate, Server
+from peerload.cli.options import AllowCode, CacheDir, Host, Json, LimitRate
 from peerload.cli.outcome import run, usage_error
 from peerload.cli.progress import Bar
 from peerload.cli.pulled import JsonProgress, PersonProgress, tell_attempts, tell_pulled
@@ -51,6 +51,7 @@ class Afterwards:
     linger: float
 
 
+@with_server
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's exact name.", show_default=False)],
     local_dir: Annotated[
@@ -113,7 +114,8 @@ def command(
     limit_rate: LimitRate = None,
     host: Host = None,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Fetch a model from a peer that has it, verified, byte for byte.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peerload.cli.artifact import Fields, Kind, Model, Roots, connect_nixl, identity, roots_of
+from peerload.cli.connect import ServerOptions, with_server
 from peerload.cli.console import err, print_json, say
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import run
 from peerload.cli.progress import Bar
 from peerload.cli.pulled import JsonProgress, PersonProgress, tell_failures
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+@with_server
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to fill.", show_default=False)],
     model: Model,
@@ -47,7 +49,8 @@ def command(
         ),
     ] = None,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Fetch an engine's compile cache from a worker that shares it, of the stock package or Peerload's.
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import print_json, remark, say
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import run, usage_error
 from peerload.cli.records import find_named, one_worker
 from peerload.cli.text import clean, plural
@@ -16,6 +17,7 @@ from peerload.cli.text import clean, plural
 __all__ = ["command"]
 
 
+@with_server
 def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE|MODEL", help="A source id, or a model's exact name.")],
     worker: Annotated[
@@ -23,7 +25,8 @@ def command(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Take source records back.
 
@@ -37,10 +40,8 @@ def command(
     run(lambda: _rm(source, worker, yes, as_json, server))
 
 
-async def _rm(source: str, worker: str | None, yes: bool, as_json: bool, server: str | None) -> None:
-    from peerload.client import AsyncClient
-
-    async with AsyncClient(server) as client:
+async def _rm(source: str, worker: str | None, yes: bool, as_json: bool, server: ServerOptions) -> None:
+    async with connect(server) as client:
         records = await find_named(client, source)
         if worker is not None:
             records = one_worker(records, worker)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from peerload.cli.outcome import FAILED, explain
-from peerload.errors import PeerloadError
+from peerload.errors import InvalidArgument, PeerloadError
 
 __all__ = ["command"]
 
@@ -28,6 +28,22 @@ def command(
         typer.Option(
             metavar="URL",
             help="Where records are kept: sqlite:PATH, redis://HOST or kubernetes:NAMESPACE to share them between servers, or memory: to forget them (default: sqlite: in the user's state folder).",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speak TLS: a PEM file with the server's certificate, then those that lead to the root. It and the others are read again when they change.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A PEM file with the key of --tls-cert, without a passphrase.")
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Let in only clients that show a certificate signed by one in this PEM file."
         ),
     ] = None,
     heartbeat_timeout: Annotated[
@@ -79,6 +95,45 @@ def command(
         str | None,
         typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
     ] = None,
+    access: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may do what, by token, service account or client certificate; `peerload token` makes entries "
+            "(default: nobody is asked).",
+        ),
+    ] = None,
+    token_audiences: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,…]", help="Accept tokens of Kubernetes service accounts that are for one of these audiences."
+        ),
+    ] = None,
+    service_accounts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE/NAME[,…]", help="Service accounts that may publish, besides the access file's."
+        ),
+    ] = None,
+    token_cache_ttl: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a reviewed token is believed (default: 60)."),
+    ] = None,
+    limit_principal_records: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many records one principal may have; 0: any number (default: 100000)."),
+    ] = None,
+    limit_tensors: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many tensors one manifest may have (default: 1000000)."),
+    ] = None,
+    own_addresses: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-addresses/--any-addresses",
+            help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
@@ -96,6 +151,9 @@ def command(
             {
                 "listen": listen,
                 "store": store,
+                "tls_cert": tls_cert,
+                "tls_key": tls_key,
+                "tls_client_ca": tls_client_ca,
                 "heartbeat_timeout": heartbeat_timeout,
                 "reaper_interval": reaper_interval,
                 "gc_timeout": gc_timeout,
@@ -106,6 +164,13 @@ def command(
                 "drain_delay": drain_delay,
                 "log_level": log_level,
                 "log_format": log_format,
+                "access": access,
+                "token_audiences": token_audiences,
+                "service_accounts": service_accounts,
+                "token_cache_ttl": token_cache_ttl,
+                "limit_principal_records": limit_principal_records,
+                "limit_tensors": limit_tensors,
+                "own_addresses": own_addresses,
             },
             print_config,
             as_json,
@@ -127,7 +192,10 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
-    asyncio.run(serve(resolved.settings))
+    try:
+        asyncio.run(serve(resolved.settings))
+    except InvalidArgument as error:
+        raise resolved.named(error) from None
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from peerload.cli.connect import connect
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import err, print_json, remark
-from peerload.cli.options import AllowCode, CacheDir, Host, Json, LimitRate, Server
+from peerload.cli.options import AllowCode, CacheDir, Host, Json, LimitRate
 from peerload.cli.outcome import run
 from peerload.cli.progress import Bar
 from peerload.cli.serving import StopSignal, announce, serve, state_changed
@@ -47,6 +47,7 @@ class Request:
         return not self.model and not Path(self.what).exists() and _CACHED.fullmatch(self.what) is not None
 
 
+@with_server
 def command(
     what: Annotated[
         str,
@@ -79,7 +80,8 @@ def command(
     limit_rate: LimitRate = None,
     host: Host = None,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Offer a model's files to peers, until Ctrl-C: a folder's, or those in the Hugging Face cache.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peerload.cli.artifact import Fields, Kind, Model, Roots, connect_nixl, identity, roots_of
+from peerload.cli.connect import ServerOptions, with_server
 from peerload.cli.console import err, print_json, say
-from peerload.cli.options import Host, Json, Server
+from peerload.cli.options import Host, Json
 from peerload.cli.outcome import run
 from peerload.cli.progress import Bar
 from peerload.cli.serving import StopSignal, serve, state_changed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+@with_server
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The cache's folder.", show_default=False)],
     model: Model,
@@ -46,7 +48,8 @@ def command(
     ] = None,
     host: Host = None,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Offer an engine's compile cache to peers, until Ctrl-C: workers of the stock package, and pull-artifact.
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import cell, fitted, out, remark, say, table, write
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import run
 from peerload.cli.records import (
     by_source,
@@ -35,6 +36,7 @@ _FIRST = 12
 """Items that are listed without --all."""
 
 
+@with_server
 def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE|MODEL", help="A source id, or a model's exact name.")],
     worker: Annotated[
@@ -47,7 +49,8 @@ def command(
         bool, typer.Option("--all", "-a", help="List every tensor and file, not the first dozen.")
     ] = False,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Show one source: its identity, its workers, its files and tensors.
 
@@ -59,10 +62,8 @@ def command(
     run(lambda: _show(source, worker, every, as_json, server))
 
 
-async def _show(name: str, worker: str | None, every: bool, as_json: bool, server: str | None) -> None:
-    from peerload.client import AsyncClient
-
-    async with AsyncClient(server) as client:
+async def _show(name: str, worker: str | None, every: bool, as_json: bool, server: ServerOptions) -> None:
+    async with connect(server) as client:
         records = await find_named(client, name)
         if worker is not None:
             records = one_worker(records, worker)

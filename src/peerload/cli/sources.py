@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import cell, fitted, remark, say, table, write
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import run
 from peerload.cli.records import by_source, ranks_text, record_json, seen, share_of_load, short, standing, statuses_text
 from peerload.cli.text import age, size
@@ -16,12 +17,14 @@ from peerload.cli.text import age, size
 __all__ = ["command"]
 
 
+@with_server
 def command(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model, by its exact name.")] = None,
     workers: Annotated[bool, typer.Option("--workers", "-w", help="A line for each worker and rank.")] = False,
     ready: Annotated[bool, typer.Option("--ready", help="Only workers that can be read from now.")] = False,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """List who holds what.
 
@@ -36,10 +39,10 @@ def command(
     run(lambda: _sources(model, workers, ready, as_json, server))
 
 
-async def _sources(model: str | None, workers: bool, ready: bool, as_json: bool, server: str | None) -> None:
-    from peerload.client import AsyncClient, Selector, Status
+async def _sources(model: str | None, workers: bool, ready: bool, as_json: bool, server: ServerOptions) -> None:
+    from peerload.client import Selector, Status
 
-    async with AsyncClient(server) as client:
+    async with connect(server) as client:
         records = list(await client.find(Selector(model=model or "", status=Status.READY if ready else None)))
         address = client.address
     if as_json:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from peerload.cli.connect import ServerOptions, connect, with_server
 from peerload.cli.console import out, print_json, remark
-from peerload.cli.options import Json, Server
+from peerload.cli.options import Json
 from peerload.cli.outcome import run
 from peerload.cli.records import record_json, short
 from peerload.cli.text import clean, plural, size
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+@with_server
 def command(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model, by its exact name.")] = None,
     as_json: Json = False,
-    server: Server = None,
+    *,
+    server: ServerOptions,
 ) -> None:
     """Show every change to the sources as it happens, until Ctrl-C.
 
@@ -38,12 +41,12 @@ def command(
     run(lambda: _watch(model, as_json, server))
 
 
-async def _watch(model: str | None, as_json: bool, server: str | None) -> None:
-    from peerload.client import AsyncClient, Selector
+async def _watch(model: str | None, as_json: bool, server: ServerOptions) -> None:
+    from peerload.client import Selector
 
     known: dict[SourceKey, SourceInfo] = {}
     selector = Selector(model=model or "")
-    async with AsyncClient(server) as client:
+    async with connect(server) as client:
         # A watch rides out outages; that there is a server at all is asked first.
         await client.find(selector)
         away = False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from peerload.client.addresses import server_address
 from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
@@ -13,7 +14,7 @@ from peerload.client.identity import Framework, Identity, SourceType, StockIdent
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.opening import Opening
 from peerload.client.replicas import Replica, replicas
-from peerload.client.settings import ClientSettings, server_address
+from peerload.client.settings import ClientSettings
 from peerload.client.sharing import shared_copy, shared_memory
 from peerload.client.source import AsyncSource, SourceEvent, SourceState
 from peerload.client.sources import Selector, SourceChange, SourceInfo

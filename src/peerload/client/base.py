@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from peerload.checkpoint import Skipped
+from peerload.client.addresses import servers
 from peerload.client.arguments import Seconds, destination, seconds, selection
 from peerload.client.buffers import memories
 from peerload.client.connection import Connection
@@ -27,7 +28,7 @@ from peerload.client.publisher import Publisher
 from peerload.client.pull import Pull, PullContext
 from peerload.client.reports import Reader, Reports
 from peerload.client.search import Wanted, fetch_manifest, find, follow
-from peerload.client.settings import ClientSettings, server_address
+from peerload.client.settings import ClientSettings
 from peerload.client.source import AsyncSource, Offer, OnSourceEvent, WorkerFacts
 from peerload.client.sources import Selector, SourceChange, SourceInfo
 from peerload.client.targets import SourceUnusable, Target
@@ -61,7 +62,8 @@ class BaseClient:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self.address = server_address(address)
+        self._servers = servers(address)
+        self.address = str(self._servers)
         self.settings = settings or ClientSettings.from_env()
         self._topology = topology_from(extra=topology)
         self._rng = rng or random.Random()
@@ -226,7 +228,7 @@ class BaseClient:
         if self._closed:
             raise RuntimeError("this client is closed")
         if self._lazy_connection is None:
-            self._lazy_connection = Connection(self.address, self.settings, rng=self._rng)
+            self._lazy_connection = Connection(self._servers, self.settings, rng=self._rng)
         return self._lazy_connection
 
     def _pull(

@@ -1,10 +1,13 @@
-"""One channel to the server: typed calls, errors of our own, repetition while the server is away."""
+"""Calls to the server: typed, with errors of our own, at another server or again while one is away."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -12,16 +15,18 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from peerload.client.addresses import Place, Servers, resolve
+from peerload.client.handshake import Diagnosis, diagnose
+from peerload.client.route import Link, Resolve, Route
 from peerload.client.settings import ClientSettings
-from peerload.client.status import to_error
-from peerload.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from peerload.client.status import NotReached, Stopping, to_error
+from peerload.client.tls import ClientTls
+from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
 from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
-__all__ = ["MAX_MESSAGE_BYTES", "Connection"]
+__all__ = ["Connection"]
 
-MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
-"""The largest message either way."""
-
+_log: Final = logging.getLogger("peerload.client")
 _SOURCES: Final = "/peerload.v1.SourceService/"
 _TRANSFERS: Final = "/peerload.v1.TransferService/"
 _CLAIMS: Final = "/peerload.v1.ClaimService/"
@@ -31,43 +36,38 @@ _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
 
-_OPTIONS: Final = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A watch may be silent for hours: pings tell a dead server from a quiet one.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # After an outage heartbeats must come soon, however long it was.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # This one is how long an attempt to connect may take, despite its name.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-    ("grpc.enable_http_proxy", 0),
-    # Clients of one process must not share a connection that one of them closes.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_SETTLED_S: Final = 1.0
+"""A watch that has lasted so long may turn to every server again, at once, when it ends."""
+_DIAGNOSIS_S: Final = 10.0
+"""How long it is believed what was found out about a server to which there is no connection."""
 
 M = TypeVar("M", bound=Message)
 
 
 class Connection:
-    """A lazy channel to the server at `address`. Belongs to one event loop.
+    """The way to the servers of one directory, opened when it is first needed. Belongs to one event loop.
 
-    Every call may raise `Unavailable` (after repeating it for `settings.patience`), `DeadlineExceeded`,
-    `InvalidArgument`, `NotAllowed`. Repeating is safe: every call that is repeated is idempotent.
+    A call that fails UNAVAILABLE goes to the next server at once, and when none has answered it is repeated after a pause,
+    for `settings.patience`. Repeating is safe: every call that is repeated is idempotent. Every call may raise
+    `Unavailable`, `DeadlineExceeded`, `InvalidArgument`, `NotAllowed`. Raises `InvalidArgument` for files of TLS that cannot
+    be used.
     """
 
-    def __init__(self, address: str, settings: ClientSettings, *, rng: random.Random) -> None:
-        self.address = address
+    def __init__(
+        self, servers: Servers, settings: ClientSettings, *, rng: random.Random, resolve: Resolve = resolve
+    ) -> None:
+        self.address = str(servers)
         self._settings = settings
         self._rng = rng
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._tls = ClientTls.of(servers, settings)
+        self._route = Route(servers.addresses, self._tls, rng=rng, resolve=resolve)
         self._token = _Token(Path(settings.token_path))
+        self._warned = False
+        self._diagnoses: dict[Place, tuple[float, Diagnosis]] = {}
 
     async def close(self) -> None:
-        """End the calls in flight and the channel. Closing twice is allowed."""
-        await self._channel.close()
+        """End the calls in flight and the channels. Closing twice is allowed."""
+        await self._route.close()
 
     async def publish(self, request: sources_pb2.PublishRequest) -> sources_pb2.PublishResponse:
         """Announce a worker with its manifest."""
@@ -101,7 +101,11 @@ class Connection:
 
     async def report(self, request: transfers_pb2.ReportRequest, *, timeout: float) -> transfers_pb2.ReportResponse:
         """Tell of transfers; tried once, for `timeout` seconds at most."""
-        return await self._once(f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, timeout)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        link = await self._link({}, end)
+        assert link is not None
+        return await self._once(link, f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, end - loop.time())
 
     async def acquire(self, request: claims_pb2.AcquireClaimRequest) -> claims_pb2.AcquireClaimResponse:
         """Take a claim that is free; who holds it, if it is not."""
@@ -116,21 +120,56 @@ class Connection:
         return await self._call(f"{_CLAIMS}Release", request, claims_pb2.ReleaseClaimResponse)
 
     async def watch(self, request: sources_pb2.WatchRequest) -> AsyncGenerator[sources_pb2.WatchResponse, None]:
-        """The stream of changes, until the server ends it (then it raises `Unavailable`) or the caller does."""
+        """The stream of changes, from one server after the other, until none goes on with it (then it raises
+        `Unavailable`) or the caller ends it."""
+        loop = asyncio.get_running_loop()
+        asked = sources_pb2.WatchRequest()
+        asked.CopyFrom(request)
+        failures: dict[Place, Unavailable] = {}
+        while (link := await self._link(failures, loop.time() + self._settings.call_timeout)) is not None:
+            begun = loop.time()
+            try:
+                async with aclosing(self._changes(link, asked)) as responses:
+                    async for response in responses:
+                        asked.resume_token = response.resume_token
+                        yield response
+            except Unavailable as error:
+                if loop.time() - begun > _SETTLED_S:
+                    failures.clear()
+                failures[link.place] = error
+        raise await self._summed_up(failures)
+
+    async def _changes(
+        self, link: Link, request: sources_pb2.WatchRequest
+    ) -> AsyncGenerator[sources_pb2.WatchResponse, None]:
+        """The stream from one server, until that ends it: then it raises `Unavailable`."""
         method = f"{_SOURCES}Watch"
-        call = self._channel.unary_stream(
-            method,
-            request_serializer=sources_pb2.WatchRequest.SerializeToString,
-            response_deserializer=sources_pb2.WatchResponse.FromString,
-        )(request, metadata=self._token.metadata())
-        try:
-            async for response in call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error.code(), error.details() or "", self.address, method) from error
-        finally:
-            call.cancel()
-        raise Unavailable(f"the server at {self.address} ended the watch")
+        # Of a place to go on from nothing need be told at once; any other stream begins with all there is.
+        patience = None if request.resume_token else self._settings.call_timeout
+        with link.calling() as channel:
+            call = channel.unary_stream(
+                method,
+                request_serializer=sources_pb2.WatchRequest.SerializeToString,
+                response_deserializer=sources_pb2.WatchResponse.FromString,
+            )(request, metadata=self._metadata(link))
+            try:
+                while True:
+                    async with asyncio.timeout(patience):
+                        response = await call.read()
+                    if response is grpc.aio.EOF:
+                        break
+                    patience = None
+                    self._route.works(link)
+                    yield response
+            except grpc.aio.AioRpcError as error:
+                raise self._failed(link, error, method) from error
+            except TimeoutError:
+                self._route.failed(link)
+                raise DeadlineExceeded(f"the server at {link.place.name} did not answer Watch in time") from None
+            finally:
+                call.cancel()
+        self._route.failed(link)
+        raise Unavailable(f"the server at {link.place.name} ended the watch")
 
     async def _call(self, method: str, request: Message, answer: type[M]) -> M:
         loop = asyncio.get_running_loop()
@@ -138,28 +177,94 @@ class Connection:
         end = start + self._settings.call_timeout
         delay = _FIRST_DELAY_S
         while True:
+            failures: dict[Place, Unavailable] = {}
             try:
-                return await self._once(method, request, answer, max(0.001, end - loop.time()))
+                while (link := await self._link(failures, end)) is not None:
+                    try:
+                        return await self._once(link, method, request, answer, end - loop.time())
+                    except DeadlineExceeded:
+                        raise
+                    except Unavailable as error:
+                        failures[link.place] = error
+                outage = await self._summed_up(failures)
             except DeadlineExceeded:
                 raise
-            except Unavailable:
-                pause = delay * self._rng.uniform(0.5, 1.5)
-                if loop.time() + pause > min(end, start + self._settings.patience):
-                    raise
+            except Unavailable as error:  # no name could be resolved
+                outage = error
+            pause = delay * self._rng.uniform(0.5, 1.5)
+            if isinstance(outage, _Hopeless) or loop.time() + pause > min(end, start + self._settings.patience):
+                raise outage
             await asyncio.sleep(pause)
             delay = min(delay * 2, _MAX_DELAY_S)
 
-    async def _once(self, method: str, request: Message, answer: type[M], timeout: float) -> M:
-        call = self._channel.unary_unary(
-            method,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )(request, timeout=timeout, metadata=self._token.metadata())
-        try:
-            response: M = await call
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error.code(), error.details() or "", self.address, method) from error
+    async def _once(self, link: Link, method: str, request: Message, answer: type[M], timeout: float) -> M:
+        with link.calling() as channel:
+            call = channel.unary_unary(
+                method,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=answer.FromString,
+            )(request, timeout=max(0.001, timeout), metadata=self._metadata(link))
+            try:
+                response: M = await call
+            except grpc.aio.AioRpcError as error:
+                raise self._failed(link, error, method) from error
+        self._route.works(link)
         return response
+
+    async def _link(self, failures: Mapping[Place, Unavailable], end: float) -> Link | None:
+        try:
+            async with asyncio.timeout_at(end):
+                return await self._route.link(failures)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the name of the server at {self.address} was not resolved in time") from None
+
+    def _failed(self, link: Link, error: grpc.aio.AioRpcError, method: str) -> PeerloadError:
+        failure = to_error(error.code(), error.details() or "", link.place.name, method)
+        if isinstance(failure, Unavailable):
+            # A connection that is lost is made anew by who comes next, not when gRPC thinks that it is time.
+            self._route.failed(link, for_good=isinstance(failure, (NotReached, Stopping)))
+        return failure
+
+    async def _summed_up(self, failures: Mapping[Place, Unavailable]) -> Unavailable:
+        """What to say of servers none of which has answered: of each one once, and why there is no connection to it, if
+        that can be found out."""
+        told: dict[str, Unavailable] = {}
+        for place, failure in failures.items():
+            found = await self._diagnosis(place) if isinstance(failure, NotReached) else None
+            if found:
+                told[place.name] = (_Hopeless if found.certain else NotReached)(
+                    f"no connection to the server at {place.name}: {found.text}"
+                )
+            else:
+                told.setdefault(place.name, failure)
+        if len(told) == 1:
+            return next(iter(told.values()))
+        kind = _Hopeless if all(isinstance(each, _Hopeless) for each in told.values()) else Unavailable
+        return kind("; ".join(map(str, told.values())))
+
+    async def _diagnosis(self, place: Place) -> Diagnosis:
+        loop = asyncio.get_running_loop()
+        when, found = self._diagnoses.get(place, (-math.inf, Diagnosis()))
+        if loop.time() - when > _DIAGNOSIS_S:
+            trust = None if self._tls is None else self._tls.current()
+            found = await loop.run_in_executor(None, diagnose, place, trust)
+            self._diagnoses = {place: (loop.time(), found)}
+        return found
+
+    def _metadata(self, link: Link) -> tuple[tuple[str, str], ...]:
+        metadata = self._token.metadata()
+        if metadata and link.trust is None and not link.place.is_local and not self._warned:
+            self._warned = True
+            _log.warning(
+                "the token in %s goes to %s in plaintext, where others may read it: https:// before the address is TLS",
+                self._settings.token_path,
+                link.place.name,
+            )
+        return metadata
+
+
+class _Hopeless(NotReached):
+    """No connection comes about until somebody changes something: trying again is for those who have time."""
 
 
 class _Token:

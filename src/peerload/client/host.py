@@ -19,12 +19,24 @@ _LOOPBACK: Final = "127.0.0.1"
 def advertised_host(server: str, host: str | None = None, env: Mapping[str, str] | None = None) -> str:
     """The name or address under which peers reach this process.
 
-    The argument, else MX_WORKER_HOST, else the local address from which the server is reached: loopback if the server is on
-    loopback. Blocks while the server's name is resolved. Raises `InvalidArgument` if it cannot be.
+    The argument, else MX_WORKER_HOST, else the local address from which the server is reached (of several, with commas
+    between them, the first to which there is a way): loopback if the server is on loopback. Blocks while the server's name is resolved. Raises `InvalidArgument` if it cannot be.
     """
     env = os.environ if env is None else env
     if given := host or env.get("MX_WORKER_HOST"):
         return given
+    failure: InvalidArgument | None = None
+    for each in server.split(","):
+        try:
+            return _towards(each)
+        except InvalidArgument as error:
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+def _towards(server: str) -> str:
+    """The local address from which one server is reached."""
     if server.startswith("unix:"):
         return _LOOPBACK
     name, _, port = server.rpartition(":")

@@ -1,4 +1,4 @@
-"""The client's settings, and the address of the server."""
+"""The client's settings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Final
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["ADDRESS_VARIABLES", "DEFAULT_ADDRESS", "ClientSettings", "server_address"]
+__all__ = ["ClientSettings"]
 
-DEFAULT_ADDRESS: Final = "localhost:8001"
-ADDRESS_VARIABLES: Final = ("PEERLOAD_SERVER", "MODEL_EXPRESS_URL", "MX_SERVER_ADDRESS")
-"""Environment variables that may name the server; the first that is set counts."""
-
-_DEFAULT_PORT: Final = 8001
 _SECONDS: Final = {"MX_HEARTBEAT_INTERVAL_SECS": "heartbeat_interval", "PEERLOAD_CLAIM_LEASE": "claim_lease"}
+_TEXTS: Final = {
+    "MX_AUTH_TOKEN_PATH": "token_path",
+    "PEERLOAD_TLS_CA": "tls_ca",
+    "PEERLOAD_TLS_CLIENT_CERT": "tls_client_cert",
+    "PEERLOAD_TLS_CLIENT_KEY": "tls_client_key",
+    "PEERLOAD_TLS_NAME": "tls_name",
+}
+_YES: Final = ("1", "true", "yes", "on")
+_NO: Final = ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,16 @@ class ClientSettings:
     weights are; a target takes the first that both sides have, and the next where it turns out that it cannot read by that."""
     token_path: str = "/var/run/secrets/tokens/modelexpress"
     """A file with the bearer token that is sent with every call; where it does not exist, none is sent."""
+    tls: bool = False
+    """Speak TLS to the server, whether or not its address begins with https://. Naming any of the following asks for it too."""
+    tls_ca: str = ""
+    """A file with the certificates of those who may sign the server's (PEM); without it, those that the system trusts."""
+    tls_client_cert: str = ""
+    """A file with the certificate that this client shows (PEM). It and its key are read again when they change."""
+    tls_client_key: str = ""
+    """A file with the key of `tls_client_cert` (PEM), without a passphrase."""
+    tls_name: str = ""
+    """The name that the server's certificate must be for, where it is not that in the address (a tunnel, an IP address)."""
 
     def __post_init__(self) -> None:
         for name in ("call_timeout", "heartbeat_interval", "retry_delay"):
@@ -61,46 +75,36 @@ class ClientSettings:
             raise InvalidArgument("tries", "must be at least 1")
         if not self.engines:
             raise InvalidArgument("engines", "needs at least one engine")
+        for name, other in (("tls_client_cert", "tls_client_key"), ("tls_client_key", "tls_client_cert")):
+            if getattr(self, name) and not getattr(self, other):
+                raise InvalidArgument(name, f"needs {other} beside it")
+
+    @property
+    def asks_for_tls(self) -> str:
+        """The setting that asks for TLS; empty: none does."""
+        names = ("tls", "tls_ca", "tls_client_cert", "tls_name")
+        return next((name for name in names if getattr(self, name)), "")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> ClientSettings:
         """The defaults, changed by what the environment says: MX_HEARTBEAT_INTERVAL_SECS, PEERLOAD_CLAIM_LEASE,
-        MX_AUTH_TOKEN_PATH and PEERLOAD_ENGINES (names with commas between them)."""
+        MX_AUTH_TOKEN_PATH, PEERLOAD_ENGINES (names with commas between them), PEERLOAD_TLS (1 or 0), PEERLOAD_TLS_CA,
+        PEERLOAD_TLS_CLIENT_CERT, PEERLOAD_TLS_CLIENT_KEY and PEERLOAD_TLS_NAME."""
         env = os.environ if env is None else env
-        changes: dict[str, float | str | tuple[str, ...]] = {}
+        changes: dict[str, float | str | bool | tuple[str, ...]] = {}
         for variable, name in _SECONDS.items():
             if text := env.get(variable):
                 try:
                     changes[name] = float(text)
                 except ValueError:
                     raise InvalidArgument(variable, f"{text!r} is not a number") from None
-        if path := env.get("MX_AUTH_TOKEN_PATH"):
-            changes["token_path"] = path
+        for variable, name in _TEXTS.items():
+            if text := env.get(variable):
+                changes[name] = text
+        if text := env.get("PEERLOAD_TLS", "").strip().lower():
+            if text not in (*_YES, *_NO):
+                raise InvalidArgument("PEERLOAD_TLS", f"{text[:200]!r} is neither 1 nor 0")
+            changes["tls"] = text in _YES
         if engines := env.get("PEERLOAD_ENGINES"):
             changes["engines"] = tuple(name.strip() for name in engines.split(",") if name.strip())
         return cls(**changes)  # type: ignore[arg-type]
-
-
-def server_address(address: str | None = None, env: Mapping[str, str] | None = None) -> str:
-    """The server's `host:port`: the argument, else the first of `ADDRESS_VARIABLES` that is set, else the default.
-
-    A leading `http://` or `https://` is dropped (the connection is plaintext either way), a missing port is 8001.
-    """
-    env = os.environ if env is None else env
-    names = ("address", *ADDRESS_VARIABLES)
-    given = [address, *(env.get(name) for name in ADDRESS_VARIABLES)]
-    field, text = next(((name, text) for name, text in zip(names, given, strict=True) if text), ("", DEFAULT_ADDRESS))
-    text = text.strip()
-    if text.startswith("unix:"):
-        return text
-    for scheme in ("http://", "https://", "dns:///"):
-        text = text.removeprefix(scheme)
-    text = text.rstrip("/")
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]") or (text.count(":") > 1 and not text.startswith("[")):
-        host, port = text, str(_DEFAULT_PORT)
-        if host.count(":") > 1 and not host.startswith("["):
-            host = f"[{host}]"
-    if not host or "/" in host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InvalidArgument(field or "address", f"{text[:200]!r} is not HOST:PORT")
-    return f"{host}:{port}"

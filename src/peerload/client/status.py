@@ -10,7 +10,7 @@ import grpc
 
 from peerload import errors
 
-__all__ = ["to_error"]
+__all__ = ["NotReached", "Stopping", "to_error"]
 
 _FIELD: Final = re.compile(r"([A-Za-z_][\w.\[\]-]{0,199}): (.+)", re.DOTALL)
 _NUMBER: Final = re.compile(r"\d+")
@@ -23,6 +23,18 @@ _NOT_REACHED: Final = (
     "stream removed",
 )
 """What gRPC itself says of a server that could not be reached, or was lost; anything else is the server's own word."""
+
+
+_STOPPING: Final = "the server is stopping"
+"""What a server says that has been told to stop, to whoever calls it still."""
+
+
+class NotReached(errors.Unavailable):
+    """There was no connection, or it was lost."""
+
+
+class Stopping(errors.Unavailable):
+    """The server is being stopped; another one, or its successor, may answer."""
 
 
 def _split(message: str) -> tuple[str, str]:
@@ -47,7 +59,7 @@ _ERRORS: Final[dict[grpc.StatusCode, Callable[[str], errors.PeerloadError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: _limit,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
-    grpc.StatusCode.UNAUTHENTICATED: errors.NotAllowed,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.FAILED_PRECONDITION: errors.NotAllowed,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,
@@ -59,7 +71,8 @@ _ERRORS: Final[dict[grpc.StatusCode, Callable[[str], errors.PeerloadError]]] = {
 
 def _last_cause(message: str) -> str:
     """Of gRPC's account of a failed connection, the end: what went wrong at last."""
-    return message.rpartition("last error:")[2].rpartition(": ")[2].strip(" ]}").lower()
+    # Of failed handshakes it says how the check of certificates ended: OK, mostly.
+    return message.rpartition("last error:")[2].removesuffix(": OK").rpartition(": ")[2].strip(" ]}").lower()
 
 
 def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> errors.PeerloadError:
@@ -75,6 +88,8 @@ def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> 
         return make(f"the server at {address} did not answer {method.rpartition('/')[2]} in time")
     if make is errors.Unavailable:
         if not message or any(sign in message.lower() for sign in _NOT_REACHED):
-            return make(f"no server answers at {address}: {_last_cause(message) or 'the connection broke'}")
+            return NotReached(f"no server answers at {address}: {_last_cause(message) or 'the connection broke'}")
+        if message == _STOPPING:
+            return Stopping(f"the server at {address} is stopping")
         return make(f"the server at {address} is not available: {message}")
     return make(message or code.name)

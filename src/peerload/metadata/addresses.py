@@ -8,10 +8,12 @@ from typing import Final, NamedTuple
 
 from peerload.wire import p2p_pb2, sources_pb2
 
-__all__ = ["Address", "allowed", "endpoints_of", "split"]
+__all__ = ["Address", "allowed", "endpoints_of", "hosts_of", "split"]
 
 _LISTENING: Final = frozenset({"tcp", "nixl", "mooncake"})
 """Engines whose address is where the publishing process listens for TCP connections."""
+_OF_THIS_HOST: Final = frozenset({"memfd", "memory"})
+"""Engines whose address can be reached from the same host, or the same process, alone."""
 _MOST: Final = 4
 """Addresses that are kept of one source."""
 _MAX_HOST: Final = 253
@@ -51,6 +53,29 @@ def endpoints_of(worker: p2p_pb2.WorkerMetadata, manifest: sources_pb2.Manifest 
     else:
         named = [endpoint.address for endpoint in manifest.endpoints if endpoint.engine in _LISTENING]
     return _SEPARATOR.join(_few(text for text in named if Address.of(text)))
+
+
+def hosts_of(worker: bytes, manifest: bytes | None) -> list[tuple[str, str]]:
+    """Every host that an encoded publication leads its readers to, and the field that names it. An address that names none
+    (of shared memory, say, which is this host's own) leads nowhere; what is written otherwise than `HOST:PORT` is a host as
+    a whole, so that nothing slips through."""
+    published = p2p_pb2.WorkerMetadata.FromString(worker)
+    named = [
+        ("worker.metadata_endpoint", published.metadata_endpoint),
+        ("worker.worker_grpc_endpoint", published.worker_grpc_endpoint),
+        ("worker.transfer_engine_session_id", published.transfer_engine_session_id),
+    ]
+    if manifest is not None:
+        endpoints = sources_pb2.Manifest.FromString(manifest).endpoints
+        named += [
+            ("manifest.endpoints.address", each.address) for each in endpoints if each.engine not in _OF_THIS_HOST
+        ]
+    found: dict[tuple[str, str], None] = {}
+    for field, text in named:
+        address = Address.of(text)
+        if text:
+            found[field, address.host if address else text] = None
+    return list(found)
 
 
 def split(endpoints: str) -> list[Address]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.errors import Damaged, NotFound, PeerloadError, Unavailable
+from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavailable
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
@@ -26,12 +26,14 @@ from peerload.metadata.limits import MAX_WORKER_ID_BYTES
 from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import Patience
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.prober import Prober
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.reaper import Reaper
 from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status
 from peerload.metadata.revival import Reviver
+from peerload.metadata.scopes import check_model, scoped
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.stored import StoredSource
 from peerload.metadata.suspicion import Suspicions
@@ -185,10 +187,14 @@ class MetadataBackend:
 
     # What the services need
 
-    async def publish(self, publication: Publication, *, deadline: float | None = None) -> SourceKey:
-        """Keep a publication, durably, in place of what was published under its key before."""
+    async def publish(
+        self, publication: Publication, *, principal: Principal = ANYONE, deadline: float | None = None
+    ) -> SourceKey:
+        """Keep a publication, durably, in place of what was published under its key before. Raises `NotAllowed` where that
+        is another principal's, or the model is not in this one's scope."""
+        check_model(principal, publication.record.model_name)
         blob = await self._manifests.pack(publication)
-        await self._writes.publish(publication, blob, deadline=deadline)
+        await self._writes.publish(publication, blob, principal=principal, deadline=deadline)
         return publication.key
 
     async def stored(
@@ -260,35 +266,62 @@ class MetadataBackend:
         status: Status,
         load: float | None = None,
         *,
+        principal: Principal = ANYONE,
         deadline: float | None = None,
     ) -> bool:
-        """A heartbeat and a status. False only if the store confirmed that there is no such source.
+        """A heartbeat and a status. False only if the store confirmed that there is no such source. Raises `NotAllowed` where
+        it is another principal's.
 
         A mere refresh is answered at once and stored within a moment; a change of status is durable before the answer.
         """
         if not _possible(source_id, worker_id, worker_rank):
             return False
-        return await self._writes.update(SourceKey(source_id, worker_rank, worker_id), status, load, deadline=deadline)
+        key = SourceKey(source_id, worker_rank, worker_id)
+        return await self._writes.update(key, status, load, principal=principal, deadline=deadline)
 
     async def withdraw(
-        self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None
+        self,
+        source_id: str,
+        worker_id: str,
+        worker_rank: int | None = None,
+        *,
+        principal: Principal = ANYONE,
+        deadline: float | None = None,
     ) -> bool:
-        """Remove a worker's record, or all its ranks'. False if there was nothing to remove."""
+        """Remove a worker's record, or all its ranks'. False if there was nothing to remove. Raises `NotAllowed` where one of
+        them is another principal's; the others are removed all the same."""
         if not _possible(source_id, worker_id, worker_rank):
             return False
-        return await self._patience.write(partial(self._withdraw, source_id, worker_id, worker_rank), deadline)
+        withdraw = partial(self._withdraw, source_id, worker_id, worker_rank, principal)
+        return await self._patience.write(withdraw, deadline)
 
-    async def _withdraw(self, source_id: str, worker_id: str, worker_rank: int | None) -> bool:
+    async def _withdraw(self, source_id: str, worker_id: str, worker_rank: int | None, principal: Principal) -> bool:
         if worker_rank is not None:
-            return await self._writes.remove(SourceKey(source_id, worker_rank, worker_id).encode())
+            return await self._writes.remove(SourceKey(source_id, worker_rank, worker_id).encode(), principal)
         keys = [held.record.key for held in self.directory.ranks(source_id, worker_id)]
         if not keys or self.directory.lost:
             keys = [record.key for record in await self._confirmed_ranks(source_id, worker_id)]
-        removed = [await self._writes.remove(key.encode()) for key in keys]
-        return any(removed)
+        removed, refused = False, None
+        for key in keys:
+            try:
+                removed = await self._writes.remove(key.encode(), principal) or removed
+            except NotAllowed as error:
+                refused = error
+        if refused is not None:
+            raise refused
+        return removed
 
-    def report(self, transfer: Transfer) -> None:
-        """Take note of how an attempt to read from a source has ended. One that failed is handed out last for a while."""
+    def scoped(self, query: Query, principal: Principal) -> Query:
+        """The query as this principal may ask it. Raises `NotAllowed` where it names what is not in its scope."""
+        return scoped(query, principal, self.directory)
+
+    def report(self, transfer: Transfer, principal: Principal = ANYONE) -> None:
+        """Take note of how an attempt to read from a source has ended. One that failed is handed out last for a while. What
+        is said of sources that the principal may not see is not heeded."""
+        if not principal.sees_all:
+            held = self.directory.get(transfer.source.encode())
+            if held is None or not principal.covers(held.record.model_name):
+                return
         self._suspicions.report(transfer.source, transfer.outcome)
 
     async def watch(

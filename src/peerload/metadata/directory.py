@@ -289,6 +289,14 @@ class Directory:
         """Every model's name, in no order."""
         return self._index.models()
 
+    def models_of(self, source_id: str) -> set[str]:
+        """How the name of a source's model is spelled by those who published it."""
+        return self._index.models_of(source_id)
+
+    def owned(self, owner: str) -> int:
+        """How many records belong to a principal."""
+        return self._index.owned(owner)
+
     def find(self, query: Query) -> Iterator[tuple[Held, ...]]:
         """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
         the same instance, if instances are asked for."""

@@ -12,6 +12,7 @@ import structlog
 from peerload.clock import Clock
 from peerload.errors import Unavailable
 from peerload.metadata.liveness import episode_key
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import settled_within
@@ -38,6 +39,7 @@ class _Episode(NamedTuple):
 class _Pending(NamedTuple):
     touch: Touch
     status: Status | None
+    principal: Principal = ANYONE
 
 
 class Heartbeats:
@@ -54,7 +56,7 @@ class Heartbeats:
         settings: MetadataSettings,
         server_id: str,
         *,
-        on_mistake: Callable[[Touch, Status], None],
+        on_mistake: Callable[[Touch, Status, Principal], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -91,10 +93,10 @@ class Heartbeats:
         self._stamps[key] = stamp = max(now, given + 1)
         return stamp
 
-    def add(self, touch: Touch, status: Status) -> None:
+    def add(self, touch: Touch, status: Status, principal: Principal = ANYONE) -> None:
         """Write this with the next batch, in place of an earlier one for the same key. The caller took `status` for the
         stored one; `on_mistake` is told if the store says that the record is another by now."""
-        self._pending[touch.key] = _Pending(touch, status)
+        self._pending[touch.key] = _Pending(touch, status, principal)
         self._wake(urgent=False)
 
     async def store(self, touch: Touch) -> Touched:
@@ -168,16 +170,16 @@ class Heartbeats:
 
     async def _write(self, pending: list[_Pending], answers: dict[str, list[asyncio.Future[Touched]]]) -> None:
         alive = await self._alive()
-        results = await self._store.touch([alive, *(touch for touch, _ in pending)])
+        results = await self._store.touch([alive, *(one.touch for one in pending)])
         self._last_alive = self._clock.monotonic()
         if self._episode is not None:
             if results[0] is Touched.MISSING:
                 self._episode = None
             else:
                 self._episode = self._episode._replace(until=alive.beat.stamp)
-        for (touch, status), result in zip(pending, results[1:], strict=True):
+        for (touch, status, principal), result in zip(pending, results[1:], strict=True):
             if status is not None and result in (Touched.MISSING, Touched.CHANGED):
-                self._on_mistake(touch, status)
+                self._on_mistake(touch, status, principal)
             for answer in answers.pop(touch.key, ()):
                 if not answer.done():
                     answer.set_result(result)

@@ -19,6 +19,7 @@ class Index:
         """By key of the store."""
         self._sources: dict[str, Group] = {}
         self._models: dict[str, dict[str, int]] = {}
+        self._owners: dict[str, int] = {}
 
     def add(self, key: str, held: Held) -> None:
         """Take in a record that was not there."""
@@ -43,8 +44,9 @@ class Index:
         return held
 
     def renamed(self, before: SourceRecord, after: SourceRecord) -> None:
-        """A record changed; a source id ignores case, so its model's name may be spelled differently now."""
-        if before.model_name != after.model_name:
+        """A record changed. A source id ignores case, so its model's name may be spelled differently now; and it may
+        belong to another."""
+        if before.model_name != after.model_name or before.owner != after.owner:
             self._count(before, -1)
             self._count(after, +1)
 
@@ -71,8 +73,23 @@ class Index:
         """Every model's name, in no order."""
         return list(self._models)
 
+    def models_of(self, source_id: str) -> set[str]:
+        """How the name of a source's model is spelled by those who published it."""
+        group = self._sources.get(source_id)
+        return set() if group is None else {ranks[0].record.model_name for ranks in group.members.values()}
+
+    def owned(self, owner: str) -> int:
+        """How many records belong to a principal."""
+        return self._owners.get(owner, 0)
+
     def _count(self, record: SourceRecord, change: int) -> None:
         sources = self._models.setdefault(record.model_name, {})
+        if record.owner:
+            owned = self._owners.get(record.owner, 0) + change
+            if owned:
+                self._owners[record.owner] = owned
+            else:
+                del self._owners[record.owner]
         source_id = record.key.source_id
         count = sources.get(source_id, 0) + change
         if count:

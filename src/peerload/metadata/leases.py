@@ -26,6 +26,7 @@ from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.limits import MAX_TEXT_BYTES, check_text
 from peerload.metadata.patience import Patience
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.store.base import (
     ABSENT,
     Beat,
@@ -82,6 +83,8 @@ class _Held:
     stamp: int
     revision: int
     generation: int
+    owner: str = ""
+    """The principal that took it; empty: nobody was asked who they were."""
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
@@ -96,7 +99,12 @@ class _Held:
             stamp,
             entry.revision,
             entry.generation,
+            str(value.get("owner", "")),
         )
+
+    def is_of(self, holder: str, principal: Principal) -> bool:
+        """Whether this holder has it, and not another's that goes by the same name."""
+        return self.holder == holder and principal.may_hold(self.owner)
 
 
 class Leases:
@@ -134,10 +142,18 @@ class Leases:
         return len(self._index)
 
     async def acquire(
-        self, name: str, holder: str, length: int, note: str = "", *, deadline: float | None = None
+        self,
+        name: str,
+        holder: str,
+        length: int,
+        note: str = "",
+        *,
+        principal: Principal = ANYONE,
+        deadline: float | None = None,
     ) -> tuple[bool, Lease]:
         """Take a lease of `length` milliseconds if nobody has it, or begin the holder's own anew. Whether the holder has it
-        now, and the lease as it is, whoever holds it. Raises `InvalidArgument`, `LimitExceeded`."""
+        now, and the lease as it is, whoever holds it. Holders of one name are the same only if their principal is. Raises
+        `InvalidArgument`, `LimitExceeded`."""
         key = self._key(name, holder)
         if not MIN_LEASE_MS <= length <= MAX_LEASE_MS:
             raise LimitExceeded(
@@ -145,17 +161,21 @@ class Leases:
             )
         check_text("note", note, MAX_TEXT_BYTES)
         await self._known(deadline)
-        return await self._patience.ask(partial(self._acquire, key, holder, length, note), deadline)
+        return await self._patience.ask(partial(self._acquire, key, holder, length, note, principal), deadline)
 
-    async def renew(self, name: str, holder: str, *, deadline: float | None = None) -> tuple[bool, Lease | None]:
+    async def renew(
+        self, name: str, holder: str, *, principal: Principal = ANYONE, deadline: float | None = None
+    ) -> tuple[bool, Lease | None]:
         """Begin the lease anew, even one that ran out if nobody took it. Whether the holder has it, and who has."""
         key = self._key(name, holder)
         await self._known(deadline)
-        return await self._patience.ask(partial(self._renew, key, holder), deadline)
+        return await self._patience.ask(partial(self._renew, key, holder, principal), deadline)
 
-    async def release(self, name: str, holder: str, *, deadline: float | None = None) -> bool:
+    async def release(
+        self, name: str, holder: str, *, principal: Principal = ANYONE, deadline: float | None = None
+    ) -> bool:
         """Let go of a lease; whether the holder had it."""
-        return await self._patience.ask(partial(self._release, self._key(name, holder), holder), deadline)
+        return await self._patience.ask(partial(self._release, self._key(name, holder), holder, principal), deadline)
 
     async def run(self) -> None:
         """Tidy every so often until cancelled."""
@@ -216,16 +236,16 @@ class Leases:
             check_text(field, text, limit)
         return self._prefix + name
 
-    async def _acquire(self, key: str, holder: str, length: int, note: str) -> tuple[bool, Lease]:
+    async def _acquire(self, key: str, holder: str, length: int, note: str, principal: Principal) -> tuple[bool, Lease]:
         for _ in range(_ATTEMPTS):
             entry = await self._confirm.entry(key)
             if entry is None:
-                if (made := await self._create(key, holder, length, note)) is not None:
+                if (made := await self._create(key, holder, length, note, principal.name)) is not None:
                     return True, made
                 continue
             held = _Held.of(entry)
             lease = self._lease(key, held)
-            if held.holder == holder:
+            if held.is_of(holder, principal):
                 if await self._touch(key, held):
                     return True, self._lease(key, held, fresh=True)
             elif lease.left:
@@ -234,34 +254,36 @@ class Leases:
                 await self._delete(key, held)
         raise Unavailable("the name is claimed and let go over and over; try again")
 
-    async def _create(self, key: str, holder: str, length: int, note: str) -> Lease | None:
+    async def _create(self, key: str, holder: str, length: int, note: str, owner: str) -> Lease | None:
         """A new lease; None where somebody else was faster."""
         if len(self._index) >= self._most:
             raise LimitExceeded("name", f"{self._most} names are claimed, and no more can be", limit=self._most)
         now = self._store.now()
         value: dict[str, Scalar] = {"holder": holder, "note": note, "lease_ms": length, "since": now}
+        if owner:
+            value["owner"] = owner
         try:
             written = await self._store.put(key, value, expect=ABSENT, beat=Beat(now))
         except Conflict:
             return None
-        held = _Held(holder, note, length, now, now, written.revision, written.generation)
+        held = _Held(holder, note, length, now, now, written.revision, written.generation, owner)
         return self._lease(key, held, fresh=True)
 
-    async def _renew(self, key: str, holder: str) -> tuple[bool, Lease | None]:
+    async def _renew(self, key: str, holder: str, principal: Principal) -> tuple[bool, Lease | None]:
         entry = await self._confirm.entry(key)
         if entry is None:
             return False, None
         held = _Held.of(entry)
-        if held.holder != holder:
+        if not held.is_of(holder, principal):
             return False, self._lease(key, held)
         if not await self._touch(key, held):
             return False, None
         return True, self._lease(key, held, fresh=True)
 
-    async def _release(self, key: str, holder: str) -> bool:
+    async def _release(self, key: str, holder: str, principal: Principal) -> bool:
         for _ in range(_ATTEMPTS):
             entry = await self._confirm.entry(key)
-            if entry is None or _Held.of(entry).holder != holder:
+            if entry is None or not _Held.of(entry).is_of(holder, principal):
                 return False
             try:
                 await self._store.delete(key, expect=entry.revision)

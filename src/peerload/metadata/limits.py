@@ -62,7 +62,8 @@ def check_text(field: str, text: str, limit: int) -> None:
         raise LimitExceeded(field, f"has {size} bytes, more than {limit}", limit=limit)
 
 
-def check_count(field: str, count: int, limit: int, unit: str) -> None:
-    """Raises `LimitExceeded` for more than `limit` of something."""
+def check_count(field: str, count: int, limit: int, unit: str, setting: str = "") -> None:
+    """Raises `LimitExceeded` for more than `limit` of something; `setting` is what can be set about it."""
     if count > limit:
-        raise LimitExceeded(field, f"has {count} {unit}, more than {limit}", limit=limit)
+        why = f" ({setting})" if setting else ""
+        raise LimitExceeded(field, f"has {count} {unit}, more than {limit}{why}", limit=limit)

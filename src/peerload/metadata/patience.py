@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
-from peerload.metadata.confirm import Overloaded
+from peerload.metadata.coalesced import Overloaded
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import settled_within
 

@@ -26,6 +26,7 @@ _MANIFEST_FIELD: Final = 2
 _DIGEST_SIZES: Final = (0, 16)
 _MAX_UINT64: Final = 2**64 - 1
 _MAX_DIMENSIONS: Final = 64
+_TENSORS_SETTING: Final = "--limit-tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +46,20 @@ class Publication:
         return self.record.key
 
     @classmethod
-    def from_p2p(cls, request: bytes) -> Publication:
+    def from_p2p(cls, request: bytes, *, most_tensors: int = limits.MAX_TENSORS) -> Publication:
         """Check an encoded `PublishMetadataRequest`.
 
         Raises `MissingField` without identity, model name, worker or worker id, `LimitExceeded` and `InvalidArgument`
-        for the rest; each names the field. Takes milliseconds for ten thousand tensors: large ones belong in a thread.
+        for the rest; each names the field. `most_tensors` may be in one list. Takes milliseconds for ten thousand tensors: large ones belong in a thread.
         """
         try:
             message = p2p_pb2.PublishMetadataRequest.FromString(request)
         except DecodeError as error:
             raise InvalidArgument("request", "is not a valid PublishMetadataRequest (damaged, or not UTF-8)") from error
-        return _checked(message, request, None, None)
+        return _checked(message, request, None, None, most_tensors)
 
     @classmethod
-    def from_v1(cls, request: bytes) -> Publication:
+    def from_v1(cls, request: bytes, *, most_tensors: int = limits.MAX_TENSORS) -> Publication:
         """Check an encoded `peerload.v1.PublishRequest`; as `from_p2p`, and the manifest must be there."""
         try:
             message = sources_pb2.PublishRequest.FromString(request)
@@ -72,7 +73,7 @@ class Publication:
             raise MissingField("manifest")
         check_text("replica", message.replica, limits.MAX_TEXT_BYTES)
         check_count("world_size", message.world_size, limits.MAX_WORLD_SIZE, "ranks")
-        checked = _checked(message.record, record, message.manifest, manifest)
+        checked = _checked(message.record, record, message.manifest, manifest, most_tensors)
         size = message.world_size or checked.record.world_size
         return replace(checked, record=checked.record._replace(replica=message.replica, world_size=size))
 
@@ -96,7 +97,7 @@ class Publication:
             pod_namespace=pod.namespace,
         )
         encoded = manifest.SerializeToString() if manifest is not None else None
-        return _checked(record, record.SerializeToString(), manifest, encoded)
+        return _checked(record, record.SerializeToString(), manifest, encoded, limits.MAX_TENSORS)
 
 
 def training_step(parameters: Iterable[tuple[str, str]]) -> int | None:
@@ -118,6 +119,7 @@ def _checked(
     encoded: bytes,
     manifest: sources_pb2.Manifest | None,
     encoded_manifest: bytes | None,
+    most_tensors: int,
 ) -> Publication:
     most = limits.MAX_MESSAGE_BYTES - limits.ANSWER_BYTES
     if len(encoded) + len(encoded_manifest or b"") > most:
@@ -149,7 +151,7 @@ def _checked(
     parameters = dict(identity.extra_parameters)
     layout = parameters.get("layout_signature", "")
     check_text("identity.extra_parameters[layout_signature]", layout, limits.MAX_NAME_BYTES)
-    item_count, total_size = _tensors(worker)
+    item_count, total_size = _tensors(worker, most_tensors)
     form, content = Form.UNSPECIFIED, ""
     engines: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ def _checked(
     if named in Form.__members__:
         form = Form[named]
     if manifest is not None:
-        item_count, total_size, engines = _check_manifest(manifest)
+        item_count, total_size, engines = _check_manifest(manifest, most_tensors)
         form, content = Form(manifest.form), manifest.content
         refs, part = tuple(manifest.refs), manifest.part
     record = SourceRecord(
@@ -201,7 +203,7 @@ def _world_size(identity: p2p_pb2.SourceIdentity, rank: int) -> int:
     return size if rank < size <= limits.MAX_WORLD_SIZE else 0
 
 
-def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:
+def _tensors(worker: p2p_pb2.WorkerMetadata, most: int) -> tuple[int, int]:
     """How many items a stock publication has, and their bytes."""
     if worker.WhichOneof("source_payload") == "artifact_source":
         artifact = worker.artifact_source
@@ -209,16 +211,16 @@ def _tensors(worker: p2p_pb2.WorkerMetadata) -> tuple[int, int]:
         return artifact.file_count, artifact.total_size
     # Stock clients send one list twice, in an older and in a newer field: that is no duplicate.
     older, newer = worker.tensors, worker.tensor_source.tensors
-    counted = _check_tensors("worker.tensor_source.tensors", newer)
+    counted = _check_tensors("worker.tensor_source.tensors", newer, most)
     if not newer or (older and older != newer):
-        alone = _check_tensors("worker.tensors", older)
+        alone = _check_tensors("worker.tensors", older, most)
         counted = counted if newer else alone
     return counted
 
 
-def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor]) -> tuple[int, int]:
+def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor], most: int) -> tuple[int, int]:
     """How many tensors there are, and their bytes."""
-    check_count(field, len(tensors), limits.MAX_TENSORS, "tensors")
+    check_count(field, len(tensors), most, "tensors", _TENSORS_SETTING)
     names: list[str] = []
     dtypes: set[str] = set()
     total = 0
@@ -255,13 +257,13 @@ def _check_total(field: str, total: int) -> None:
         raise LimitExceeded(field, f"adds up to {total} bytes, more than {limit}", limit=limit)
 
 
-def _check_manifest(manifest: sources_pb2.Manifest) -> tuple[int, int, tuple[str, ...]]:
+def _check_manifest(manifest: sources_pb2.Manifest, most: int) -> tuple[int, int, tuple[str, ...]]:
     """The manifest's item count, total size and engines."""
     if manifest.form not in Form._value2member_map_:
         raise InvalidArgument("manifest.form", f"{manifest.form} is not a Form")
     items, files = manifest.items, manifest.files
     check_text("manifest.content", manifest.content, limits.MAX_TEXT_BYTES)
-    check_count("manifest.items", len(items), limits.MAX_TENSORS, "items")
+    check_count("manifest.items", len(items), most, "items", _TENSORS_SETTING)
     check_count("manifest.files", len(files), limits.MAX_FILES, "files")
     check_count("manifest.endpoints", len(manifest.endpoints), limits.MAX_ENDPOINTS, "endpoints")
     # Two files of one checkpoint may have tensors of one name.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from peerload.errors import InvalidArgument, MissingField
+from peerload.metadata.principals import covered
 from peerload.metadata.records import Form, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
 from peerload.wire.identity import source_id
@@ -42,6 +43,10 @@ class Query:
     limit: int | None = None
     """At most that many, the newest first, after all filters."""
     instances: bool = False
+    models: tuple[str, ...] | None = None
+    """Patterns of the names of models that whoever asks may see; see `peerload.metadata.scopes`."""
+    identity_model: str | None = field(default=None, compare=False, repr=False)
+    """The model's name in the identity that `source_id` was made of. It selects nothing."""
 
     @classmethod
     def from_list_request(cls, encoded: bytes) -> Query:
@@ -62,6 +67,7 @@ class Query:
             min_updated_at=request.min_updated_at if request.HasField("min_updated_at") else None,
             limit=request.limit or None,
             instances=True,
+            identity_model=request.identity.model_name or None,
         )
 
     @classmethod
@@ -84,6 +90,7 @@ class Query:
             worker_rank=selector.worker_rank if selector.HasField("worker_rank") else None,
             form=Form(selector.form) if selector.HasField("form") else None,
             status=Status.of(selector.status, "selector.status") if selector.HasField("status") else None,
+            identity_model=selector.identity.model_name or None,
         )
 
     def takes_revision(self, record: SourceRecord) -> bool:
@@ -100,6 +107,7 @@ class Query:
             and (self.worker_id is None or key.worker_id == self.worker_id)
             and (self.worker_rank is None or key.worker_rank == self.worker_rank)
             and (self.form is None or record.form is self.form)
+            and (self.models is None or covered(self.models, record.model_name))
             and (
                 self.min_training_step is None
                 or (record.training_step is not None and record.training_step >= self.min_training_step)

@@ -152,6 +152,8 @@ class SourceRecord(NamedTuple):
     """What all workers of its replica call that; empty: not said."""
     world_size: int = 0
     """How many ranks a whole replica has; 0: not known."""
+    owner: str = ""
+    """The principal that published it, and that alone may change it; empty: nobody was asked who they were."""
     suspect: bool = False
     """Whether it failed those who read from it: what this server was told, as of the moment when it was asked."""
 
@@ -208,9 +210,16 @@ class SourceRecord(NamedTuple):
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
+<<<<<<< HEAD
             endpoints=text(value, "endpoints"),
             replica=sys.intern(text(value, "replica")),
             world_size=number(value, "world_size", members.MAX_UINT32) or 0,
+=======
+            endpoints=_text(value, "endpoints"),
+            replica=sys.intern(_text(value, "replica")),
+            world_size=_number(value, "world_size") or 0,
+            owner=sys.intern(_text(value, "owner")),
+>>>>>>> main
         )
 
     def to_value(self) -> dict[str, Scalar]:
@@ -232,6 +241,7 @@ class SourceRecord(NamedTuple):
             "endpoints": self.endpoints,
             "replica": self.replica,
             "world_size": self.world_size or None,
+            "owner": self.owner,
             "pod.name": self.pod.name,
             "pod.uid": self.pod.uid,
             "pod.namespace": self.pod.namespace,

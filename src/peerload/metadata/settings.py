@@ -45,6 +45,8 @@ class MetadataSettings:
     """Whether sources whose heartbeat is overdue, and those that were reported as failing, are asked by connecting to them."""
     probe_after: float = 35.0
     """After how long a heartbeat is overdue: the interval at which workers send them, and a margin."""
+    limit_principal_records: int = 0
+    """Records that one principal may have; 0: any number. Approximately: servers hear of each other's a moment late."""
     manifest_cache_bytes: int = 64 * 1024 * 1024
     """What may be kept of publications that were read lately."""
 

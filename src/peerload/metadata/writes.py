@@ -8,18 +8,19 @@ from typing import Final, NamedTuple
 import structlog
 
 from peerload.clock import Clock
-from peerload.errors import Conflict, Unavailable
+from peerload.errors import Conflict, LimitExceeded, NotAllowed, Unavailable
 from peerload.locks import KeyLocks
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
 from peerload.metadata.patience import Patience
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.publication import Publication
 from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse
-from peerload.store.base import Beat, Store, Touch, Touched
+from peerload.store.base import ABSENT, Beat, Store, Touch, Touched, Value, Written
 
 __all__ = ["ATTEMPTS", "Writes"]
 
@@ -28,6 +29,7 @@ _log = structlog.stdlib.get_logger(__name__)
 ATTEMPTS: Final = 10
 """How often a conditional write is tried when others write the same entry."""
 _RETRY_SECONDS: Final = 1.0
+_SHOWN: Final = 100
 _OVERSLEPT_SECONDS: Final = 0.5
 """Who waited so much longer than it meant to was stopped meanwhile."""
 
@@ -37,10 +39,16 @@ class _Amend(NamedTuple):
 
     status: Status
     beat: Beat
+    principal: Principal
 
 
 class Writes:
-    """The writes of one server. Those of one source happen one after the other, in the order of their arrival."""
+    """The writes of one server. Those of one source happen one after the other, in the order of their arrival.
+
+    A source belongs to the principal that published it. Whose it is, the store decides: what the directory says of that is
+    good enough to let a principal go on, in writes that the store refuses if it is not so, and never to turn one away. An
+    unbounded principal may change everything, and is not asked.
+    """
 
     def __init__(
         self,
@@ -66,35 +74,48 @@ class Writes:
         self._amend = Pulse()
         self.heartbeats = Heartbeats(store, clock, settings, server_id, on_mistake=self._amend_later)
 
-    async def publish(self, publication: Publication, blob: bytes, *, deadline: float | None) -> None:
-        """Keep a publication, packed as `blob`, durably, in place of what was published under its key before."""
-        await self._patience.write(lambda: self._put(publication, blob), deadline)
+    async def publish(
+        self, publication: Publication, blob: bytes, *, principal: Principal, deadline: float | None
+    ) -> None:
+        """Keep a publication, packed as `blob`, durably, in place of what was published under its key before. Raises
+        `NotAllowed` where that is another principal's, `LimitExceeded` where this one has as many as it may."""
+        self._check_count(publication, principal)
+        await self._patience.write(lambda: self._put(publication, blob, principal), deadline)
 
-    async def update(self, source: SourceKey, status: Status, load: float | None, *, deadline: float | None) -> bool:
-        """A heartbeat and a status. False only if the store confirmed that there is no such source."""
+    async def update(
+        self,
+        source: SourceKey,
+        status: Status,
+        load: float | None,
+        *,
+        principal: Principal,
+        deadline: float | None,
+    ) -> bool:
+        """A heartbeat and a status. False only if the store confirmed that there is no such source. Raises `NotAllowed`
+        where it is another principal's."""
         key = source.encode()
-        # Whatever an earlier one meant, this one says what holds now.
-        self._amends.pop(key, None)
-        held = self._fresh(key, status)
-        update = partial(self._update, key, status, load)
+        held = self._fresh(key, status, principal)
+        update = partial(self._update, key, status, load, principal)
         if held is None:
             return await self._patience.write(update, deadline)
+        # Whatever an earlier one meant, this one says what holds now.
+        self._amends.pop(key, None)
         stamp = self.heartbeats.stamp(key, held.stamp)
         touch = Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
         if stamp - held.stamp < self._settings.heartbeat_timeout_ms // 2:
             if self.heartbeats.failed:
                 raise Unavailable("heartbeats cannot be stored at the moment")
-            self.heartbeats.add(touch, status)
+            self.heartbeats.add(touch, status, principal)
             return True
         if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
             return True
         return await self._patience.write(update, deadline)
 
-    async def remove(self, key: str) -> bool:
-        """Remove a record, durably; whether there was one."""
+    async def remove(self, key: str, principal: Principal = ANYONE) -> bool:
+        """Remove a record, durably; whether there was one. Raises `NotAllowed` where it is another principal's."""
         async with self._locks.hold(key):
             try:
-                revision = await self._store.delete(key)
+                revision = await self._delete(key, principal)
             except Conflict:
                 if key in self._unseen:
                     await self._written(
@@ -128,22 +149,36 @@ class Writes:
                 continue
             key, amend = next(iter(self._amends.items()))
             try:
-                await self._update(key, amend.status, amend.beat.load, meant=amend)
+                await self._update(key, amend.status, amend.beat.load, amend.principal, meant=amend)
             except Unavailable as error:
                 _log.warning("a status could not be written", key=key, error=str(error))
                 await self._clock.sleep(_RETRY_SECONDS)
                 continue
+            except NotAllowed:
+                pass  # it is another's by now, and says of itself what holds
             if self._amends.get(key) is amend:
                 del self._amends[key]
 
-    def _amend_later(self, touch: Touch, status: Status) -> None:
-        self._amends[touch.key] = _Amend(status, touch.beat)
+    def _amend_later(self, touch: Touch, status: Status, principal: Principal) -> None:
+        self._amends[touch.key] = _Amend(status, touch.beat, principal)
         self._amend.beat()
 
-    def _fresh(self, key: str, status: Status) -> Held | None:
-        """The record, if a heartbeat with that status is no change and the directory can be relied on to say so."""
+    def _check_count(self, publication: Publication, principal: Principal) -> None:
+        """The directory may be a moment behind, and so may this limit."""
+        most = self._settings.limit_principal_records
+        if not most or not principal.name or self._directory.owned(principal.name) < most:
+            return
+        held = self._directory.get(publication.key.encode())
+        if held is None or held.record.owner != principal.name:
+            raise LimitExceeded("--limit-principal-records", f"{principal.name} has {most} records already", limit=most)
+
+    def _fresh(self, key: str, status: Status, principal: Principal) -> Held | None:
+        """The record, if a heartbeat with that status is no change, and this principal's to send, and the directory can be
+        relied on to say so."""
         held = self._directory.get(key)
         if held is None or held.record.mark is not None or held.record.status is not status or self._directory.lost:
+            return None
+        if not principal.unbounded and not principal.may_change(held.record.owner, held.record.model_name):
             return None
         revision = self._unseen.get(key)
         if revision is not None:
@@ -152,18 +187,59 @@ class Writes:
             del self._unseen[key]
         return held
 
-    async def _put(self, publication: Publication, blob: bytes) -> None:
+    async def _put(self, publication: Publication, blob: bytes, principal: Principal) -> None:
         key = publication.key.encode()
         async with self._locks.hold(key):
-            self._amends.pop(key, None)
             held = self._directory.get(key)
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
             first = held.record.published_at if held else self._store.now()
-            value = publication.record._replace(published_at=first).to_value()
-            written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
+            value = publication.record._replace(published_at=first, owner=principal.name).to_value()
+            if principal.unbounded:
+                written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
+            else:
+                known = None if held is None else held.record
+                written = await self._put_own(key, known, value, blob, Beat(stamp), principal)
+            self._amends.pop(key, None)
             await self._written(key, written.revision)
 
-    async def _update(self, key: str, status: Status, load: float | None, *, meant: _Amend | None = None) -> bool:
+    async def _put_own(
+        self, key: str, known: SourceRecord | None, value: Value, blob: bytes, beat: Beat, principal: Principal
+    ) -> Written:
+        """Write in place of `known`, or of what the store turns out to hold, if the principal may replace that."""
+        sure = False
+        for _ in range(ATTEMPTS):
+            if known is None or principal.may_change(known.owner, known.model_name):
+                expect = ABSENT if known is None else known.store_revision
+                try:
+                    return await self._store.put(key, value, blob=blob, expect=expect, beat=beat)
+                except Conflict:
+                    pass
+            elif sure:
+                raise _not_its_own(key, principal)
+            entry = await self._confirm.entry(key)
+            known, sure = None if entry is None else SourceRecord.from_entry(entry), True
+        raise Unavailable("the source is changed by others over and over; try again")
+
+    async def _delete(self, key: str, principal: Principal) -> int:
+        """The revision of the deletion. Raises `Conflict` where there is nothing to delete."""
+        if principal.unbounded:
+            return await self._store.delete(key)
+        for _ in range(ATTEMPTS):
+            entry = await self._confirm.entry(key)
+            if entry is None:
+                raise Conflict(key, None)
+            record = SourceRecord.from_entry(entry)
+            if not principal.may_change(record.owner, record.model_name):
+                raise _not_its_own(key, principal)
+            try:
+                return await self._store.delete(key, expect=entry.revision)
+            except Conflict:
+                continue
+        raise Unavailable("the source is changed by others over and over; try again")
+
+    async def _update(
+        self, key: str, status: Status, load: float | None, principal: Principal, *, meant: _Amend | None = None
+    ) -> bool:
         # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
         async with self._locks.hold(key):
             for _ in range(ATTEMPTS):
@@ -171,7 +247,11 @@ class Writes:
                 if entry is None:
                     return False
                 record = SourceRecord.from_entry(entry)
-                if meant is not None and (self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp):
+                if not principal.unbounded and not principal.may_change(record.owner, record.model_name):
+                    raise _not_its_own(key, principal)
+                if meant is None:
+                    self._amends.pop(key, None)
+                elif self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp:
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
                 stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp
@@ -213,6 +293,13 @@ class Writes:
         if self._directory.silent_ms >= self._settings.visible_within * 1000:
             raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
         return False
+
+
+def _not_its_own(key: str, principal: Principal) -> NotAllowed:
+    # Whose it is, is nobody's concern.
+    source_id, worker_rank, worker_id = SourceKey.decode(key)
+    which = f"source {source_id}, worker {worker_id[:_SHOWN]!r}, rank {worker_rank}"
+    return NotAllowed(f"{which} belongs to another principal than {principal.name}")
 
 
 _NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)

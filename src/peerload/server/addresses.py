@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MAX_PORT", "join_address", "split_address"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MAX_PORT", "is_loopback", "join_address", "split_address"]
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8001
@@ -33,3 +34,11 @@ def split_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int | str) -> str:
     """`HOST:PORT`, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine's own processes can connect to a host. A name other than localhost may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

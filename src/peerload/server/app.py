@@ -18,14 +18,18 @@ from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
+from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Method
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
+from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
+from peerload.server.services.checks import Checks
 from peerload.server.services.claims import ClaimService
 from peerload.server.services.diagnosis import DiagnosisService
 from peerload.server.services.health import HealthService, StandardHealth
@@ -35,6 +39,7 @@ from peerload.server.services.reflection import Reflection
 from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
+from peerload.server.tls import TlsKeeper
 from peerload.store.base import Store
 
 __all__ = ["Server", "serve"]
@@ -45,6 +50,7 @@ _LAST_WORDS_SECONDS: Final = 1.0
 """For answers that are still on their way out."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _MAX_DESCRIPTORS: Final = 1 << 20
+_FRONTS: Final[dict[str, type[GrpcFront | H2cornFront]]] = {"grpc": GrpcFront, "h2corn": H2cornFront}
 
 
 class Server:
@@ -67,13 +73,15 @@ class Server:
                 gc_timeout=settings.gc_timeout,
                 probe=settings.probe,
                 probe_after=settings.probe_after,
+                limit_principal_records=settings.limit_principal_records,
             ),
         )
         self._metrics = Metrics()
-        self._metrics_port = MetricsPort(self._metrics.registry)
+        self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
+        self._readiness = Readiness()
+        self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
-        self._readiness = Readiness()
         self._calls = Calls()
         self._parser = Parser()
         self._front: Front | None = None
@@ -104,16 +112,24 @@ class Server:
     async def start(self) -> None:
         """Open the store, load the directory, listen.
 
-        Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store.
+        Raises `Unavailable` if the store or the address cannot be had, `InvalidArgument` for a place that is no store, and
+        for files of TLS that are none.
         """
         try:
+            if self._gate is not None:
+                await self._gate.start()
+                self._tasks.append(asyncio.create_task(self._gate.run(), name="peerload-access"))
             await self._backend.connect()
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
-            self._front = GrpcFront(self._calls.wrap(self._methods()))
+            tls = await self._start_tls()
+            front = _FRONTS[self._settings.front]
+            self._front = front(
+                self._calls.wrap(self._methods()), gate=self._gate, limits=self._settings.limits, tls=tls
+            )
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -122,11 +138,14 @@ class Server:
             "serving",
             listen=self._address,
             store=self._store.url,
+            tls="off" if tls is None else "mutual" if tls.mutual else "on",
             metrics=self._metrics_address or "off",
             version=__version__,
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
+        if missing := _missing_beyond_loopback(self._address, tls):
+            _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
 
     async def failed(self) -> None:
         """Wait until a part of the server has ended that never should; raises what it ended with."""
@@ -164,11 +183,12 @@ class Server:
 
     def _methods(self) -> dict[str, Method]:
         names: set[str] = set()
+        checks = Checks(self._settings.limit_tensors, self._settings.own_addresses)
         table: dict[str, Method] = {}
         for service in (
             ClaimService(self._backend, self._clock),
-            P2pService(self._backend, self._clock, self._parser, self._misses),
-            SourceService(self._backend, self._clock, self._parser, self._misses),
+            P2pService(self._backend, self._clock, self._parser, self._misses, checks),
+            SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend),
             HealthService(self._readiness, self._clock),
@@ -193,6 +213,14 @@ class Server:
                 return str(error)
         return ""
 
+    async def _start_tls(self) -> TlsKeeper | None:
+        files = self._settings.tls
+        if files is None:
+            return None
+        keeper = await asyncio.get_running_loop().run_in_executor(None, TlsKeeper, files, self._clock)
+        self._tasks.append(asyncio.create_task(keeper.follow(), name="peerload-tls"))
+        return keeper
+
     async def _follow_backend(self) -> None:
         serving = self._backend.serving
         while True:
@@ -206,6 +234,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._metrics_port.stop()
         self._parser.close()
+        if self._gate is not None:
+            await self._gate.close()
         await self._backend.close()
 
 
@@ -249,6 +279,14 @@ async def serve(settings: Settings) -> None:
         stopping.cancel()
         failing.cancel()
         await server.stop()
+
+
+def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None) -> str:
+    """What protects nobody from others than this machine's own processes; empty: nothing, or only these can connect."""
+    missing = ["TLS"] if tls is None else []
+    if tls is None or not tls.mutual:
+        missing.append("authentication")
+    return "" if is_loopback(split_address(listen)[0]) else " and ".join(missing)
 
 
 def _raise_descriptor_limit() -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from peerload.errors import PeerloadError
+from peerload.server.admission import HEALTH_PATHS
 from peerload.server.front import (
     Bidi,
     BidiMethod,
@@ -29,7 +31,6 @@ from peerload.server.status import to_rpc_error
 
 __all__ = ["Calls"]
 
-_HEALTH: Final = ("/grpc.health.v1.", "/model_express.health.")
 _MOMENT_SECONDS: Final = 0.1
 _HUSH_SECONDS: Final = 1.0
 
@@ -51,8 +52,8 @@ class Calls:
         wrapped: dict[str, Method] = {}
         for path, method in methods.items():
             match method:
-                case UnaryMethod(unary):
-                    wrapped[path] = UnaryMethod(self._wrap_unary(path, unary))
+                case UnaryMethod(handler=unary):
+                    wrapped[path] = replace(method, handler=self._wrap_unary(path, unary))
                 case StreamMethod(stream):
                     wrapped[path] = StreamMethod(self._wrap_stream(path, stream))
                 case BidiMethod(bidi):
@@ -97,7 +98,7 @@ class Calls:
             await asyncio.sleep(left)  # calls move its end
 
     def _wrap_unary(self, path: str, handler: Unary) -> Unary:
-        tells_health = path.startswith(_HEALTH)
+        tells_health = path.startswith(HEALTH_PATHS)
 
         async def call(request: bytes, context: Context) -> bytes:
             if self._draining and not tells_health:

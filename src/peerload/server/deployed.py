@@ -11,7 +11,7 @@ from pydantic_settings import PydanticBaseSettingsSource
 from peerload.errors import InvalidArgument
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, join_address
 
-__all__ = ["DeployedSource", "refuse_what_is_not_here"]
+__all__ = ["DeployedSource", "check_enforced", "refuse_what_is_not_here"]
 
 _DEPLOYED: Final = {
     "metrics": "MODEL_EXPRESS_SERVER_METRICS_PORT",
@@ -27,6 +27,16 @@ _HOST_NAME: Final = "MODEL_EXPRESS_SERVER_HOST"
 _PORT_NAME: Final = "MODEL_EXPRESS_SERVER_PORT"
 _BACKEND_NAME: Final = "MX_METADATA_BACKEND"
 _SECURITY_NAME: Final = "MODEL_EXPRESS_SECURITY_MODE"
+_AUDIENCES_NAME: Final = "MODEL_EXPRESS_SECURITY_TOKEN_AUDIENCES"
+_ACCOUNTS_NAME: Final = "MODEL_EXPRESS_SECURITY_ALLOWED_SERVICE_ACCOUNTS"
+_ENFORCED: Final = {
+    "token_audiences": _AUDIENCES_NAME,
+    "service_accounts": _ACCOUNTS_NAME,
+    "token_cache_ttl": "MODEL_EXPRESS_SECURITY_CACHE_TTL_SECS",
+}
+"""Names that count where the mode is `enforce`, and only there."""
+_OFF: Final = "off"
+_ENFORCE: Final = "enforce"
 _REDIS_BACKEND: Final = "redis"
 _KUBERNETES_BACKENDS: Final = ("kubernetes", "k8s", "crd")
 _KNOWN_BACKENDS: Final = (_REDIS_BACKEND, *_KUBERNETES_BACKENDS)
@@ -56,6 +66,12 @@ class DeployedSource(PydanticBaseSettingsSource):
             for setting, variable in _DEPLOYED.items()
             if os.environ.get(variable)
         }
+        if _security_mode() == _ENFORCE:
+            found |= {
+                setting: (os.environ[variable], variable)
+                for setting, variable in _ENFORCED.items()
+                if os.environ.get(variable)
+            }
         host, port = os.environ.get(_HOST_NAME), os.environ.get(_PORT_NAME)
         if host or port:
             names = ", ".join(name for name, value in ((_HOST_NAME, host), (_PORT_NAME, port)) if value)
@@ -70,6 +86,10 @@ class DeployedSource(PydanticBaseSettingsSource):
 
 def _deployed_backend() -> str:
     return os.environ.get(_BACKEND_NAME, "").strip().lower()
+
+
+def _security_mode() -> str:
+    return os.environ.get(_SECURITY_NAME, "").strip().lower()
 
 
 def _deployed_redis() -> tuple[str, str]:
@@ -102,10 +122,22 @@ def _deployed_kubernetes() -> tuple[str, str]:
 
 
 def refuse_what_is_not_here() -> None:
-    """A deployment that asks for a store or for protection that this release lacks must not start without it."""
+    """A deployment that asks for a store or for protection that there is not must not start without it."""
     backend = _deployed_backend()
     if backend and backend not in _KNOWN_BACKENDS:
         raise InvalidArgument(_BACKEND_NAME, f"must be one of {', '.join(_KNOWN_BACKENDS)} (it is {backend[:200]!r})")
-    mode = os.environ.get(_SECURITY_NAME, "").strip().lower()
-    if mode not in ("", "off"):
-        raise InvalidArgument(_SECURITY_NAME, f"this release can only be run with off (it is {mode[:200]!r})")
+    mode = _security_mode()
+    if mode not in ("", _OFF, _ENFORCE):
+        raise InvalidArgument(_SECURITY_NAME, f"must be {_OFF} or {_ENFORCE} (it is {mode[:200]!r})")
+
+
+def check_enforced(audiences: tuple[str, ...], accounts: tuple[str, ...]) -> None:
+    """A deployment that enforces authentication says for whom tokens must be, and who may come. Raises `InvalidArgument`."""
+    if _security_mode() != _ENFORCE:
+        return
+    for name, listed, what in (
+        (_AUDIENCES_NAME, audiences, "one audience"),
+        (_ACCOUNTS_NAME, accounts, "one service account, NAMESPACE/NAME"),
+    ):
+        if not listed:
+            raise InvalidArgument(name, f"must name at least {what}, where {_SECURITY_NAME} is {_ENFORCE}")

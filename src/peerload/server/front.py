@@ -12,8 +12,10 @@ What every front keeps to:
   the handler; an iterator that a handler returned is closed then.
 - A stream's next message is asked for only when the transport has taken the one before it, so a client that does not
   read costs at most the front's own send buffer.
-- A method that is not in the table is answered UNIMPLEMENTED, a request over the limit RESOURCE_EXHAUSTED.
-- A call goes through the `Gate` before its handler runs, and where the transport allows it before its request is read.
+- A method that is not in the table is answered UNIMPLEMENTED.
+- A call goes through `peerload.server.admission`, the `Gate` and the limits, before its handler runs, and where the
+  transport allows it before its request is read. What is over a limit is answered RESOURCE_EXHAUSTED, with the name of
+  the limit. How strictly each limit is kept is told where the front is.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from typing import Final, Protocol, TypeAlias
 from peerload.metadata.principals import Principal
 
 __all__ = [
-    "MAX_MESSAGE_BYTES",
     "Bidi",
     "BidiMethod",
     "Code",
@@ -41,9 +42,6 @@ __all__ = [
     "Unary",
     "UnaryMethod",
 ]
-
-MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
-"""The largest message either way."""
 
 _MAX_ESCAPED_MESSAGE: Final = 4_000
 """Messages travel percent-encoded in a header, and transports bound all headers together (8 KiB is common)."""
@@ -150,6 +148,9 @@ class UnaryMethod:
     """A method with one request and one answer."""
 
     handler: Unary
+    large: bool = False
+    """Whether it is there to be sent much, as publications are. A front that cannot see how large a request is before it
+    has read all of it finds room for the largest first."""
 
 
 @dataclass(frozen=True, slots=True)

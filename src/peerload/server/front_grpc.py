@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import socket
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
 
-from peerload.errors import InvalidArgument, Unavailable
+from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.server.addresses import join_address, split_address
+from peerload.server.addresses import join_address
+from peerload.server.admission import Admission
 from peerload.server.front import (
-    MAX_MESSAGE_BYTES,
     Bidi,
     BidiMethod,
+    Code,
     Context,
     Gate,
     Method,
@@ -29,59 +28,50 @@ from peerload.server.front import (
     Unary,
     UnaryMethod,
 )
+from peerload.server.limits import SMALL_BYTES, Limits
+from peerload.server.listening import listen as bound_to
+from peerload.server.listening import parse_listen
+from peerload.server.status import to_rpc_error
+from peerload.server.tls import Tls, TlsKeeper
 
 __all__ = ["GrpcFront"]
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _MAX_WAITING: Final = 50_000
-_DEAD_PEER_MS: Final = 60_000
-_DEAD_PEER_ANSWER_MS: Final = 20_000
-_LISTEN_ERRORS: Final = {
-    errno.EADDRINUSE: "is in use; another server may be running there",
-    errno.EADDRNOTAVAIL: "is not an address of this machine",
-    errno.EACCES: "may not be listened on by this user",
-    errno.EPERM: "may not be listened on by this user",
-}
+_BEFORE_PING: Final = 0.75
+"""The part of the silence after which a peer is pinged; in the rest of it it has to answer."""
 
 
 class GrpcFront:
-    """A `Front` over plaintext HTTP/2."""
+    """A `Front` over HTTP/2; with `tls` over TLS, and plaintext without.
+
+    Of `Limits`, gRPC itself keeps connections (more are closed), calls of one connection, ages, the times for handshakes
+    and for idling, and the size of a message, which it refuses at its first bytes. Ours are the calls in flight, and the
+    bytes: those of publications are counted, and may wait, before they are read, as if each were the largest there may
+    be; those of other requests only when they have been read, and of answers while they are sent. Nothing here ends a
+    reader that is merely slow.
+    """
 
     def __init__(
-        self, methods: Methods, *, gate: Gate | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES
+        self,
+        methods: Methods,
+        *,
+        gate: Gate | None = None,
+        limits: Limits | None = None,
+        tls: TlsKeeper | None = None,
     ) -> None:
-        self._server = grpc.aio.server(
-            handlers=(_Table(methods, gate),),
-            options=(
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", max_message_bytes),
-                # Two servers on one port would each get some of the connections, and nobody would notice.
-                ("grpc.so_reuseport", 0),
-                # Clients ping every 30 s, idle ones too; gRPC's default answers that with GOAWAY after two minutes.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                ("grpc.http2.max_ping_strikes", 0),
-                # A fleet that starts calls all at once. Beyond a thousand calls that wait for the event loop, gRPC's
-                # default is to cancel some at random, and clients take that for an answer.
-                ("grpc.server.max_pending_requests", _MAX_WAITING),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_WAITING),
-                # Our own pings free what clients hold that vanished without a word.
-                ("grpc.keepalive_time_ms", _DEAD_PEER_MS),
-                ("grpc.keepalive_timeout_ms", _DEAD_PEER_ANSWER_MS),
-            ),
-        )
+        self._tls = tls
+        limits = Limits() if limits is None else limits
+        self._server = grpc.aio.server(handlers=(_Table(methods, Admission(limits, gate)),), options=_options(limits))
 
     async def start(self, listen: str) -> str:
         """Bind and serve; see `Front.start`."""
-        try:
-            host, port = split_address(listen)
-        except ValueError as error:
-            raise InvalidArgument("listen", str(error)) from None
+        host, port = parse_listen(listen)
         # grpc says only that binding failed, so the reason is found out first.
         await asyncio.get_running_loop().run_in_executor(None, _try_to_bind, host, port)
         try:
-            bound = self._server.add_insecure_port(join_address(host, port))
+            bound = self._add_port(join_address(host, port))
         except RuntimeError as error:
             raise Unavailable(f"{join_address(host, port)} cannot be listened on: {error}") from error
         await self._server.start()
@@ -91,107 +81,199 @@ class GrpcFront:
         """Stop; see `Front.stop`."""
         await self._server.stop(grace)
 
+    def _add_port(self, address: str) -> int:
+        if self._tls is None:
+            return cast(int, self._server.add_insecure_port(address))
+        return cast(int, self._server.add_secure_port(address, _TlsFetcher(self._tls).credentials))
+
+
+class _TlsFetcher:
+    """What grpc asks at each new connection, in threads of its own: what to meet it with, where that has changed."""
+
+    def __init__(self, keeper: TlsKeeper) -> None:
+        self._keeper = keeper
+        self._given = keeper.current()
+
+    @property
+    def credentials(self) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._given), self, self._keeper.mutual)
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        tls = self._keeper.current()
+        if tls is self._given:
+            return None
+        self._given = tls
+        return _configuration(tls)
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.pair.key, tls.pair.certificate)], tls.client_ca)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", limits.limit_message_bytes),
+        ("grpc.max_send_message_length", limits.limit_message_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.limit_connections),
+        ("grpc.max_concurrent_streams", limits.limit_connection_calls),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.timeout_handshake)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.timeout_idle)),
+        # Two servers on one port would each get some of the connections, and nobody would notice.
+        ("grpc.so_reuseport", 0),
+        # Clients ping every 30 s, idle ones too; gRPC's default answers that with GOAWAY after two minutes.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        # A fleet that starts calls all at once. Beyond a thousand calls that wait for the event loop, gRPC's
+        # default is to cancel some at random, and clients take that for an answer.
+        ("grpc.server.max_pending_requests", _MAX_WAITING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_WAITING),
+        # Our own pings free what clients hold that vanished without a word.
+        ("grpc.keepalive_time_ms", _milliseconds(limits.timeout_silence * _BEFORE_PING)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(limits.timeout_silence * (1 - _BEFORE_PING))),
+    ]
+    if limits.connection_age:
+        options += [
+            ("grpc.max_connection_age_ms", _milliseconds(limits.connection_age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(limits.connection_age_grace)),
+        ]
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(2**31 - 1, max(1, round(seconds * 1000)))
+
 
 def _try_to_bind(host: str, port: int) -> None:
     """Raise `Unavailable` if the address cannot be listened on now. Nothing stays bound."""
-    address = join_address(host, port)
-    try:
-        candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        raise Unavailable(f"{address}: the host name cannot be resolved ({error})") from None
-    reasons: list[OSError] = []
-    for family, kind, protocol, _, where in candidates:
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(where)
-                probe.listen(1)
-        except OSError as error:
-            reasons.append(error)
-    in_use = [reason for reason in reasons if reason.errno == errno.EADDRINUSE]
-    # One family of a name that has both may be missing on this machine; in use is refused for either.
-    if in_use or len(reasons) == len(candidates):
-        reason = (in_use or reasons)[0]
-        text = _LISTEN_ERRORS.get(reason.errno or 0, f"cannot be listened on: {os.strerror(reason.errno or 0)}")
-        raise Unavailable(f"{address} {text}")
+    for each in bound_to(host, port):
+        each.close()
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds a method's handler by its path; none: grpc answers UNIMPLEMENTED."""
 
-    def __init__(self, methods: Methods, gate: Gate | None) -> None:
-        self._handlers = {path: _handler(path, method, gate) for path, method in methods.items()}
+    def __init__(self, methods: Methods, admission: Admission) -> None:
+        self._handlers = {path: _handler(_Way(path, method, admission), method) for path, method in methods.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(path: str, method: Method, gate: Gate | None) -> grpc.RpcMethodHandler:
+def _handler(way: _Way, method: Method) -> grpc.RpcMethodHandler:
     # Without serializers grpc hands bytes through.
     match method:
-        case UnaryMethod(unary):
-            return grpc.unary_unary_rpc_method_handler(_unary(path, unary, gate))
+        case UnaryMethod(handler=unary, large=True):
+            # For a method that takes one request grpc reads it before it calls us.
+            return grpc.stream_unary_rpc_method_handler(_large(way, unary))
+        case UnaryMethod(handler=unary):
+            return grpc.unary_unary_rpc_method_handler(_unary(way, unary))
         case StreamMethod(stream):
-            return grpc.unary_stream_rpc_method_handler(_stream(path, stream, gate))
+            return grpc.unary_stream_rpc_method_handler(_stream(way, stream))
         case BidiMethod(bidi):
-            return grpc.stream_stream_rpc_method_handler(_bidi(path, bidi, gate))
+            return grpc.stream_stream_rpc_method_handler(_bidi(way, bidi))
 
 
-def _unary(path: str, handler: Unary, gate: Gate | None) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    async def call(request: bytes, context: Any) -> bytes:
+class _Way:
+    """The way of a method's calls through the admission."""
+
+    def __init__(self, path: str, method: Method, admission: Admission) -> None:
+        self._path = path
+        self._places = admission.places(path, method)
+        self.admission = admission
+
+    @contextlib.asynccontextmanager
+    async def open(self, context: Any) -> AsyncIterator[_Call]:
+        """For the length of a call. Errors in it become its status."""
         try:
-            return await handler(request, await _admitted(path, context, gate))
+            with self._places:
+                call = _Call(context)
+                call.principal = await self.admission.admit(self._path, call)
+                yield call
+            return
         except RpcError as error:
             failure = error
-        return cast(bytes, await _abort(context, failure))
+        except PeerloadError as error:
+            known = to_rpc_error(error)
+            if known is None:
+                raise
+            failure = known
+        await _abort(context, failure)
+
+    async def hold_answer(self, answer: bytes, call: _Call, context: Any) -> bytes:
+        """Find room for a large answer, until it has been sent."""
+        if len(answer) > SMALL_BYTES:
+            self.admission.check_answer(len(answer))
+            held = await self.admission.answers.take(len(answer), call.deadline)
+            context.add_done_callback(lambda _: held.release())
+        return answer
+
+
+def _unary(way: _Way, handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def call(request: bytes, context: Any) -> bytes:
+        async with way.open(context) as admitted:
+            with await way.admission.requests.take(len(request), admitted.deadline):
+                answer = await handler(request, admitted)
+            return await way.hold_answer(answer, admitted, context)
+        raise AssertionError("unreachable")
 
     return call
 
 
-def _stream(path: str, handler: Stream, gate: Gate | None) -> Callable[[bytes, Any], Awaitable[None]]:
+def _large(way: _Way, handler: Unary) -> Callable[[AsyncIterator[bytes], Any], Awaitable[bytes]]:
+    async def call(_: AsyncIterator[bytes], context: Any) -> bytes:
+        async with way.open(context) as admitted:
+            limits = way.admission.limits
+            with await way.admission.requests.take(limits.limit_message_bytes, admitted.deadline) as held:
+                request = await _read(context, limits.timeout_request)
+                held.shrink(len(request))
+                answer = await handler(request, admitted)
+            return await way.hold_answer(answer, admitted, context)
+        raise AssertionError("unreachable")
+
+    return call
+
+
+async def _read(context: Any, allowed: float) -> bytes:
+    try:
+        async with asyncio.timeout(allowed):
+            request = await context.read()
+    except TimeoutError:
+        raise RpcError(
+            Code.DEADLINE_EXCEEDED, f"--timeout-request: the request was not there after {allowed:g} s"
+        ) from None
+    if request is grpc.aio.EOF:
+        raise RpcError(Code.INTERNAL, "the request has no message")
+    return cast(bytes, request)
+
+
+def _stream(way: _Way, handler: Stream) -> Callable[[bytes, Any], Awaitable[None]]:
     async def call(request: bytes, context: Any) -> None:
-        try:
-            admitted = await _admitted(path, context, gate)
-        except RpcError as error:
-            await _abort(context, error)
-        else:
-            await _send(handler(request, admitted), context)
+        async with way.open(context) as admitted:
+            await _send(handler(request, admitted), context, way)
 
     return call
 
 
-def _bidi(path: str, handler: Bidi, gate: Gate | None) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
+def _bidi(way: _Way, handler: Bidi) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
     async def call(requests: AsyncIterator[bytes], context: Any) -> None:
-        try:
-            admitted = await _admitted(path, context, gate)
-        except RpcError as error:
-            await _abort(context, error)
-        else:
-            await _send(handler(requests, admitted), context)
+        async with way.open(context) as admitted:
+            await _send(handler(requests, admitted), context, way)
 
     return call
 
 
-async def _admitted(path: str, context: Any, gate: Gate | None) -> _Call:
-    call = _Call(context)
-    if gate is not None:
-        call.principal = await gate.admit(path, call)
-    return call
-
-
-async def _send(answers: AsyncIterator[bytes], context: Any) -> None:
+async def _send(answers: AsyncIterator[bytes], context: Any, way: _Way) -> None:
     try:
         async for answer in answers:
-            # Returns when the transport has taken it: that is what holds back a stream nobody reads.
-            await context.write(answer)
-        return
-    except RpcError as error:
-        failure = error
+            way.admission.check_answer(len(answer))
+            with await way.admission.answers.take(len(answer), None):
+                # Returns when the transport has taken it: that is what holds back a stream nobody reads.
+                await context.write(answer)
     finally:
         close = getattr(answers, "aclose", None)
         if close is not None:
             await close()
-    await _abort(context, failure)
 
 
 async def _abort(context: Any, error: RpcError) -> Any:

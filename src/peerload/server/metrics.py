@@ -30,6 +30,14 @@ class Metrics:
         self.lists_unanswered = Counter(
             "peerload_lists_unanswered", "Lists that an outage left without an answer.", registry=self.registry
         )
+        self.refused = Counter(
+            "peerload_calls_refused",
+            "Calls that were not let in, by status.",
+            ["code"],
+            registry=self.registry,
+        )
         self.build.labels(__version__).set(1)
+        for code in ("unauthenticated", "permission_denied", "unavailable"):
+            self.refused.labels(code)
         for field in FIELDS:
             self.list_misses.labels(field)

@@ -1,4 +1,4 @@
-"""The port for Prometheus: one page, `/metrics`, over HTTP/1.1."""
+"""The port for Prometheus, over HTTP/1.1: `/metrics`; and for probes that cannot speak gRPC over TLS, `/livez` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from peerload.errors import Unavailable
 from peerload.server.addresses import join_address
+from peerload.server.readiness import Readiness
 
 __all__ = ["MetricsPort"]
 
@@ -24,10 +25,12 @@ _SECONDS: Final = 10.0
 
 
 class MetricsPort:
-    """Answers each connection once. Belongs to one event loop."""
+    """Answers each connection once: `/livez` with 200 for as long as the server answers at all, `/readyz` while it is ready,
+    and with 503 and a reason while it is not. Belongs to one event loop."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         self._registry = registry
+        self._readiness = readiness
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -80,9 +83,18 @@ class MetricsPort:
         method, target, _ = words
         if method not in ("GET", "HEAD"):
             return _page(HTTPStatus.METHOD_NOT_ALLOWED)
-        if target.partition("?")[0] not in ("/", "/metrics"):
-            return _page(HTTPStatus.NOT_FOUND)
-        return _page(HTTPStatus.OK, generate_latest(self._registry), head_only=method == "HEAD")
+        head_only = method == "HEAD"
+        match target.partition("?")[0]:
+            case "/" | "/metrics":
+                return _page(HTTPStatus.OK, generate_latest(self._registry), head_only=head_only)
+            case "/livez":
+                return _page(HTTPStatus.OK, head_only=head_only)
+            case "/readyz" if self._readiness.serving:
+                return _page(HTTPStatus.OK, head_only=head_only)
+            case "/readyz":
+                reason = f"{self._readiness.reason}\n".encode(errors="replace")
+                return _page(HTTPStatus.SERVICE_UNAVAILABLE, reason, head_only=head_only)
+        return _page(HTTPStatus.NOT_FOUND)
 
 
 def _page(status: HTTPStatus, body: bytes = b"", *, head_only: bool = False) -> bytes:

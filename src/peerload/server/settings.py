@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
@@ -16,14 +17,21 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peerload.errors import InvalidArgument
+from peerload.metadata.limits import MAX_TENSORS
 from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
-from peerload.server.deployed import DeployedSource, refuse_what_is_not_here
+from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
+from peerload.server.limits import Limits
+from peerload.server.tls import TlsFiles
 
 __all__ = ["Resolved", "Settings", "resolve"]
 
 DEFAULT_METRICS_PORT: Final = 9401
 _PREFIX: Final = "PEERLOAD_"
+_DEFAULT: Final = "default"
 _MONTH: Final = 31 * 24 * 3600.0
+
+_LIMITS: Final = Limits()
+_LEAST_MESSAGE: Final = 1024 * 1024
 
 _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
@@ -62,11 +70,34 @@ def _metrics(text: object) -> object:
     return given
 
 
+_ACCOUNT_PREFIX: Final = "system:serviceaccount:"
+_ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(dict.fromkeys(part for each in text.split(",") if (part := each.strip())))
+
+
+def _account(text: str) -> str:
+    """NAMESPACE/NAME, however a service account is written."""
+    account = text.removeprefix(_ACCOUNT_PREFIX).replace(":", "/") if text.startswith(_ACCOUNT_PREFIX) else text
+    if not _ACCOUNT.fullmatch(account):
+        raise ValueError(f"{text[:200]!r} is neither NAMESPACE/NAME nor {_ACCOUNT_PREFIX}NAMESPACE:NAME")
+    return account
+
+
+def _accounts(text: object) -> object:
+    return ",".join(map(_account, _listed(text))) if isinstance(text, str) else text
+
+
 def _default_store() -> str:
     return f"sqlite:{platformdirs.user_state_path('peerload') / 'peerload.sqlite'}"
 
 
 Seconds = Annotated[float, Field(gt=0, le=_MONTH, allow_inf_nan=False)]
+SecondsOrNever = Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class Settings(BaseSettings):
@@ -79,6 +110,13 @@ class Settings(BaseSettings):
     listen: Annotated[str, BeforeValidator(_address)] = Field(
         default=f"{DEFAULT_HOST}:{DEFAULT_PORT}",
         description="Address to listen on, HOST:PORT; port 0 takes a free one.",
+    )
+    tls_cert: str = Field(
+        default="", description="File with the server's certificate and those that lead from it to the root (PEM): TLS."
+    )
+    tls_key: str = Field(default="", description="File with the key of tls_cert (PEM).")
+    tls_client_ca: str = Field(
+        default="", description="File with who signs clients' certificates (PEM): every client must show one."
     )
     store: str = Field(
         default_factory=_default_store,
@@ -95,6 +133,46 @@ class Settings(BaseSettings):
     )
     probe_after: Seconds = Field(
         default=35.0, description="Seconds without a heartbeat after which a source is asked whether it is there."
+    )
+    front: Literal["grpc", "h2corn"] = Field(
+        default="grpc", description="What speaks gRPC on the port: grpc, or h2corn (faster, and keeps limits closer)."
+    )
+    limit_message_bytes: Annotated[int, Field(ge=_LEAST_MESSAGE, le=2**30)] = Field(
+        default=_LIMITS.limit_message_bytes, description="Bytes in one message, either way."
+    )
+    limit_connections: Count = Field(default=_LIMITS.limit_connections, description="Connections at once.")
+    limit_calls: Count = Field(default=_LIMITS.limit_calls, description="Calls in flight, on all connections.")
+    limit_connection_calls: Count = Field(
+        default=_LIMITS.limit_connection_calls, description="Calls and watches in flight on one connection."
+    )
+    limit_watches: Count = Field(default=_LIMITS.limit_watches, description="Watches at once, on all connections.")
+    limit_bytes_in_flight: Annotated[int, Field(ge=_LEAST_MESSAGE, le=2**40)] = Field(
+        default=_LIMITS.limit_bytes_in_flight,
+        description="Bytes in all requests being read and answered, and as many in answers being sent.",
+    )
+    connection_age: SecondsOrNever = Field(
+        default=_LIMITS.connection_age, description="Seconds for which one connection is used; 0: for ever."
+    )
+    connection_age_grace: SecondsOrNever = Field(
+        default=_LIMITS.connection_age_grace,
+        description="Seconds that calls of a connection past its age get to end.",
+    )
+    timeout_idle: Seconds = Field(
+        default=_LIMITS.timeout_idle, description="Seconds for which a connection without calls is kept."
+    )
+    timeout_handshake: Seconds = Field(
+        default=_LIMITS.timeout_handshake, description="Seconds for the handshakes of a connection."
+    )
+    timeout_request: Seconds = Field(
+        default=_LIMITS.timeout_request, description="Seconds in which a request must have arrived whole."
+    )
+    timeout_stall: Seconds = Field(
+        default=_LIMITS.timeout_stall,
+        description="Seconds for which a reader may take nothing of its answer (front h2corn).",
+    )
+    timeout_silence: Seconds = Field(
+        default=_LIMITS.timeout_silence,
+        description="Seconds without a sign of life after which a connection's peer has vanished.",
     )
     metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
         default=_METRICS_AUTO,
@@ -113,6 +191,61 @@ class Settings(BaseSettings):
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
+    access: str = Field(
+        default="",
+        description="The access file: tokens, service accounts and client certificates, and who may do what.",
+    )
+    token_audiences: str = Field(
+        default="", description="For which audiences tokens of Kubernetes service accounts must be, with commas."
+    )
+    service_accounts: Annotated[str, BeforeValidator(_accounts)] = Field(
+        default="", description="Kubernetes service accounts that may publish, NAMESPACE/NAME, with commas."
+    )
+    token_cache_ttl: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        default=60.0, description="Seconds for which a service account's token is believed before it is reviewed again."
+    )
+    limit_principal_records: Annotated[int, Field(ge=0)] = Field(
+        default=100_000, description="Records that one principal may have; 0: any number."
+    )
+
+    limit_tensors: Annotated[int, Field(ge=1, le=MAX_TENSORS)] = Field(
+        default=MAX_TENSORS, description="Tensors in one manifest."
+    )
+    own_addresses: bool = Field(
+        default=False, description="Whether sources must be where their publisher's connection comes from."
+    )
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """`token_audiences`, one by one."""
+        return _listed(self.token_audiences)
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """`service_accounts`, one by one, as NAMESPACE/NAME."""
+        return _listed(self.service_accounts)
+
+    @property
+    def reviews_tokens(self) -> bool:
+        """Whether tokens of service accounts are looked at."""
+        return bool(self.audiences or self.accounts)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers are asked who they are."""
+        return bool(self.access) or self.reviews_tokens
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS; None: plaintext. Raises `InvalidArgument` where only some of them are named."""
+        for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
+            if getattr(self, name) and not getattr(self, other):
+                raise InvalidArgument(name, f"needs --{other.replace('_', '-')} beside it")
+        if not self.tls_cert:
+            return None
+        client_ca = Path(self.tls_client_ca) if self.tls_client_ca else None
+        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), client_ca)
+
     @property
     def metrics_is_default(self) -> bool:
         """Whether nobody has said where metrics are to be: then it is no failure that they cannot be there."""
@@ -127,6 +260,11 @@ class Settings(BaseSettings):
         if self.metrics_is_default:
             return host, DEFAULT_METRICS_PORT
         return (host, int(self.metrics)) if self.metrics.isdigit() else split_address(self.metrics)
+
+    @property
+    def limits(self) -> Limits:
+        """How much of the port clients may take up."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
 
     @classmethod
     def settings_customise_sources(
@@ -153,6 +291,13 @@ class Resolved:
         values: dict[str, str | float] = {**self.settings.model_dump(), "store": _without_password(self.settings.store)}
         return [(name, value, self.origins[name]) for name, value in values.items()]
 
+    def named(self, error: InvalidArgument) -> InvalidArgument:
+        """The same error, whose field is the flag or variable that the setting was taken from."""
+        origin = self.origins.get(error.field, _DEFAULT)
+        if origin == _DEFAULT:
+            return error
+        return InvalidArgument(origin, str(error).removeprefix(f"{error.field}: "))
+
 
 def _without_password(url: str) -> str:
     """A URL fit to be shown. A password may hold the characters that end it, so it goes on to the last @."""
@@ -177,7 +322,13 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
         raise InvalidArgument(
             origins.get(name, name), f"{text[:1].lower()}{text[1:]} (it is {str(first['input'])[:200]!r})"
         ) from None
-    return Resolved(settings, origins)
+    check_enforced(settings.audiences, settings.accounts)
+    resolved = Resolved(settings, origins)
+    try:
+        _ = settings.tls
+    except InvalidArgument as error:
+        raise resolved.named(error) from None
+    return resolved
 
 
 def _origins(given: Mapping[str, Any]) -> dict[str, str]:
@@ -192,5 +343,5 @@ def _origins(given: Mapping[str, Any]) -> dict[str, str]:
         elif name in deployed:
             origins[name] = deployed[name][1]
         else:
-            origins[name] = "default"
+            origins[name] = _DEFAULT
     return origins

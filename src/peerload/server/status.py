@@ -13,6 +13,7 @@ CODES: Final[tuple[tuple[type[errors.PeerloadError], Code], ...]] = (
     (errors.LimitExceeded, Code.RESOURCE_EXHAUSTED),
     (errors.InvalidArgument, Code.INVALID_ARGUMENT),
     (errors.NotFound, Code.NOT_FOUND),
+    (errors.Unauthenticated, Code.UNAUTHENTICATED),
     (errors.NotAllowed, Code.PERMISSION_DENIED),
     (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
     (errors.Unavailable, Code.UNAVAILABLE),

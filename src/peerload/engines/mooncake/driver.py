@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
+from peerload.engines.child.plan import WINDOW
 from peerload.engines.mooncake.library import library
 
 __all__ = ["preload", "source", "target"]
 
 _BATCH: Final = 1024
 """Requests that Mooncake takes at a time."""
+_PIECE: Final = 2 * 1024 * 1024
+"""Bytes of a request: those of a batch run side by side, so one that is alone is cut."""
 
 
 def preload() -> None:
@@ -66,6 +69,7 @@ class _Target(_Engine):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
         self._peer = ""
+        self._requests: list[tuple[int, int, int]] = []
 
     def connect(self, reach: bytes) -> None:
         self._peer = reach.decode()
@@ -77,9 +81,19 @@ class _Target(_Engine):
         if status := self._engine.unregister_memory(span.address):
             raise ChildError(f"Mooncake did not unregister {span.nbytes:,} bytes: {status}")
 
-    def read(self, rows: memoryview) -> None:
+    @property
+    def step(self) -> int:
+        return WINDOW
+
+    def begin(self, rows: memoryview) -> None:
+        self._requests.clear()
         table = rows.tolist()
-        theirs, ours, lengths = table[0::5], table[2::5], table[4::5]
+        for theirs, ours, nbytes in zip(table[0::5], table[2::5], table[4::5], strict=True):
+            for at in range(0, nbytes, _PIECE):
+                self._requests.append((theirs + at, ours + at, min(_PIECE, nbytes - at)))
+
+    def finish(self) -> None:
+        theirs, ours, lengths = (list(column) for column in zip(*self._requests, strict=True))
         for at in range(0, len(lengths), _BATCH):
             some = slice(at, at + _BATCH)
             status = self._engine.batch_transfer_sync_read(self._peer, ours[some], theirs[some], lengths[some])

@@ -10,6 +10,7 @@ from typing import Final
 
 from peerload.clock import Clock
 from peerload.metadata.backend import MetadataBackend
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceRecord, Status
 from peerload.server.diagnosis.compare import Nearest, few, nearest
@@ -41,8 +42,9 @@ class Judge:
         self._clock = clock
         self._identities = Identities(backend, clock)
 
-    async def judge(self, question: Question) -> Verdict:
-        """The verdict as of now. Where the directory cannot be relied on, it says that; it is never 'nothing'."""
+    async def judge(self, question: Question, principal: Principal = ANYONE) -> Verdict:
+        """The verdict as of now, of a question that this principal may ask. Where the directory cannot be relied on, it says
+        that; it is never 'nothing'."""
         query = question.query
         if reason := self._doubt(query):
             return Verdict((Finding("unknown", None, (kept(reason),)),))
@@ -58,16 +60,18 @@ class Judge:
             if query.source_id is not None:
                 return Verdict((Finding("source_id", kept(query.source_id)),))
             return Verdict((Finding("absent"),))
-        names = await self.similar(question.model)
+        names = await self.similar(question.model, principal)
         if not names:
             return Verdict((Finding("absent", kept(question.model)),))
         if question.identity is not None:
             return await self._by_identity(question, names)
         return self._by_name(question, names)
 
-    async def similar(self, model: str) -> list[str]:
-        """The names of models that are most like one, itself first."""
+    async def similar(self, model: str, principal: Principal = ANYONE) -> list[str]:
+        """The names of models that are most like one, itself first, among those that a principal may see."""
         names = self._backend.directory.models()
+        if not principal.sees_all:
+            names = [name for name in names if principal.covers(name)]
         if len(names) < _IN_THREAD_NAMES:
             return similar(model, names)
         return await asyncio.to_thread(similar, model, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import structlog
@@ -83,6 +83,10 @@ class Misses:
 
     def note(self, call: Call, query: Query, request: bytes, peer: str) -> None:
         """A list has just been answered with nothing. `query` is what its encoded `request` asks for."""
+        if query.models is not None:
+            if query.source_id is None and query.model_name is None:
+                return  # what there is, is out of its scope
+            query = replace(query, models=None)
         now = self._backend.now()
         question = Question.same(query)
         noted = self._noted.get(question)

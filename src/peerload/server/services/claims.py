@@ -44,20 +44,29 @@ class ClaimService:
         """Take a claim that is free; durable before the answer."""
         asked = decode(AcquireClaimRequest, request)
         acquired, lease = await self._claims.acquire(
-            asked.name, asked.holder, asked.lease_ms, asked.note, deadline=deadline_on(self._clock, context)
+            asked.name,
+            asked.holder,
+            asked.lease_ms,
+            asked.note,
+            principal=context.principal,
+            deadline=deadline_on(self._clock, context),
         )
         return AcquireClaimResponse(acquired=acquired, claim=_claim(lease)).SerializeToString()
 
     async def renew(self, request: bytes, context: Context) -> bytes:
         """Begin its lease anew."""
         asked = decode(RenewClaimRequest, request)
-        held, lease = await self._claims.renew(asked.name, asked.holder, deadline=deadline_on(self._clock, context))
+        held, lease = await self._claims.renew(
+            asked.name, asked.holder, principal=context.principal, deadline=deadline_on(self._clock, context)
+        )
         return RenewClaimResponse(held=held, claim=None if lease is None else _claim(lease)).SerializeToString()
 
     async def release(self, request: bytes, context: Context) -> bytes:
         """Let go."""
         asked = decode(ReleaseClaimRequest, request)
-        released = await self._claims.release(asked.name, asked.holder, deadline=deadline_on(self._clock, context))
+        released = await self._claims.release(
+            asked.name, asked.holder, principal=context.principal, deadline=deadline_on(self._clock, context)
+        )
         return ReleaseClaimResponse(released=released).SerializeToString()
 
 

@@ -11,8 +11,10 @@ from typing import Final
 from peerload.errors import LimitExceeded, MissingField
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.held import Held
+from peerload.metadata.principals import Principal
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
+from peerload.metadata.scopes import check_model
 from peerload.server.diagnosis.finding import Finding, Verdict
 from peerload.server.diagnosis.memory import MOST_MISSES, Miss
 from peerload.server.diagnosis.misses import Misses
@@ -43,15 +45,20 @@ class DiagnosisService:
         return {"/peerload.v1.DiagnosisService/Explain": UnaryMethod(self.explain)}
 
     async def explain(self, request: bytes, context: Context) -> bytes:
-        """The latest misses of what is named, what stands in its way now, and the sources that there are of it."""
+        """The latest misses of what is named, what stands in its way now, and the sources that there are of it; nothing of
+        models that are not in the caller's scope."""
         asked = decode(wire.ExplainRequest, request)
         if asked.limit > MOST_MISSES:
             raise LimitExceeded("limit", f"is {asked.limit}, more than {MOST_MISSES}", limit=MOST_MISSES)
-        question = _question(asked)
+        question, principal = _question(asked), context.principal
+        if question is not None:
+            self._backend.scoped(question.query, principal)
+            if question.identity is not None:
+                check_model(principal, question.model)
         await self._misses.settle()
         memory = self._misses.memory
         name = None if question is None else question.query.source_id or question.model
-        latest = list(memory.latest(name))
+        latest = [miss for miss in memory.latest(name) if _may_see(principal, miss)]
         answer = wire.ExplainResponse(
             misses=[_miss(miss) for miss in latest[: asked.limit or _LIMIT]],
             misses_total=len(latest),
@@ -65,11 +72,11 @@ class DiagnosisService:
                 wire.Unanswered(count=known.count, first=known.first, last=known.last, reason=known.reason)
             )
         if question is not None:
-            names = await self._names(question.model)
+            names = await self._names(question.model, principal)
             if question.identity is None and names and names[0].lower() == question.model.lower():
                 # People need not know how it is spelled.
                 question = replace(question, query=replace(question.query, model_name=names[0]))
-            verdict = await self._misses.judge.judge(question)
+            verdict = await self._misses.judge.judge(question, principal)
             answer.live.CopyFrom(_verdict(verdict))
             records = self._records(names, verdict.source_id)
             answer.sources.extend(held.view().to_source() for held in records[:_MOST_SOURCES])
@@ -77,9 +84,9 @@ class DiagnosisService:
         answer.now = self._backend.now()
         return answer.SerializeToString()
 
-    async def _names(self, model: str) -> list[str]:
+    async def _names(self, model: str, principal: Principal) -> list[str]:
         """How a model's name is spelled, or else the name that is most like it; empty where nothing is."""
-        similar = await self._misses.judge.similar(model) if model else []
+        similar = await self._misses.judge.similar(model, principal) if model else []
         return [name for name in similar if name.lower() == model.lower()] or similar[:1]
 
     def _records(self, names: Sequence[str], source_id: str) -> list[Held]:
@@ -110,6 +117,17 @@ def _question(asked: wire.ExplainRequest) -> Question | None:
             query = Query(source_id=source_id(asked.identity), status=Status.READY)
             return Question(query, asked.identity)
     return None
+
+
+def _may_see(principal: Principal, miss: Miss) -> bool:
+    """Whether everything that a miss tells of is in a principal's scope."""
+    if principal.sees_all:
+        return True
+    named = [miss.model, miss.verdict.model]
+    for finding in miss.verdict.findings:
+        if finding.field == "model_name":
+            named += [value for value in finding.have if value is not None]
+    return any(named) and all(principal.covers(name) for name in named if name)
 
 
 def _miss(miss: Miss) -> wire.Miss:

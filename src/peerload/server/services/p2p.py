@@ -7,6 +7,7 @@ is told that way; an outage is a status.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Final
 
 from peerload.clock import Clock
@@ -15,9 +16,11 @@ from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
+from peerload.metadata.scopes import check_model
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
 from peerload.server.services.waiting import deadline_on
@@ -37,17 +40,20 @@ _UPDATED: Final = UpdateStatusResponse(success=True).SerializeToString()
 class P2pService:
     """The four calls, over a metadata backend. `misses` is told of lists that match nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
+    def __init__(
+        self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses, checks: Checks = NO_CHECKS
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
         self._misses = misses
+        self._checks = checks
 
     def methods(self) -> Methods:
         """Its table."""
         path = "/model_express.p2p.P2pService"
         return {
-            f"{path}/PublishMetadata": UnaryMethod(self.publish_metadata),
+            f"{path}/PublishMetadata": UnaryMethod(self.publish_metadata, large=True),
             f"{path}/ListSources": UnaryMethod(self.list_sources),
             f"{path}/GetMetadata": UnaryMethod(self.get_metadata),
             f"{path}/UpdateStatus": UnaryMethod(self.update_status),
@@ -56,17 +62,21 @@ class P2pService:
     async def publish_metadata(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes; durable before the answer. success=false names what is missing."""
         try:
-            publication = await self._parser.parse(Publication.from_p2p, request)
+            parse = partial(Publication.from_p2p, most_tensors=self._checks.most_tensors)
+            publication = await self._parser.parse(parse, request)
         except MissingField as missing:
             return PublishMetadataResponse(success=False, message=str(missing)).SerializeToString()
-        key = await self._backend.publish(publication, deadline=deadline_on(self._clock, context))
+        await self._checks.check(publication, context.peer)
+        key = await self._backend.publish(
+            publication, principal=context.principal, deadline=deadline_on(self._clock, context)
+        )
         return PublishMetadataResponse(
             success=True, mx_source_id=key.source_id, worker_id=key.worker_id
         ).SerializeToString()
 
     async def list_sources(self, request: bytes, context: Context) -> bytes:
         """The sources that pass the request's filters, one instance a worker id."""
-        query = Query.from_list_request(request)
+        query = self._backend.scoped(Query.from_list_request(request), context.principal)
         try:
             answer = await self._backend.list_refs(query, deadline=deadline_on(self._clock, context))
         except Unavailable as error:
@@ -83,6 +93,8 @@ class P2pService:
         if asked.mx_source_id and asked.worker_id:
             deadline = deadline_on(self._clock, context)
             source = await self._backend.stored(asked.mx_source_id, asked.worker_id, deadline=deadline)
+            if source is not None:
+                check_model(context.principal, source.record.model_name)
         if source is None:
             return GetMetadataResponse(
                 found=False, mx_source_id=asked.mx_source_id, worker_id=asked.worker_id
@@ -112,6 +124,7 @@ class P2pService:
             update.worker_rank,
             status,
             load,
+            principal=context.principal,
             deadline=deadline_on(self._clock, context),
         )
         if known:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.publication import Publication
 from peerload.metadata.query import Query
+from peerload.metadata.scopes import check_model
 from peerload.metadata.watch_event import WatchEvent
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
 from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
+from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser
 from peerload.server.services.waiting import deadline_on
@@ -35,17 +38,20 @@ class SourceService:
     """The five calls, over a metadata backend. `misses` is told of lists, and first answers of watches, that match
     nothing."""
 
-    def __init__(self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses) -> None:
+    def __init__(
+        self, backend: MetadataBackend, clock: Clock, parser: Parser, misses: Misses, checks: Checks = NO_CHECKS
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._parser = parser
         self._misses = misses
+        self._checks = checks
 
     def methods(self) -> Methods:
         """Its table."""
         path = "/peerload.v1.SourceService"
         return {
-            f"{path}/Publish": UnaryMethod(self.publish),
+            f"{path}/Publish": UnaryMethod(self.publish, large=True),
             f"{path}/Withdraw": UnaryMethod(self.withdraw),
             f"{path}/GetManifest": UnaryMethod(self.get_manifest),
             f"{path}/List": UnaryMethod(self.list_sources),
@@ -54,8 +60,12 @@ class SourceService:
 
     async def publish(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes, manifest and all; durable before the answer."""
-        publication = await self._parser.parse(Publication.from_v1, request)
-        key = await self._backend.publish(publication, deadline=deadline_on(self._clock, context))
+        parse = partial(Publication.from_v1, most_tensors=self._checks.most_tensors)
+        publication = await self._parser.parse(parse, request)
+        await self._checks.check(publication, context.peer)
+        key = await self._backend.publish(
+            publication, principal=context.principal, deadline=deadline_on(self._clock, context)
+        )
         return PublishResponse(source_id=key.source_id, worker_id=key.worker_id).SerializeToString()
 
     async def withdraw(self, request: bytes, context: Context) -> bytes:
@@ -64,7 +74,11 @@ class SourceService:
         _require(asked.source_id, asked.worker_id)
         rank = asked.worker_rank if asked.HasField("worker_rank") else None
         withdrawn = await self._backend.withdraw(
-            asked.source_id, asked.worker_id, rank, deadline=deadline_on(self._clock, context)
+            asked.source_id,
+            asked.worker_id,
+            rank,
+            principal=context.principal,
+            deadline=deadline_on(self._clock, context),
         )
         return WithdrawResponse(withdrawn=withdrawn).SerializeToString()
 
@@ -79,11 +93,12 @@ class SourceService:
         if source is None:
             which = "" if rank is None else f", rank {rank}"
             raise NotFound(f"no source {shown(asked.source_id)}, worker {shown(asked.worker_id)}{which}")
+        check_model(context.principal, source.record.model_name)
         return source.manifest_response()
 
     async def list_sources(self, request: bytes, context: Context) -> bytes:
         """The sources that the selector lets through, now: by model, source id and rank, then the newest first."""
-        query = Query.from_selector(decode(ListRequest, request).selector)
+        query = self._backend.scoped(Query.from_selector(decode(ListRequest, request).selector), context.principal)
         try:
             records = await self._backend.select(query, deadline=deadline_on(self._clock, context))
         except Unavailable as error:
@@ -98,7 +113,7 @@ class SourceService:
     async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """The same, and then every change to it, until the caller ends the call."""
         asked = decode(WatchRequest, request)
-        query = Query.from_selector(asked.selector)
+        query = self._backend.scoped(Query.from_selector(asked.selector), context.principal)
         deadline = deadline_on(self._clock, context)
         # Who watches everything looks on, and misses nothing.
         named = query.source_id is not None or query.model_name is not None

@@ -27,5 +27,5 @@ class TransferService:
     async def report(self, request: bytes, context: Context) -> bytes:
         """Take note of how attempts to read have ended."""
         for transfer in Transfer.from_report(request):
-            self._backend.report(transfer)
+            self._backend.report(transfer, context.principal)
         return _HEARD

@@ -17,12 +17,12 @@ import structlog
 import xxhash
 
 from peerload.errors import Damaged, PeerloadError
+from peerload.kubernetes.trouble import Exists, NotThere, Outage
 from peerload.store.kubernetes.chunks import write_chunk
 from peerload.store.kubernetes.names import LABELS, Type, chunk_name
 from peerload.store.kubernetes.objects import BlobRef
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.several import each
-from peerload.store.kubernetes.trouble import Exists, NotThere, Outage
 
 __all__ = ["CHUNK_BYTES", "INLINE_BYTES", "Blobs", "inlined"]
 

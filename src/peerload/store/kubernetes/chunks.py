@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from peerload.errors import Damaged, InvalidArgument
-from peerload.store.kubernetes.trouble import ENCODED
+from peerload.kubernetes.trouble import ENCODED
 from peerload.wire.splice import bytes_field, submessage, varint_field
 
 __all__ = ["CHUNK_TYPE", "read_chunk", "write_chunk"]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from peerload.errors import Unavailable
+from peerload.kubernetes.trouble import Moved, NotThere, Outage
 from peerload.store.base import Any
 from peerload.store.kubernetes.blobs import Blobs
 from peerload.store.kubernetes.index import Index
@@ -21,7 +22,6 @@ from peerload.store.kubernetes.objects import Record, mark_patch
 from peerload.store.kubernetes.records import Records
 from peerload.store.kubernetes.reflector import Reflector
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Moved, NotThere, Outage
 
 __all__ = ["Deletions"]
 

@@ -20,16 +20,16 @@ from typing import Any, Final
 from peerload.clock import Clock
 from peerload.errors import Damaged, InvalidArgument
 from peerload.finding import Finding, Level, worst
-from peerload.store.kubernetes.access import Access, Login
-from peerload.store.kubernetes.api import KubeApi
-from peerload.store.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
+from peerload.kubernetes.access import Access, Login
+from peerload.kubernetes.api import KubeApi
+from peerload.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import Forbidden, NoNamespace, NotInstalled, Refused, Terminating, Unauthorized
 from peerload.store.kubernetes.layout import NewerLayout, read_layout
 from peerload.store.kubernetes.names import API_VERSION, GROUP, PLURAL, Type, layout_name
 from peerload.store.kubernetes.objects import body_of
-from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.rights import ask_rights
-from peerload.store.kubernetes.trouble import Forbidden, NoNamespace, NotInstalled, Refused, Terminating, Unauthorized
 
 __all__ = ["SAMPLE", "examine"]
 

@@ -12,11 +12,11 @@ from typing import Final
 
 from peerload.clock import Clock
 from peerload.errors import PeerloadError, Unavailable
+from peerload.kubernetes.trouble import Exists, NotThere
 from peerload.store.kubernetes.names import Type, heartbeats_name
 from peerload.store.kubernetes.objects import body_of, version_of
 from peerload.store.kubernetes.reflector import Reflector
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Exists, NotThere
 
 __all__ = ["PROVEN_SECONDS", "Fence"]
 

@@ -23,6 +23,7 @@ from typing import Final
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
+from peerload.kubernetes.trouble import Moved, NotThere, Outage
 from peerload.store.base import Beat, Touch, Touched
 from peerload.store.kubernetes.copies import Copies
 from peerload.store.kubernetes.fence import Fence
@@ -33,7 +34,6 @@ from peerload.store.kubernetes.reflector import Reflector
 from peerload.store.kubernetes.resources import Resources
 from peerload.store.kubernetes.segments import Segments
 from peerload.store.kubernetes.several import each
-from peerload.store.kubernetes.trouble import Moved, NotThere, Outage
 
 __all__ = ["Heartbeats"]
 

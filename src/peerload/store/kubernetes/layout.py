@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peerload.errors import Damaged, Unavailable
+from peerload.kubernetes.trouble import Exists, Moved, NotThere
 from peerload.store.kubernetes.names import Type, layout_name
 from peerload.store.kubernetes.objects import body_of
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Exists, Moved, NotThere
 
 __all__ = ["Layout", "NewerLayout", "begin_anew", "read_layout", "settle"]
 

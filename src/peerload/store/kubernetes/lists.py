@@ -9,12 +9,12 @@ from typing import Any, Final
 import structlog
 
 from peerload.errors import Damaged, Unavailable
+from peerload.kubernetes.trouble import Gone
 from peerload.store.base import Beat, Entry
 from peerload.store.kubernetes.index import read_beat, read_beats
 from peerload.store.kubernetes.names import LABELS, Type, prefix_selector
 from peerload.store.kubernetes.objects import later, read_entry, read_record, type_in
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Gone
 
 __all__ = ["listed"]
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 
 from peerload.errors import Unavailable
+from peerload.kubernetes.trouble import Exists, Forbidden, Moved, NotThere, Outage
 from peerload.locks import KeyLocks
 from peerload.store.base import ABSENT, Beat, Expect, Keep, Value, Written
 from peerload.store.kubernetes.blobs import Blobs, inlined
@@ -18,7 +19,6 @@ from peerload.store.kubernetes.names import Type, type_of
 from peerload.store.kubernetes.objects import BlobRef, Content, Record, create_body, later, update_patch
 from peerload.store.kubernetes.records import Records
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Exists, Forbidden, Moved, NotThere, Outage
 
 __all__ = ["Puts"]
 

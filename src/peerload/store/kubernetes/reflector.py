@@ -19,6 +19,7 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Damaged, Unavailable
+from peerload.kubernetes.trouble import Behind, Gone
 from peerload.store.base import Change
 from peerload.store.kubernetes.index import Index
 from peerload.store.kubernetes.layout import Layout, begin_anew, read_layout, settle
@@ -26,7 +27,6 @@ from peerload.store.kubernetes.log import LOG_LIMIT, Log
 from peerload.store.kubernetes.names import Type
 from peerload.store.kubernetes.objects import Record, type_in, version_of
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Behind, Gone
 
 __all__ = ["BACK_SECONDS", "Reflector"]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 from peerload.clock import Clock
 from peerload.errors import PeerloadError, Unavailable
-from peerload.store.kubernetes.api import KubeApi
+from peerload.kubernetes.api import KubeApi
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import NotThere
 from peerload.store.kubernetes.names import LABELS, selector
-from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import NotThere
 
 __all__ = ["removed_after"]
 

@@ -7,11 +7,11 @@ import random
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
-from peerload.store.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.kubernetes.api import JSON_PATCH, KubeApi
+from peerload.kubernetes.trouble import NotThere
 from peerload.store.kubernetes.chunks import CHUNK_TYPE, read_chunk
 from peerload.store.kubernetes.names import API_VERSION, LABELS, PLURAL, selector
 from peerload.store.kubernetes.objects import version_of
-from peerload.store.kubernetes.trouble import NotThere
 
 __all__ = ["CALL_SECONDS", "Resources"]
 

@@ -11,10 +11,10 @@ from shlex import quote
 from typing import Final
 
 from peerload.finding import Finding, Level
-from peerload.store.kubernetes.api import KubeApi
+from peerload.kubernetes.api import KubeApi
+from peerload.kubernetes.trouble import Forbidden, NotInstalled
 from peerload.store.kubernetes.manifests import ACCOUNT, RIGHTS
 from peerload.store.kubernetes.several import each
-from peerload.store.kubernetes.trouble import Forbidden, NotInstalled
 
 __all__ = ["ask_rights"]
 

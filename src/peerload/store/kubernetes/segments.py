@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from peerload.kubernetes.trouble import Exists, Moved, NotThere, Outage
 from peerload.store.base import Beat
 from peerload.store.kubernetes.index import Index, write_beats
 from peerload.store.kubernetes.names import Type, heartbeats_name
 from peerload.store.kubernetes.objects import body_of, version_of
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Exists, Moved, NotThere, Outage
 
 __all__ = ["SEGMENT_BEATS", "Segments"]
 

@@ -13,6 +13,9 @@ from typing import Final, Literal
 from peerload.clock import Clock
 from peerload.errors import Damaged, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding
+from peerload.kubernetes.api import KubeApi
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import Forbidden
 from peerload.store.base import (
     ANY,
     KEEP,
@@ -36,7 +39,6 @@ from peerload.store.base import (
     encode_value,
 )
 from peerload.store.kubernetes import examination
-from peerload.store.kubernetes.api import KubeApi
 from peerload.store.kubernetes.blobs import Blobs
 from peerload.store.kubernetes.deletions import Deletions
 from peerload.store.kubernetes.feed import follow, write_position
@@ -49,14 +51,12 @@ from peerload.store.kubernetes.lists import listed
 from peerload.store.kubernetes.log import LOG_LIMIT
 from peerload.store.kubernetes.names import Type, entry_name, type_of
 from peerload.store.kubernetes.objects import read_entry, read_record
-from peerload.store.kubernetes.place import KubernetesPlace
 from peerload.store.kubernetes.puts import Puts
 from peerload.store.kubernetes.records import Records
 from peerload.store.kubernetes.reflector import BACK_SECONDS, Reflector
 from peerload.store.kubernetes.removal import removed_after
 from peerload.store.kubernetes.resources import CALL_SECONDS, Resources
 from peerload.store.kubernetes.sweep import Sweep
-from peerload.store.kubernetes.trouble import Forbidden
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["COPIES_A_SECOND", "KubernetesStore"]

@@ -11,12 +11,12 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import PeerloadError
+from peerload.kubernetes.trouble import Moved, NotThere
 from peerload.store.kubernetes.fence import Fence
 from peerload.store.kubernetes.index import Index, read_beat
 from peerload.store.kubernetes.kubetime import KubeTime
 from peerload.store.kubernetes.names import LABELS, Type, server_of, token_of
 from peerload.store.kubernetes.resources import Resources
-from peerload.store.kubernetes.trouble import Moved, NotThere
 
 __all__ = ["Sweep"]
 

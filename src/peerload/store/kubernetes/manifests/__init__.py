@@ -23,9 +23,10 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "crd": ("crd",),
     "role": ("account", "role", "binding"),
     "all": ("crd", "account", "role", "binding"),
+    "reviewer": ("reviewer",),
 }
 """What can be asked for, and the files that it is: the kind of object, once a cluster; who may do what, in each
-namespace; both."""
+namespace; both. And for servers that authenticate by service accounts, that they may have tokens reviewed."""
 
 RIGHTS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("peerload.dev", "peerloadrecords"): ("get", "list", "watch", "create", "patch", "delete"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from peerload.store.kubernetes.trouble import Broken
+from peerload.kubernetes.trouble import Broken
 
 __all__ = ["MOST_EVENT_BYTES", "Lines"]
 

@@ -20,8 +20,8 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, PeerloadError
-from peerload.store.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
-from peerload.store.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
+from peerload.kubernetes.place import KubernetesPlace
 
 __all__ = ["Access", "Login"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from peerload.errors import InvalidArgument
-from peerload.store.kubernetes.trouble import Unauthorized
+from peerload.kubernetes.trouble import Unauthorized
 
 __all__ = ["Credential", "run_plugin"]
 

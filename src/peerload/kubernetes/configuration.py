@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from peerload.errors import InvalidArgument, MissingExtra
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.plugin import Credential, run_plugin
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.plugin import Credential, run_plugin
 
 __all__ = ["SERVICE_ACCOUNT", "Found", "find"]
 

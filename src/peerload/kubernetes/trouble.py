@@ -226,6 +226,7 @@ _RBAC: Final = re.compile(
     r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]*)" in API group "(?P<group>[^"]*)"'
     r'(?: in the namespace "(?P<namespace>[^"]*)")?'
 )
+_ACCOUNT: Final = re.compile(r"system:serviceaccount:([^:]+):[^:]+")
 
 
 def _namespace(words: str) -> str:
@@ -238,6 +239,9 @@ def _forbidden(name: str, words: str) -> str:
     if found is None:
         return f"{name} does not allow it: {words}"
     user, namespace = found["user"], found["namespace"]
+    part = ""
+    if found["resource"] == "tokenreviews" and (whose := _ACCOUNT.fullmatch(user)) is not None:
+        namespace, part = whose[1], " --part reviewer"
     resource = f"{found['resource']}.{found['group']}" if found["group"] else found["resource"]
     options = f" --namespace {namespace}" if namespace else ""
     where = f" in namespace {namespace}" if namespace else ""
@@ -246,7 +250,7 @@ def _forbidden(name: str, words: str) -> str:
         options += f" --service-account {account}"
     return (
         f"{name} does not allow {user} to {found['verb']} {resource}{where}:"
-        f" peerload kubernetes manifests{options} | kubectl apply -f -"
+        f" peerload kubernetes manifests{part}{options} | kubectl apply -f -"
     )
 
 

@@ -4,7 +4,7 @@
 
 Without a namespace it is the one that the Pod runs in, or that the kubeconfig's context names. Several Peerloads share a
 namespace without hearing of each other where each has an `instance` of its own. Without `kubeconfig` and `context` the
-configuration is what `peerload.store.kubernetes.access` finds.
+configuration is what `peerload.kubernetes.access` finds.
 """
 
 from __future__ import annotations

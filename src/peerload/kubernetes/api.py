@@ -13,15 +13,15 @@ import io
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingExtra, PeerloadError
-from peerload.store.kubernetes.access import Access, Login
-from peerload.store.kubernetes.lines import MOST_EVENT_BYTES, Lines
-from peerload.store.kubernetes.place import KubernetesPlace
-from peerload.store.kubernetes.trouble import (
+from peerload.kubernetes.access import Access, Login
+from peerload.kubernetes.lines import MOST_EVENT_BYTES, Lines
+from peerload.kubernetes.place import KubernetesPlace
+from peerload.kubernetes.trouble import (
     Broken,
     Distrusted,
     Outage,
@@ -30,7 +30,7 @@ from peerload.store.kubernetes.trouble import (
     refusal,
     retry_after,
 )
-from peerload.store.kubernetes.wires import Wires, translated
+from peerload.kubernetes.wires import Wires, translated
 
 try:
     import aiohttp
@@ -81,7 +81,8 @@ class _Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    data: bytes | None
+    data: bytes | None = field(repr=False)
+    """A review has a token in it."""
     most_bytes: int
 
     @property
@@ -90,7 +91,7 @@ class _Request:
 
 
 class KubeApi:
-    """Speaks to one API server. Everything that it raises is in `peerload.store.kubernetes.trouble`, besides what `open`
+    """Speaks to one API server. Everything that it raises is in `peerload.kubernetes.trouble`, besides what `open`
     says."""
 
     def __init__(self, place: KubernetesPlace, clock: Clock, *, access: Access | None = None) -> None:

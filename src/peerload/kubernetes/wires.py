@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from peerload import __version__
 from peerload.errors import MissingExtra
-from peerload.store.kubernetes.trouble import Broken, Distrusted, Refused, connection_words
+from peerload.kubernetes.trouble import Broken, Distrusted, Refused, connection_words
 
 try:
     import aiohttp

@@ -1,0 +1,205 @@
+"""Certificates and keys in PEM files: read whole, examined before they are used, and read again when they change."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NoReturn
+
+from peerload.errors import InvalidArgument
+
+__all__ = ["KeyPair", "Stamps", "Validity", "read_authorities", "read_key_pair", "stamps", "validity"]
+
+_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Ten times what the largest collections of authorities have."""
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END", re.DOTALL)
+_SEQUENCE: Final = 0x30
+_VERSION: Final = 0xA0
+_UTC_TIME: Final = 0x17
+_GENERALIZED_TIME: Final = 0x18
+
+Stamps = tuple[tuple[int, int, int] | None, ...]
+"""By which it is noticed that files are others than before; None: the file is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The time for which a certificate is good, in milliseconds since 1970."""
+
+    begins: int
+    ends: int
+
+    @property
+    def end(self) -> str:
+        """When it ends, for people."""
+        return _shown(self.ends)
+
+    def fault(self, now: int) -> str:
+        """What is wrong with it at a time; empty: nothing."""
+        if now >= self.ends:
+            return f"has expired at {self.end}"
+        return f"is not valid before {_shown(self.begins)}" if now < self.begins else ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate, those that lead from it towards the root, and its key; all PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    validity: Validity
+    """The certificate's own."""
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Show it in a context's connections."""
+        _load(context, self.certificate, self.key)
+
+
+def read_key_pair(certificate: Path, key: Path, fields: tuple[str, str]) -> KeyPair:
+    """A certificate and its key. Raises `InvalidArgument` whose field is one of `fields`, where a file cannot be read, is
+    not PEM, or does not fit the other."""
+    chain, secret = _read(certificate, fields[0]), _read(key, fields[1])
+    found = _certificates(chain)
+    if not found:
+        raise InvalidArgument(fields[0], f"{certificate} is no certificate in PEM")
+    match = _KEY.search(secret)
+    if match is None:
+        raise InvalidArgument(fields[1], f"{key} is no private key in PEM")
+    if b"ENCRYPTED" in match[1] or b"Proc-Type: 4,ENCRYPTED" in match[2]:
+        raise InvalidArgument(fields[1], f"{key} is encrypted: it must be readable without a passphrase")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        pair = KeyPair(chain, secret, validity(found[0]))
+        _load(context, chain, secret)
+    except ssl.SSLError as error:
+        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            raise InvalidArgument(fields[1], f"{key} is not the key of the certificate in {certificate}") from None
+        reason = error.reason or "it is damaged"
+        raise InvalidArgument(fields[0], f"{certificate} with {key} cannot be used: {reason}") from None
+    except ValueError:
+        raise InvalidArgument(fields[0], f"{certificate} is damaged") from None
+    return pair
+
+
+def read_authorities(path: Path, field: str) -> bytes:
+    """The certificates of authorities. Raises `InvalidArgument` as `read_key_pair` does."""
+    pem = _read(path, field)
+    found = _certificates(pem)
+    if not found:
+        raise InvalidArgument(field, f"{path} is no certificate in PEM")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=b"".join(found))
+    except (ssl.SSLError, ValueError):
+        raise InvalidArgument(field, f"{path} is damaged: not every certificate in it can be read") from None
+    return pem
+
+
+def validity(der: bytes) -> Validity:
+    """That of a certificate (DER), as RFC 5280 (4.1) has it. Raises ValueError."""
+    _, start, _ = _element(der, 0, _SEQUENCE)
+    _, at, _ = _element(der, start, _SEQUENCE)
+    tag, _, end = _element(der, at)
+    if tag == _VERSION:
+        _, _, end = _element(der, end)  # the serial number
+    for _ in ("signature", "issuer"):
+        _, _, end = _element(der, end, _SEQUENCE)
+    _, at, _ = _element(der, end, _SEQUENCE)
+    begins, at = _time(der, at)
+    ends, _ = _time(der, at)
+    return Validity(begins, ends)
+
+
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """What tells whether files were changed, or links to them turned to others."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)
+
+
+def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    # OpenSSL reads keys from files only. These have no name, and are not written to any disk.
+    with _unnamed(certificate) as first, _unnamed(key) as second:
+        context.load_cert_chain(first, second, password=_no_passphrase)
+
+
+@contextmanager
+def _unnamed(data: bytes) -> Iterator[str]:
+    """The path of a file in memory, which only this process can open."""
+    file = os.memfd_create("peerload", os.MFD_CLOEXEC)
+    try:
+        with open(file, "wb", closefd=False) as writing:
+            writing.write(data)
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidArgument(field, f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_BYTES:
+        raise InvalidArgument(field, f"{path} has more than {_MAX_BYTES:,} bytes")
+    return data
+
+
+def _certificates(pem: bytes) -> list[bytes]:
+    """Each certificate as DER; those whose text is none are left out."""
+    found = []
+    for text in _CERTIFICATE.findall(pem):
+        try:
+            found.append(base64.b64decode(b"".join(text.split()), validate=True))
+        except binascii.Error:
+            return []
+    return found
+
+
+def _no_passphrase() -> NoReturn:
+    raise ValueError("a passphrase is asked for")
+
+
+def _element(der: bytes, at: int, expected: int | None = None) -> tuple[int, int, int]:
+    """The tag of the element at a place, and where its content begins and ends."""
+    head = der[at : at + 2]
+    if len(head) < 2 or (expected is not None and head[0] != expected):
+        raise ValueError("not a certificate")
+    start, length = at + 2, head[1]
+    if length & 0x80:
+        count = length & 0x7F
+        length = int.from_bytes(der[start : start + count], "big")
+        start += count
+    if start + length > len(der):
+        raise ValueError("not a whole certificate")
+    return head[0], start, start + length
+
+
+def _time(der: bytes, at: int) -> tuple[int, int]:
+    tag, start, end = _element(der, at)
+    text = der[start:end].decode("ascii")
+    if tag == _UTC_TIME:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError("not a time")
+    moment = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000), end
+
+
+def _shown(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

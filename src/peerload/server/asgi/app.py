@@ -1,0 +1,186 @@
+"""A table of methods as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from peerload.errors import PeerloadError
+from peerload.server.admission import Admission, Places
+from peerload.server.asgi.call import Call, Send
+from peerload.server.asgi.framing import Disconnected, Messages, Receive
+from peerload.server.asgi.headers import timeout_of
+from peerload.server.asgi.inflate import ENCODINGS
+from peerload.server.front import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.status import to_rpc_error
+
+__all__ = ["Application"]
+
+_CONTENT_TYPE: Final = b"application/grpc"
+_IDENTITY: Final = b"identity"
+_LONGEST_SECONDS: Final = 365 * 24 * 3600.0
+"""Deadlines that are further away are none; the event loop's clock need not be able to tell them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    path: str
+    method: Method
+    places: Places
+
+
+@dataclass(slots=True)
+class _Head:
+    """What the headers say of how a call is to be read."""
+
+    is_grpc: bool = False
+    timeout: float | None = None
+    encoding: bytes | None = None
+    takes_trailers: bool = False
+    wrong: RpcError | None = None
+
+
+class Application:
+    """Serves gRPC to whatever speaks ASGI; each request is a call, and a task of its own."""
+
+    def __init__(self, methods: Methods, admission: Admission) -> None:
+        self._admission = admission
+        # By the path's bytes: gRPC knows no escapes in paths.
+        self._routes = {
+            path.encode(): _Route(path, method, admission.places(path, method)) for path, method in methods.items()
+        }
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
+
+    def end_calls(self) -> None:
+        """End the calls that there are. They are told UNAVAILABLE, which clients take as 'try again elsewhere'."""
+        self._ended |= self._calls
+        for task in self._calls:
+            task.cancel()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """One request; see the ASGI specification."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        head = _head_of(scope)
+        if not head.is_grpc or not head.takes_trailers or scope["method"] != "POST":
+            await _refuse(send, 415 if not head.is_grpc else 400 if not head.takes_trailers else 405)
+            return
+        deadline = None if head.timeout is None else asyncio.get_running_loop().time() + head.timeout
+        call = Call(scope, send, deadline, self._admission)
+        route = None if scope["query_string"] else self._routes.get(scope["raw_path"])
+        failure = head.wrong
+        if route is None:
+            failure = RpcError(Code.UNIMPLEMENTED, "Method not found!")
+        if failure is None:
+            assert route is not None
+            failure = await self._handle(route, Messages(receive, self._admission, head.encoding, deadline), call)
+        if failure is not None:
+            with contextlib.suppress(Disconnected):
+                await call.fail(failure)
+
+    async def _handle(self, route: _Route, messages: Messages, call: Call) -> RpcError | None:
+        """Answer a call; the failure with which it is still to be ended, if any."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            async with messages.timer:
+                with route.places:
+                    call.principal = await self._admission.admit(route.path, call)
+                    await _answer(route.method, messages, call)
+        except RpcError as error:
+            return error
+        except PeerloadError as error:
+            known = to_rpc_error(error)
+            if known is None:
+                raise
+            return known
+        except TimeoutError:
+            return self._late(messages)
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            return RpcError(Code.UNAVAILABLE, "the connection has come to its end; make another one")
+        except Disconnected:
+            pass
+        finally:
+            self._calls.discard(task)
+            self._ended.discard(task)
+        return None
+
+    def _late(self, messages: Messages) -> RpcError:
+        if messages.slow:
+            allowed = self._admission.limits.timeout_request
+            text = f"--timeout-request: the request was not there after {allowed:g} s"
+        else:
+            text = "Deadline Exceeded"
+        return RpcError(Code.DEADLINE_EXCEEDED, text)
+
+
+async def _answer(method: Method, messages: Messages, call: Call) -> None:
+    match method:
+        case UnaryMethod(handler=unary):
+            request, held = await messages.only()
+            with held:
+                answer = await unary(request, call)
+            await call.send(answer)
+        case StreamMethod(stream):
+            request, held = await messages.only()
+            # What a stream was asked for is small, and not worth holding for hours.
+            held.release()
+            await _pass_on(stream(request, call), call)
+        case BidiMethod(bidi):
+            await _pass_on(bidi(_each(messages), call), call)
+    await call.finish()
+
+
+async def _each(messages: Messages) -> AsyncIterator[bytes]:
+    while (got := await messages.next()) is not None:
+        message, held = got
+        with held:
+            yield message
+
+
+async def _pass_on(answers: AsyncIterator[bytes], call: Call) -> None:
+    try:
+        async for answer in answers:
+            await call.send(answer)
+    finally:
+        close = getattr(answers, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _head_of(scope: Mapping[str, Any]) -> _Head:
+    head = _Head(takes_trailers="http.response.trailers" in scope["extensions"])
+    for name, value in scope["headers"]:
+        match name:
+            case b"content-type":
+                kind = value.partition(b";")[0].strip()
+                head.is_grpc = kind == _CONTENT_TYPE or kind.startswith(_CONTENT_TYPE + b"+")
+            case b"grpc-timeout":
+                try:
+                    timeout = timeout_of(value)
+                except ValueError as error:
+                    head.wrong = RpcError(Code.INVALID_ARGUMENT, f"grpc-timeout: {error}")
+                else:
+                    head.timeout = timeout if timeout < _LONGEST_SECONDS else None
+            case b"grpc-encoding" if value != _IDENTITY:
+                if value in ENCODINGS:
+                    head.encoding = value
+                else:
+                    text = "grpc-encoding: is none of identity, gzip and deflate"
+                    head.wrong = RpcError(Code.UNIMPLEMENTED, text)
+    return head
+
+
+async def _refuse(send: Send, status: int) -> None:
+    """Answer something that is no gRPC call."""
+    await send({"type": "http.response.start", "status": status, "headers": ((b"content-length", b"0"),)})
+    await send({"type": "http.response.body", "body": b""})

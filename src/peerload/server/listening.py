@@ -1,0 +1,77 @@
+"""Sockets to listen on, and plain words where they cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from typing import Final
+
+from peerload.errors import InvalidArgument, Unavailable
+from peerload.server.addresses import join_address, split_address
+
+__all__ = ["listen", "parse_listen"]
+
+_BACKLOG: Final = 4096
+_LISTEN_ERRORS: Final = {
+    errno.EADDRINUSE: "is in use; another server may be running there",
+    errno.EADDRNOTAVAIL: "is not an address of this machine",
+    errno.EACCES: "may not be listened on by this user",
+    errno.EPERM: "may not be listened on by this user",
+}
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of the setting `listen`. Raises `InvalidArgument` that names it."""
+    try:
+        return split_address(text)
+    except ValueError as error:
+        raise InvalidArgument("listen", str(error)) from None
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of `host`; port 0 is any free one, and the same for all.
+
+    Raises `Unavailable`, naming the address, if it cannot be had. Blocks while the name is resolved.
+    """
+    address = join_address(host, port)
+    try:
+        candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise Unavailable(f"{address}: the host name cannot be resolved ({error})") from None
+    reasons: list[OSError] = []
+    with contextlib.ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, kind, protocol, _, where in candidates:
+            try:
+                made = opened.enter_context(_bound(family, kind, protocol, (where[0], port, *where[2:])))
+            except OSError as error:
+                reasons.append(error)
+            else:
+                port = made.getsockname()[1]
+                sockets.append(made)
+        in_use = [reason for reason in reasons if reason.errno == errno.EADDRINUSE]
+        # One family of a name that has both may be missing on this machine; in use is refused for either.
+        if in_use or not sockets:
+            reason = (in_use or reasons)[0]
+            text = _LISTEN_ERRORS.get(reason.errno or 0, f"cannot be listened on: {os.strerror(reason.errno or 0)}")
+            raise Unavailable(f"{address} {text}")
+        opened.pop_all()
+        return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> socket.socket:
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # All interfaces are those of both families, as for grpc; an address of one family is no other's anyway.
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
+        made.bind(where)
+        made.listen(_BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
