@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import cache
 from typing import Any, Final, Self, TypeVar
+from unittest import mock
 
 import structlog
 
@@ -60,7 +61,10 @@ class _Unspoken:
 
 
 class _Call(Context):
-    """Nobody in particular, who waits for half a minute."""
+    """Somebody, who waits for half a minute."""
+
+    def __init__(self, principal: Principal) -> None:
+        self._principal = principal
 
     @property
     def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:
@@ -80,7 +84,7 @@ class _Call(Context):
 
     @property
     def principal(self) -> Principal:
-        return ANYONE
+        return self._principal
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         pass
@@ -99,22 +103,18 @@ class House:
     async def open(cls, store: MemoryStore, clock: ManualClock) -> AsyncIterator[Self]:
         """A server on that store."""
         server = app.Server(_settings(), clock=clock, store=store)
-        # (The one place where a server makes its front.)
-        original, app.GrpcFront = app.GrpcFront, _Unspoken  # type: ignore[assignment,misc]
-        try:
+        with mock.patch.dict(app._FRONTS, dict.fromkeys(app._FRONTS, _Unspoken)):
             await server.start()
-        finally:
-            app.GrpcFront = original  # type: ignore[misc]
         front: Any = server._front
         try:
             yield cls(server, front.methods, clock)
         finally:
             await server._let_go()  # `stop` waits for a transport, by real time
 
-    async def call(self, path: str, body: bytes) -> list[bytes] | RpcError:
+    async def call(self, path: str, body: bytes, principal: Principal = ANYONE) -> list[bytes] | RpcError:
         """What a method answers, the first few messages of a stream; or how it refuses, which must be one of `REFUSALS`."""
         try:
-            return await self._asked(self.table[path], body)
+            return await self._asked(self.table[path], body, _Call(principal))
         except RpcError as error:
             refusal = error
         assert refusal.code in REFUSALS, f"{path}: {refusal}"
@@ -163,14 +163,14 @@ class House:
         assert isinstance(answer, list), f"{method} of a good source: {answer}"
         return answer[0]
 
-    async def _asked(self, method: Method, body: bytes) -> list[bytes]:
+    async def _asked(self, method: Method, body: bytes, call: _Call) -> list[bytes]:
         match method:
             case UnaryMethod(unary):
-                return [await self._waited(unary(body, _Call()))]
+                return [await self._waited(unary(body, call))]
             case StreamMethod(stream):
-                return await self._streamed(stream(body, _Call()), endless=True)
+                return await self._streamed(stream(body, call), endless=True)
             case BidiMethod(bidi):
-                return await self._streamed(bidi(_each(body), _Call()), endless=False)
+                return await self._streamed(bidi(_each(body), call), endless=False)
 
     async def _streamed(self, answers: AsyncIterator[bytes], *, endless: bool) -> list[bytes]:
         found: list[bytes] = []

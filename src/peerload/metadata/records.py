@@ -210,16 +210,10 @@ class SourceRecord(NamedTuple):
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
-<<<<<<< HEAD
             endpoints=text(value, "endpoints"),
             replica=sys.intern(text(value, "replica")),
             world_size=number(value, "world_size", members.MAX_UINT32) or 0,
-=======
-            endpoints=_text(value, "endpoints"),
-            replica=sys.intern(_text(value, "replica")),
-            world_size=_number(value, "world_size") or 0,
-            owner=sys.intern(_text(value, "owner")),
->>>>>>> main
+            owner=sys.intern(text(value, "owner")),
         )
 
     def to_value(self) -> dict[str, Scalar]:

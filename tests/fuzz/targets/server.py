@@ -9,6 +9,7 @@ from typing import Final
 
 from peerload.errors import PeerloadError
 from peerload.metadata.manifests import pack
+from peerload.metadata.principals import ANYONE, Principal, Role
 from peerload.metadata.publication import Publication
 from peerload.store.base import Beat
 from peerload.store.memory import MemoryStore
@@ -26,6 +27,14 @@ _MOST_CALLS: Final = 8
 _TIME: Final = b"time"
 """In place of a method: so many seconds pass. Sources go stale after four of them."""
 _RESTART: Final = b"restart"
+_AS: Final = b"as"
+"""The calls that follow are somebody's."""
+_PRINCIPALS: Final = {
+    b"admin": ANYONE,
+    b"reader": Principal("reader", Role.READ),
+    b"one": Principal("one", Role.PUBLISH, ("org/*",)),
+    b"other": Principal("other", Role.PUBLISH),
+}
 _IDENTITY: Final = p2p_pb2.SourceIdentity(model_name="org/model", mx_version="0.7.0", dtype="bfloat16")
 _KNOWN: Final = {
     "identity": _IDENTITY,
@@ -53,6 +62,7 @@ def run_calls(data: bytes) -> None:
 async def _calls(calls: list[tuple[bytes, ...]]) -> None:
     clock = ManualClock()
     store = MemoryStore(clock)
+    principal = ANYONE
     rest = calls
     while rest:
         async with opened(store), House.open(store, clock) as house:
@@ -66,8 +76,10 @@ async def _calls(calls: list[tuple[bytes, ...]]) -> None:
                     break
                 if path == _TIME:
                     await house.pass_time(1.0 + len(b"".join(body)) % 15)
+                elif path == _AS:
+                    principal = _PRINCIPALS.get(b"".join(body), ANYONE)
                 elif (name := path.decode(errors="replace")) in house.table:
-                    await house.call(name, b"".join(body))
+                    await house.call(name, b"".join(body), principal)
             await house.check()
 
 
@@ -83,6 +95,8 @@ def seed_calls() -> Iterator[bytes]:
             yield call
             yield record(_PUBLISH, published) + call + record(_TIME, b"1") + call
         yield record(_PUBLISH, published) + record(path.encode(), b"") + record(_RESTART)
+        one, other = record(_AS, b"one"), record(_AS, rng.choice((b"other", b"reader")))
+        yield one + record(_PUBLISH, published) + call + other + call
     ranked = p2p_pb2.PublishMetadataRequest.FromString(published)
     ranked.worker.worker_rank = 3
     v1 = sources_pb2.PublishRequest(record=ranked, manifest=_manifest(), replica="r", world_size=8).SerializeToString()

@@ -18,10 +18,10 @@ from peerload.store.base import Beat, Beaten, Change, Entry, Position, Put, chec
 from peerload.store.kubernetes.chunks import read_chunk, write_chunk
 from peerload.store.kubernetes.index import Index, write_beats
 from peerload.store.kubernetes.layout import read_layout
-from peerload.store.kubernetes.lines import Lines
+from peerload.kubernetes.lines import Lines
 from peerload.store.kubernetes.names import LABELS, entry_name
 from peerload.store.kubernetes.objects import Content, create_body, read_entry
-from peerload.store.kubernetes.trouble import read_object, refusal, retry_after
+from peerload.kubernetes.trouble import read_object, refusal, retry_after
 from peerload.store.redis import layout as redis
 from peerload.testing.clock import ManualClock
 from peerload.wire import p2p_pb2, sources_pb2
