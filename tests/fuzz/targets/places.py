@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 
 from peerload.client.identity import read_identity
 from peerload.errors import InvalidArgument, PeerloadError
+from peerload.kubernetes.place import KubernetesPlace
 from peerload.metadata.addresses import Address, allowed, split
 from peerload.server.addresses import join_address, split_address
 from peerload.server.settings import resolve
-from peerload.kubernetes.place import KubernetesPlace
 from peerload.store.redis.place import RedisPlace
 from peerload.wire import p2p_pb2
 from peerload.wire.identity import canonical_json, is_source_id, source_id

@@ -10,6 +10,8 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from peerload.errors import Compacted, Damaged, PeerloadError
+from peerload.kubernetes.lines import Lines
+from peerload.kubernetes.trouble import read_object, refusal, retry_after
 from peerload.metadata.manifests import pack, unpack
 from peerload.metadata.publication import Publication
 from peerload.metadata.records import SourceRecord
@@ -18,10 +20,8 @@ from peerload.store.base import Beat, Beaten, Change, Entry, Position, Put, chec
 from peerload.store.kubernetes.chunks import read_chunk, write_chunk
 from peerload.store.kubernetes.index import Index, write_beats
 from peerload.store.kubernetes.layout import read_layout
-from peerload.kubernetes.lines import Lines
 from peerload.store.kubernetes.names import LABELS, entry_name
 from peerload.store.kubernetes.objects import Content, create_body, read_entry
-from peerload.kubernetes.trouble import read_object, refusal, retry_after
 from peerload.store.redis import layout as redis
 from peerload.testing.clock import ManualClock
 from peerload.wire import p2p_pb2, sources_pb2
