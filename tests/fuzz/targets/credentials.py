@@ -8,9 +8,10 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 
+from peerload.server.security.x509 import names_of
+
 from peerload.server.security.access import parse
 from peerload.server.security.jwt import claims_of
-from peerload.server.security.x509 import names_of
 from tests.fuzz.mutation import record, records
 from tests.fuzz.target import Target
 
