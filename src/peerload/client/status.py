@@ -29,6 +29,10 @@ _STOPPING: Final = "the server is stopping"
 """What a server says that has been told to stop, to whoever calls it still."""
 
 
+_BUSY: Final = "; try again"
+"""How a server ends what it says of a limit that others have used up; what is itself too large stays so."""
+
+
 class NotReached(errors.Unavailable):
     """There was no connection, or it was lost. `refused`: nobody listens there, and more need not be found out."""
 
@@ -52,6 +56,8 @@ def _invalid(message: str) -> errors.PeerloadError:
 
 
 def _limit(message: str) -> errors.PeerloadError:
+    if message.endswith(_BUSY):
+        return errors.Unavailable(message)
     numbers = [int(number) for number in _NUMBER.findall(message)]
     # The limit is not sent apart from the text, which names it last.
     return errors.LimitExceeded(*_split(message), limit=numbers[-1] if numbers else 0)
