@@ -7,25 +7,32 @@ import binascii
 import os
 import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Final, NoReturn
 
-from peerload.errors import InvalidArgument
+from peerload.errors import InvalidArgument, MissingExtra
 
-__all__ = ["KeyPair", "Stamps", "Validity", "read_authorities", "read_key_pair", "stamps", "validity"]
+__all__ = [
+    "KeyPair",
+    "Stamps",
+    "Subject",
+    "Validity",
+    "read_authorities",
+    "read_key_pair",
+    "stamps",
+    "subject",
+    "validity",
+]
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 """Ten times what the largest collections of authorities have."""
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END", re.DOTALL)
-_SEQUENCE: Final = 0x30
-_VERSION: Final = 0xA0
-_UTC_TIME: Final = 0x17
-_GENERALIZED_TIME: Final = 0x18
 
 Stamps = tuple[tuple[int, int, int] | None, ...]
 """By which it is noticed that files are others than before; None: the file is not there."""
@@ -51,13 +58,26 @@ class Validity:
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose a certificate is: its names, and until when (milliseconds since 1970) they hold."""
+
+    common: tuple[str, ...]
+    dns: tuple[str, ...]
+    uris: tuple[str, ...]
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyPair:
     """A certificate, those that lead from it towards the root, and its key; all PEM."""
 
     certificate: bytes
     key: bytes = field(repr=False)
-    validity: Validity
-    """The certificate's own."""
+
+    @property
+    def validity(self) -> Validity:
+        """The certificate's own. Raises `MissingExtra` where nothing is there to read it with."""
+        return validity(_certificates(self.certificate)[0])
 
     def load(self, context: ssl.SSLContext) -> None:
         """Show it in a context's connections."""
@@ -76,17 +96,18 @@ def read_key_pair(certificate: Path, key: Path, fields: tuple[str, str]) -> KeyP
         raise InvalidArgument(fields[1], f"{key} is no private key in PEM")
     if b"ENCRYPTED" in match[1] or b"Proc-Type: 4,ENCRYPTED" in match[2]:
         raise InvalidArgument(fields[1], f"{key} is encrypted: it must be readable without a passphrase")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if not _readable(found):
+        raise InvalidArgument(fields[0], f"{certificate} is damaged")
+    pair = KeyPair(chain, secret)
     try:
-        pair = KeyPair(chain, secret, validity(found[0]))
-        _load(context, chain, secret)
+        pair.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     except ssl.SSLError as error:
         if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
             raise InvalidArgument(fields[1], f"{key} is not the key of the certificate in {certificate}") from None
         reason = error.reason or "it is damaged"
         raise InvalidArgument(fields[0], f"{certificate} with {key} cannot be used: {reason}") from None
     except ValueError:
-        raise InvalidArgument(fields[0], f"{certificate} is damaged") from None
+        raise InvalidArgument(fields[1], f"{key} is encrypted: it must be readable without a passphrase") from None
     return pair
 
 
@@ -96,26 +117,34 @@ def read_authorities(path: Path, field: str) -> bytes:
     found = _certificates(pem)
     if not found:
         raise InvalidArgument(field, f"{path} is no certificate in PEM")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=b"".join(found))
-    except (ssl.SSLError, ValueError):
-        raise InvalidArgument(field, f"{path} is damaged: not every certificate in it can be read") from None
+    if not _readable(found):
+        raise InvalidArgument(field, f"{path} is damaged: not every certificate in it can be read")
     return pem
 
 
 def validity(der: bytes) -> Validity:
-    """That of a certificate (DER), as RFC 5280 (4.1) has it. Raises ValueError."""
-    _, start, _ = _element(der, 0, _SEQUENCE)
-    _, at, _ = _element(der, start, _SEQUENCE)
-    tag, _, end = _element(der, at)
-    if tag == _VERSION:
-        _, _, end = _element(der, end)  # the serial number
-    for _ in ("signature", "issuer"):
-        _, _, end = _element(der, end, _SEQUENCE)
-    _, at, _ = _element(der, end, _SEQUENCE)
-    begins, at = _time(der, at)
-    ends, _ = _time(der, at)
+    """That of a certificate (DER). Raises ValueError where it is none, `MissingExtra` where nothing is there to read it with."""
+    found = _x509().load_der_x509_certificate(der)
+    begins, ends = (_ms(each) for each in (found.not_valid_before_utc, found.not_valid_after_utc))
     return Validity(begins, ends)
+
+
+def subject(pem: bytes) -> Subject:
+    """Whose the first certificate of a PEM text is. Raises as `validity` does."""
+    match = _CERTIFICATE.search(pem)
+    if match is None:
+        raise ValueError("there is no certificate")
+    x509 = _x509()
+    found = x509.load_pem_x509_certificate(match[0])
+    common = [str(each.value) for each in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        dns, uris = [], []
+    else:
+        dns = names.get_values_for_type(x509.DNSName)
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return Subject(_clean(common), _clean(dns), _clean(uris), _ms(found.not_valid_after_utc))
 
 
 def stamps(paths: Iterable[Path]) -> Stamps:
@@ -160,6 +189,14 @@ def _read(path: Path, field: str) -> bytes:
     return data
 
 
+def _readable(certificates: Sequence[bytes]) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=b"".join(certificates))
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
+
+
 def _certificates(pem: bytes) -> list[bytes]:
     """Each certificate as DER; those whose text is none are left out."""
     found = []
@@ -175,30 +212,21 @@ def _no_passphrase() -> NoReturn:
     raise ValueError("a passphrase is asked for")
 
 
-def _element(der: bytes, at: int, expected: int | None = None) -> tuple[int, int, int]:
-    """The tag of the element at a place, and where its content begins and ends."""
-    head = der[at : at + 2]
-    if len(head) < 2 or (expected is not None and head[0] != expected):
-        raise ValueError("not a certificate")
-    start, length = at + 2, head[1]
-    if length & 0x80:
-        count = length & 0x7F
-        length = int.from_bytes(der[start : start + count], "big")
-        start += count
-    if start + length > len(der):
-        raise ValueError("not a whole certificate")
-    return head[0], start, start + length
+def _x509() -> ModuleType:
+    try:
+        from cryptography import x509
+    except ImportError:
+        raise MissingExtra("reading certificates", "tls") from None
+    return x509
 
 
-def _time(der: bytes, at: int) -> tuple[int, int]:
-    tag, start, end = _element(der, at)
-    text = der[start:end].decode("ascii")
-    if tag == _UTC_TIME:
-        text = ("19" if text[:2] >= "50" else "20") + text
-    elif tag != _GENERALIZED_TIME:
-        raise ValueError("not a time")
-    moment = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000), end
+def _clean(names: Iterable[str]) -> tuple[str, ...]:
+    """Those without control characters: a NUL in the middle has made one name look like another before."""
+    return tuple(name for name in names if name and name.isprintable())
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def _shown(ms: int) -> str:

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from peerload.errors import Unavailable
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import StreamMethod, UnaryMethod
 from peerload.server.metrics import Metrics
@@ -47,6 +48,7 @@ class _Call:
     metadata: Mapping[str, tuple[str | bytes, ...]] = field(default_factory=dict)
     peer: str = "test"
     client_certificate: bytes | None = None
+    principal: Principal = ANYONE
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         raise AssertionError("nothing to send")

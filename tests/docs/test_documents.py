@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -17,13 +18,16 @@ from peerload.cli import COMMANDS
 from peerload.cli.outcome import INTERRUPTED, NOBODY, UNREACHABLE
 from peerload.client.addresses import ADDRESS_VARIABLES
 from peerload.integrations.options import LoadOptions
+from peerload.server.limits import Limits
 from peerload.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 LOADING = (ROOT / "docs" / "loading.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -33,6 +37,7 @@ COMMAND_LINES = [
         README,
         LOADING,
         KUBERNETES,
+        SECURITY,
         *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
     )
     for line in text.splitlines()
@@ -76,12 +81,15 @@ def test_every_target_of_the_makefile_that_is_no_file_is_phony() -> None:
     assert set(phony.split()) == set(re.findall(r"^([a-z]+):.*##", MAKEFILE, re.MULTILINE))
 
 
-def test_every_setting_of_the_server_is_in_the_readme_with_its_default() -> None:
+def test_every_setting_of_the_server_is_in_a_table_with_its_default() -> None:
+    """In that of the README, or the limits in that of the page on security."""
     for name, field in Settings.model_fields.items():
-        (row,) = [line for line in README.splitlines() if f"`PEERLOAD_{name.upper()}`" in line]
+        (row,) = [line for line in (README + SECURITY).splitlines() if f"`PEERLOAD_{name.upper()}`" in line]
         assert f"`--{name.replace('_', '-')}`" in row
         if isinstance(field.default, float):
             assert f"| {field.default:g} s |" in row
+        elif name in {limit.name for limit in fields(Limits)}:
+            assert f"| {field.default} |" in row
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= options("serve")
 
 

@@ -1,4 +1,4 @@
-"""One real server for all of these tests; after each of them it must be the same process, well, and of the same size."""
+"""One real server of each front for all of these tests; after each of them it must be the same process, well, and of the same size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ MEMORY_LIMIT = 700 * MEBIBYTE
 """What the server may hold after any of these tests: some of them push 100 MiB through it."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(
-        sqlite_url(tmp_path_factory.mktemp("server")), environment={"MX_HEARTBEAT_TIMEOUT_SECS": "3600"}
-    ) as live:
+@pytest.fixture(scope="module", params=["grpc", "h2corn"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    environment = {"MX_HEARTBEAT_TIMEOUT_SECS": "3600", "PEERLOAD_FRONT": request.param}
+    with LiveServer(sqlite_url(tmp_path_factory.mktemp("server")), environment=environment) as live:
         yield live.start()
 
 

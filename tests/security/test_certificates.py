@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerload.certificates import subject
 from peerload.errors import NotAllowed, Unauthenticated
 from peerload.metadata.principals import Principal, Role
 from peerload.server.security.access import Access, Rule
 from peerload.server.security.authenticator import Credentials
 from peerload.server.security.certificates import Certificates
-from peerload.server.security.x509 import names_of
 from peerload.testing import ManualClock
-from tests.security.certificates import self_signed
+from tests.support.certificates import self_signed
 
 SPIFFE = "spiffe://prod/ns/inference/sa/worker"
 
@@ -36,14 +36,14 @@ async def whose(access: Access, pem: bytes, clock: ManualClock | None = None) ->
 
 
 def test_the_names_that_openssl_wrote(tmp_path: Path, worker: bytes) -> None:
-    names = names_of(worker)
+    names = subject(worker)
     assert (names.common, names.dns, names.uris) == (("worker",), ("worker.example",), (SPIFFE,))
     end = ssl._ssl._test_decode_cert(str(_saved(tmp_path, worker)))["notAfter"]  # type: ignore[attr-defined]
-    assert names.until == ssl.cert_time_to_seconds(end)
-    assert names_of(self_signed(tmp_path, "Größe")).common == ("Größe",)
-    nameless = names_of(self_signed(tmp_path))
+    assert names.until == ssl.cert_time_to_seconds(end) * 1000
+    assert subject(self_signed(tmp_path, "Größe")).common == ("Größe",)
+    nameless = subject(self_signed(tmp_path))
     assert (nameless.common, nameless.dns, nameless.uris) == ((), (), ())
-    assert names_of(b"Bag Attributes\n" + worker + nameless.__repr__().encode()) == names, "the first one counts"
+    assert subject(b"Bag Attributes\n" + worker + nameless.__repr__().encode()) == names, "the first one counts"
 
 
 def _saved(folder: Path, pem: bytes) -> Path:
@@ -75,14 +75,14 @@ async def test_patterns(worker: bytes, pattern: str, name: str | None) -> None:
 
 async def test_a_common_name_does_not_pass_for_a_uri(tmp_path: Path) -> None:
     pem = self_signed(tmp_path, "x.spiffe://prod", "DNS:other")
-    assert names_of(pem).common == ("x.spiffe://prod",)
+    assert subject(pem).common == ("x.spiffe://prod",)
     with pytest.raises(NotAllowed):
         await whose(rules("*spiffe://prod*"), pem)
 
 
 async def test_one_that_has_expired_on_an_old_connection(worker: bytes) -> None:
     clock = ManualClock()
-    await clock.advance(names_of(worker).until - clock.wall_ms() / 1000 - 1)
+    await clock.advance((subject(worker).until - clock.wall_ms()) / 1000 - 1)
     assert await whose(rules("*"), worker, clock)
     await clock.advance(2)
     with pytest.raises(Unauthenticated, match="expired"):
@@ -104,7 +104,7 @@ def _pem(der: bytes) -> bytes:
 @given(st.binary(min_size=1, max_size=300))
 def test_any_bytes_are_either_read_or_refused(der: bytes) -> None:
     with pytest.raises(ValueError):
-        names_of.__wrapped__(_pem(der))
+        subject(_pem(der))
 
 
 @given(st.data())
@@ -113,7 +113,7 @@ def test_a_damaged_certificate_is_either_read_or_refused(worker: bytes, data: st
     for _ in range(data.draw(st.integers(1, 3))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     try:
-        names = names_of.__wrapped__(_pem(bytes(der[: data.draw(st.integers(1, len(der)))])))
+        names = subject(_pem(bytes(der[: data.draw(st.integers(1, len(der)))])))
     except ValueError:
         return
     assert all(name.isprintable() for name in (*names.common, *names.dns, *names.uris))

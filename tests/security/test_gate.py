@@ -7,9 +7,12 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from peerload.errors import InvalidArgument
+from peerload.client import AsyncClient, ClientSettings
+from peerload.errors import InvalidArgument, NotAllowed, Unauthenticated
 from peerload.metadata.principals import Role
 from peerload.server.app import Server
 from peerload.server.front import Method
@@ -81,7 +84,7 @@ async def test_who_may_call_what(server: Server) -> None:
 
 async def test_without_credentials_there_is_health_only(server: Server) -> None:
     async with AsyncRpc(server.address) as rpc:
-        for path in methods(server):
+        for path in sorted({*methods(server)} - {"/grpc.health.v1.Health/Watch"}):
             found, said = await code(rpc, path)
             if path in OPEN:
                 assert found is not Code.UNAUTHENTICATED
@@ -250,3 +253,32 @@ async def test_without_settings_nobody_is_asked() -> None:
     async with serving() as server, AsyncRpc(server.address, "whatever") as rpc:
         assert server._gate is None
         assert (await rpc.publish(publication())).success
+
+
+async def test_whoever_is_asked_beyond_loopback_is_warned_of_tls_alone(access: Path) -> None:
+    with capture_logs() as lines:
+        async with serving(listen="0.0.0.0:0", access=str(access)):
+            pass
+    (told,) = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert told == "whoever reaches this port is served without TLS: see docs/security.md"
+
+
+async def test_clients_say_why_they_are_not_let_in(server: Server, tmp_path: Path) -> None:
+    """Peerload's own, whose errors name what to do."""
+    path = tmp_path / "token"
+    settings = ClientSettings(token_path=str(path), patience=0.0)
+    weights = {"w": np.ones(4, "float32")}
+    async with AsyncClient(server.address, settings=settings) as client:
+        with pytest.raises(Unauthenticated, match="accepted is a bearer token"):
+            await client.find("org/model")
+        path.write_text(TOKENS["reader"])
+        assert await client.find("org/model") == []
+        with pytest.raises(NotAllowed, match="Publish is for the role publish; token:reader has read"):
+            async with client.publish(weights, model="org/model"):
+                pass
+        path.write_text(TOKENS["alice"] + "\n")
+        async with client.publish(weights, model="org/model"):
+            async with AsyncClient(server.address, settings=settings) as other:
+                pulled = await other.pull("org/model")
+                assert (pulled["w"].numpy() == weights["w"]).all()
+        assert await client.find("org/model") == []

@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 
 from peerload.errors import Conflict, InvalidArgument, LimitExceeded, NotFound, Unavailable
+from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.calls import Calls
 from peerload.server.front import BidiMethod, Code, Context, Front, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.front_grpc import GrpcFront
@@ -45,6 +46,7 @@ class Handlers:
         return {
             "/t.T/Echo": UnaryMethod(self.echo),
             "/t.T/Hold": UnaryMethod(self.hold),
+            "/t.T/Publish": UnaryMethod(self.echo, large=True),
             "/t.T/Fail": UnaryMethod(self.fail),
             "/t.T/Context": UnaryMethod(self.context),
             "/t.T/Flood": StreamMethod(self.flood),
@@ -159,6 +161,52 @@ async def test_a_message_over_the_limit_names_it_and_harms_nothing(kind: Kind) -
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(LIMIT) in failure.value.details()
         assert await served.unary("Echo")(b"still here") == b"still here"
+
+
+class Closed:
+    """A gate that lets nobody in but those who call by one path."""
+
+    async def admit(self, path: str, context: Context) -> Principal:
+        if path != "/t.T/Echo":
+            raise RpcError(Code.PERMISSION_DENIED, f"{path} is closed")
+        return ANYONE
+
+
+async def test_who_is_not_let_in_is_told_before_the_request_is_read(kind: Kind) -> None:
+    handlers = Handlers()
+    front = kind(handlers.methods(), gate=Closed())
+    address = await front.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(address) as channel:
+        assert await channel.unary_unary("/t.T/Echo")(b"x") == b"x"
+        # Nothing of the message is ever sent.
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await channel.stream_unary("/t.T/Publish")()
+        assert failure.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert failure.value.details() == "/t.T/Publish is closed"
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await channel.unary_stream("/t.T/Flood")(b"").read()
+        assert failure.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert handlers.produced == 0
+    await front.stop(0)
+
+
+async def test_a_large_request_and_a_missing_one(kind: Kind) -> None:
+    async with serve(kind) as served:
+        publish = served.channel.stream_unary("/t.T/Publish")
+        message = bytes(LIMIT - 100)
+
+        async def once() -> AsyncIterator[bytes]:
+            yield message
+
+        async def never() -> AsyncIterator[bytes]:
+            return
+            yield b""
+
+        assert await publish(once()) == message
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await publish(never())
+        assert failure.value.code() is grpc.StatusCode.INTERNAL
+        assert failure.value.details() == "the request has no message"
 
 
 async def test_an_unknown_method_is_unimplemented(kind: Kind) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-__all__ = ["Authority", "Issued"]
+__all__ = ["Authority", "Issued", "self_signed"]
 
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 _CONFIGURATION = """
@@ -71,6 +71,19 @@ class Authority:
             *("-startdate", f"{begins:%Y%m%d%H%M%SZ}", "-enddate", f"{ends:%Y%m%d%H%M%SZ}"),
         )
         return issued
+
+
+def self_signed(folder: Path, common: str = "", *names: str, days: int = 2) -> bytes:
+    """The PEM of a certificate that nobody else signed, for a common name and alternative names (`DNS:…`, `URI:…`)."""
+    escaped = common.replace("/", r"\/")
+    subject = f"/O=tests/CN={escaped}" if common else "/O=tests"
+    more = ("-addext", f"subjectAltName={','.join(names)}") if names else ()
+    certificate = folder / "certificate.pem"
+    _openssl(
+        *("req", "-x509", *_CURVE, "-days", str(days), "-utf8", "-subj", subject, *more),
+        *("-keyout", folder / "key.pem", "-out", certificate),
+    )
+    return certificate.read_bytes()
 
 
 def _openssl(*words: str | Path) -> None:

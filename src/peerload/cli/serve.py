@@ -68,6 +68,83 @@ def command(
         float | None,
         typer.Option(metavar="SECONDS", help="After how long without a heartbeat a source is probed (default: 35)."),
     ] = None,
+    front: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What speaks gRPC on the port: grpc, or h2corn, which is faster and needs peerload[fast] (default: grpc).",
+        ),
+    ] = None,
+    limit_message_bytes: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", help="One message, either way (default: 100 MiB)."),
+    ] = None,
+    limit_connections: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Connections at once (default: 50000)."),
+    ] = None,
+    limit_calls: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", help="Calls in flight, in all (default: 20000)."),
+    ] = None,
+    limit_connection_calls: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Calls and watches in flight on one connection (default: 256).",
+        ),
+    ] = None,
+    limit_watches: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Watches, in all (default: 20000).")
+    ] = None,
+    limit_bytes_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            help="All requests being read and answered; large ones wait for room. As many bytes of answers being sent "
+            "(default: 512 MiB).",
+        ),
+    ] = None,
+    connection_age: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long one connection is used (default: 0, for ever)."),
+    ] = None,
+    connection_age_grace: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long its calls get to end after that (default: 60).",
+        ),
+    ] = None,
+    timeout_idle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a connection without calls is kept (default: 900).",
+        ),
+    ] = None,
+    timeout_handshake: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For the handshakes of a connection (default: 10)."),
+    ] = None,
+    timeout_request: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For a request to arrive whole (default: 60)."),
+    ] = None,
+    timeout_stall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a reader may take nothing of its answer; front h2corn only (default: 20).",
+        ),
+    ] = None,
+    timeout_silence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Without any sign of life for so long a peer has vanished (default: 80).",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +236,20 @@ def command(
                 "gc_timeout": gc_timeout,
                 "probe": probe,
                 "probe_after": probe_after,
+                "front": front,
+                "limit_message_bytes": limit_message_bytes,
+                "limit_connections": limit_connections,
+                "limit_calls": limit_calls,
+                "limit_connection_calls": limit_connection_calls,
+                "limit_watches": limit_watches,
+                "limit_bytes_in_flight": limit_bytes_in_flight,
+                "connection_age": connection_age,
+                "connection_age_grace": connection_age_grace,
+                "timeout_idle": timeout_idle,
+                "timeout_handshake": timeout_handshake,
+                "timeout_request": timeout_request,
+                "timeout_stall": timeout_stall,
+                "timeout_silence": timeout_silence,
                 "metrics": metrics,
                 "grace": grace,
                 "drain_delay": drain_delay,

@@ -29,8 +29,16 @@ _STOPPING: Final = "the server is stopping"
 """What a server says that has been told to stop, to whoever calls it still."""
 
 
+_BUSY: Final = "; try again"
+"""How a server ends what it says of a limit that others have used up; what is itself too large stays so."""
+
+
 class NotReached(errors.Unavailable):
-    """There was no connection, or it was lost."""
+    """There was no connection, or it was lost. `refused`: nobody listens there, and more need not be found out."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Stopping(errors.Unavailable):
@@ -48,6 +56,8 @@ def _invalid(message: str) -> errors.PeerloadError:
 
 
 def _limit(message: str) -> errors.PeerloadError:
+    if message.endswith(_BUSY):
+        return errors.Unavailable(message)
     numbers = [int(number) for number in _NUMBER.findall(message)]
     # The limit is not sent apart from the text, which names it last.
     return errors.LimitExceeded(*_split(message), limit=numbers[-1] if numbers else 0)
@@ -88,7 +98,8 @@ def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> 
         return make(f"the server at {address} did not answer {method.rpartition('/')[2]} in time")
     if make is errors.Unavailable:
         if not message or any(sign in message.lower() for sign in _NOT_REACHED):
-            return NotReached(f"no server answers at {address}: {_last_cause(message) or 'the connection broke'}")
+            cause = _last_cause(message) or "the connection broke"
+            return NotReached(f"no server answers at {address}: {cause}", refused=cause == "connection refused")
         if message == _STOPPING:
             return Stopping(f"the server at {address} is stopping")
         return make(f"the server at {address} is not available: {message}")

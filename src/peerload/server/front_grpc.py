@@ -204,7 +204,8 @@ class _Way:
         """Find room for a large answer, until it has been sent."""
         if len(answer) > SMALL_BYTES:
             self.admission.check_answer(len(answer))
-            held = await self.admission.answers.take(len(answer), call.deadline)
+            # Twice, because gRPC makes a copy of it.
+            held = await self.admission.answers.take(2 * len(answer), call.deadline)
             context.add_done_callback(lambda _: held.release())
         return answer
 
@@ -267,7 +268,7 @@ async def _send(answers: AsyncIterator[bytes], context: Any, way: _Way) -> None:
     try:
         async for answer in answers:
             way.admission.check_answer(len(answer))
-            with await way.admission.answers.take(len(answer), None):
+            with await way.admission.answers.take(2 * len(answer), None):
                 # Returns when the transport has taken it: that is what holds back a stream nobody reads.
                 await context.write(answer)
     finally:

@@ -41,7 +41,8 @@ _PROBES: Final = 3
 _LOOK_SECONDS: Final = 5.0
 """Between two looks whether a certificate's files have changed."""
 _MOMENT_SECONDS: Final = 0.05
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 1.0
+"""For calls that are ended to tell their clients so, where those read it."""
 _NEVER: Final = 30 * 24 * 3600.0
 
 
@@ -73,14 +74,15 @@ class _Generation:
     async def end(self, grace: float) -> None:
         """Wait `grace` seconds for the calls of these connections to end, then end them."""
         await asyncio.wait({self._serving}, timeout=grace)
-        if not self._serving.done():
-            self._application.end_calls()
-            await asyncio.wait({self._serving}, timeout=_END_SECONDS)
-        if not self._serving.done():
-            # It drains by itself once more, and this is only not to wait for that.
-            self._serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError, RuntimeError):
-            await self._serving
+        for end in (self._application.end_calls, self._application.drop_calls):
+            if not self._serving.done():
+                end()
+                await asyncio.wait({self._serving}, timeout=_END_SECONDS)
+        if self._serving.done():
+            # What it ended with is nobody's concern by now.
+            self._serving.exception()
+        else:
+            _log.warning("connections could not be closed", calls=self._application.calls)
 
 
 class H2cornFront:
@@ -113,7 +115,7 @@ class H2cornFront:
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._generation: _Generation | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], _Generation] = {}
         self._rolling: list[asyncio.Task[None]] = []
 
     async def start(self, listen: str) -> str:
@@ -150,10 +152,11 @@ class H2cornFront:
             # The sockets outlive it for a moment: h2corn takes one that is closed under it for a failure.
             await asyncio.sleep(_MOMENT_SECONDS)
             self._close_sockets()
-            for task in self._leaving:
+            leaving = list(self._leaving.items())
+            for task, _ in leaving:
                 task.cancel()
-            await asyncio.gather(*self._leaving, return_exceptions=True)
-            await generation.end(grace)
+            await asyncio.gather(*(task for task, _ in leaving), return_exceptions=True)
+            await asyncio.gather(*(each.end(grace) for each in (generation, *(each for _, each in leaving))))
 
     async def roll(self, grace: float = math.inf) -> None:
         """Let another h2corn server take over the sockets; those connections go that have no calls, and after `grace`
@@ -162,8 +165,8 @@ class H2cornFront:
         if before is not None:
             before.close()
             leaving = asyncio.create_task(before.end(min(grace, _NEVER)), name="peerload-leaving")
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            self._leaving[leaving] = before
+            leaving.add_done_callback(self._leaving.pop)
 
     async def _open(self) -> _Generation:
         import h2corn

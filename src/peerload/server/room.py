@@ -126,7 +126,7 @@ class Room:
     def _full(self, size: int) -> LimitExceeded:
         return LimitExceeded(
             self._setting,
-            f"no room for another {size} bytes: {self._used} of {self._limit} are taken, and {self._waiting} are "
-            "waited for; try again",
+            f"no room for another {size} bytes: {self._used} are taken and {self._waiting} waited for, of {self._limit}; "
+            "try again",
             limit=self._limit,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,9 +54,22 @@ class Application:
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
 
+    @property
+    def calls(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
     def end_calls(self) -> None:
         """End the calls that there are. They are told UNAVAILABLE, which clients take as 'try again elsewhere'."""
         self._ended |= self._calls
+        self._cancel()
+
+    def drop_calls(self) -> None:
+        """End the calls that there are, and tell them nothing."""
+        self._ended.clear()
+        self._cancel()
+
+    def _cancel(self) -> None:
         for task in self._calls:
             task.cancel()
 
@@ -76,18 +88,23 @@ class Application:
         failure = head.wrong
         if route is None:
             failure = RpcError(Code.UNIMPLEMENTED, "Method not found!")
-        if failure is None:
-            assert route is not None
-            failure = await self._handle(route, Messages(receive, self._admission, head.encoding, deadline), call)
-        if failure is not None:
-            with contextlib.suppress(Disconnected):
-                await call.fail(failure)
-
-    async def _handle(self, route: _Route, messages: Messages, call: Call) -> RpcError | None:
-        """Answer a call; the failure with which it is still to be ended, if any."""
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
+        try:
+            if failure is None:
+                assert route is not None
+                failure = await self._handle(route, Messages(receive, self._admission, head.encoding, deadline), call)
+            if failure is not None:
+                await call.fail(failure)
+        except Disconnected:
+            pass
+        finally:
+            self._calls.discard(task)
+            self._ended.discard(task)
+
+    async def _handle(self, route: _Route, messages: Messages, call: Call) -> RpcError | None:
+        """Answer a call; the failure with which it is still to be ended, if any. Raises `Disconnected`."""
         try:
             async with messages.timer:
                 with route.places:
@@ -103,15 +120,11 @@ class Application:
         except TimeoutError:
             return self._late(messages)
         except asyncio.CancelledError:
-            if task not in self._ended:
+            task = asyncio.current_task()
+            if task is None or task not in self._ended:
                 raise
             task.uncancel()
             return RpcError(Code.UNAVAILABLE, "the connection has come to its end; make another one")
-        except Disconnected:
-            pass
-        finally:
-            self._calls.discard(task)
-            self._ended.discard(task)
         return None
 
     def _late(self, messages: Messages) -> RpcError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from peerload.certificates import Subject, subject
 from peerload.clock import Clock
 from peerload.errors import NotAllowed, Unauthenticated
 from peerload.metadata.principals import Principal
 from peerload.server.security.access import Access, Rule
 from peerload.server.security.authenticator import Credentials
-from peerload.server.security.x509 import Names, names_of
 
 __all__ = ["Certificates"]
 
@@ -31,10 +31,10 @@ class Certificates:
         if credentials.certificate is None:
             return None
         try:
-            names = names_of(credentials.certificate)
+            names = subject(credentials.certificate)
         except ValueError:
             raise Unauthenticated("the client certificate cannot be read") from None
-        if self._clock.wall_ms() / 1000 > names.until:
+        if self._clock.wall_ms() > names.until:
             # A connection asks for it once, and may last for much longer.
             raise Unauthenticated("the client certificate has expired since the connection was made")
         for rule in self._access().certificates:
@@ -47,6 +47,6 @@ class Certificates:
         )
 
 
-def _candidates(names: Names, rule: Rule) -> tuple[str, ...]:
+def _candidates(names: Subject, rule: Rule) -> tuple[str, ...]:
     """The names that a pattern may be meant for: who may choose a common name must not pass for a URI by it."""
     return names.uris if "://" in rule.pattern else (*names.dns, *names.common)
