@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "licences.md").read_text()
 PINNED_IN = ("dev.txt", "fuzz.txt", "go.txt", "nodeps.txt")
 
 PERMISSIVE = frozenset(
-    "0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC0-1.0 CNRI-Python ISC MIT PSF-2.0 Zlib".split()  # noqa: SIM905
+    "0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC0-1.0 CNRI-Python ISC MIT MIT-0 PSF-2.0 Zlib".split()  # noqa: SIM905
 )
 EXCEPTIONS = {"certifi": {"MPL-2.0"}, "tqdm": {"MPL-2.0"}, "nixl-cu12": {"LicenseRef-NvidiaProprietary"}}
 """What else is allowed to what users install; the page gives the reasons. Tools are held to nothing but being named."""
