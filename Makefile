@@ -1,8 +1,10 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server and what Mooncake links to, if they are missing).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos),
-# SECONDS and SEED (of histories, chaos), STORE (of histories: redis, kubernetes, or both). In the environment: REDIS_SERVER (the
-# redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE
+# (of demo, chaos), SECONDS (of histories, chaos, soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in
+# tests/faults/abuse.py, or all), STORE (of histories: redis, kubernetes, or both), TARGET (of fuzz: names, or all). In
+# the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and
+# etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -21,12 +23,15 @@ ENGINE ?=
 SECONDS ?= 600
 SEED ?=
 STORE ?=
+TARGET ?=
+FRONT ?=
+KINDS ?=
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis kube mooncake scale histories chaos check format bench wire lock build clean
+.PHONY: help install demo test redis kube mooncake scale histories chaos soak fuzz check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -105,6 +110,17 @@ chaos: install ## Kill and stop a source and six readers of ENGINE (all) for SEC
 	@echo "==> Chaos, $(SECONDS) s"
 	@PEERLOAD_CHAOS_SECONDS=$(SECONDS) $(if $(SEED),PEERLOAD_CHAOS_SEED=$(SEED)) $(if $(ENGINE),PEERLOAD_CHAOS_ENGINE=$(ENGINE)) \
 		$(BIN)/python -m pytest -s tests/faults/test_chaos.py $(ARGS)
+
+soak: install ## Abuse a server for SECONDS=600 (FRONT, KINDS of abuse), and check it and what those wait who behave
+	@echo "==> Soak, $(SECONDS) s"
+	@PEERLOAD_SOAK_SECONDS=$(SECONDS) PEERLOAD_FRONT=$(FRONT) PEERLOAD_SOAK_KINDS="$(KINDS)" $(if $(SEED),PEERLOAD_SOAK_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -s tests/faults/test_soak.py $(ARGS)
+
+# Coverage leads the way where atheris has a wheel; elsewhere inputs are changed at random.
+fuzz: install ## Fuzz TARGET (all: every gRPC method, store decoder, reader of files and peers) for SECONDS=600 in all
+	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/fuzz.txt || echo "==> There is no atheris for this machine"
+	@echo "==> Fuzzing, $(SECONDS) s"
+	@$(BIN)/python -m tests.fuzz.run $(SECONDS) $(TARGET)
 
 check: install ## Formatting, lint, strict types, and generated code up to date
 	@echo "==> Format"

@@ -20,6 +20,7 @@ FLOORS = {
     "peerload.store.examinable": 1,
     "peerload.engines.base": 1,
     "peerload.engines.agents": 1,
+    "peerload.metadata.members": 1,
     "peerload.kubernetes": 2,
     "peerload.metadata.records": 2,
     "peerload.metadata": 3,

@@ -141,6 +141,8 @@ def subject(pem: bytes) -> Subject:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         dns, uris = [], []
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(f"its names cannot be read: {error}") from error
     else:
         dns = names.get_values_for_type(x509.DNSName)
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)

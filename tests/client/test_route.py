@@ -18,6 +18,7 @@ from peerload.client.addresses import Place, servers
 from peerload.client.connection import Connection
 from peerload.client.route import Link, Route
 from peerload.client.status import Stopping, to_error
+from peerload.clock import SystemClock
 from peerload.errors import DeadlineExceeded, NotFound, Unavailable
 from peerload.server import calls
 from peerload.server.app import Server
@@ -68,7 +69,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Server, Server]]:
 
 
 def connection(*addresses: str, settings: ClientSettings = AT_ONCE, **more: object) -> Connection:
-    return Connection(servers(",".join(addresses)), settings, rng=First(), **more)  # type: ignore[arg-type]
+    return Connection(servers(",".join(addresses)), settings, clock=SystemClock(), rng=First(), **more)  # type: ignore[arg-type]
 
 
 async def test_a_call_goes_to_the_next_server_at_once_and_stays_there(pair: tuple[Server, Server]) -> None:
@@ -251,6 +252,29 @@ async def test_a_watch_that_ends_at_once_everywhere_is_left_to_its_follower(pair
         await anext(changes)
         for server in pair:
             await server.stop()
+        with pytest.raises(Unavailable):
+            async for _ in changes:
+                pass
+    await to.close()
+
+
+async def test_a_watch_whose_connection_was_let_go_of_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does with those that have grown old; a watch that has worked until then hears of no outage."""
+    monkeypatch.setattr("peerload.client.connection._SETTLED_S", 0.0)
+    ended: list[bytes] = []
+
+    async def watch(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield sources_pb2.WatchResponse(complete=True, resume_token=f"{len(ended)}").SerializeToString()
+        ended.append(request)
+        raise RpcError(Code.UNAVAILABLE, "max connection age")
+
+    front = GrpcFront({WATCH: StreamMethod(watch)})
+    address = await front.start("127.0.0.1:0")
+    to = connection(address)
+    async with aclosing(to.watch(sources_pb2.WatchRequest())) as changes:
+        assert [(await anext(changes)).resume_token for _ in range(3)] == ["0", "1", "2"]
+        assert [sources_pb2.WatchRequest.FromString(each).resume_token for each in ended[:2]] == ["", "0"]
+        await front.stop(0)
         with pytest.raises(Unavailable):
             async for _ in changes:
                 pass

@@ -27,6 +27,7 @@ from tests.support.certificates import Authority, Issued
 from tests.support.live import free_port
 from tests.support.server import serving
 
+NOW = round(datetime.now(UTC).timestamp() * 1000)
 QUICK = ClientSettings(patience=0.1, retire_grace=0.1)
 
 
@@ -108,6 +109,7 @@ async def failure(address: str, settings: ClientSettings) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("front", ["grpc", "h2corn"])
 @pytest.mark.parametrize(
     ("mistake", "text"),
     [
@@ -125,7 +127,7 @@ async def failure(address: str, settings: ClientSettings) -> str:
         ("strange certificate", "it refuses this client's certificate (--tls-client-cert): is it signed by one"),
     ],
 )
-async def test_what_is_said_of_mistakes(certificates: Certificates, mistake: str, text: str) -> None:
+async def test_what_is_said_of_mistakes(certificates: Certificates, front: str, mistake: str, text: str) -> None:
     trusting = certificates.trusting
     settings = {
         "unknown authority": replace(QUICK, tls_ca=str(certificates.stranger.certificate)),
@@ -136,15 +138,16 @@ async def test_what_is_said_of_mistakes(certificates: Certificates, mistake: str
         "strange certificate": certificates.showing(certificates.strange),
     }[mistake]
     mutual = certificates.authority.certificate if "certificate" in mistake else None
-    async with serving(**files(certificates.server, mutual)) as server:
+    async with serving(front=front, **files(certificates.server, mutual)) as server:
         said = await failure(server.address, settings)
     assert said.startswith(f"no connection to the server at {server.address}: ")
     assert text in said
     assert "\n" not in said
 
 
-async def test_a_server_that_speaks_plaintext() -> None:
-    async with serving() as server:
+@pytest.mark.parametrize("front", ["grpc", "h2corn"])
+async def test_a_server_that_speaks_plaintext(front: str) -> None:
+    async with serving(front=front) as server:
         assert "it speaks plaintext, not TLS: leave out https://" in await failure(f"https://{server.address}", QUICK)
 
 
@@ -190,20 +193,20 @@ async def test_others_that_answer_there(certificates: Certificates, monkeypatch:
     trust = ClientTls(certificates.trusting).current()
     for serve in (hangs, ends):
         async with speaking(serve) as place:
-            assert not (found := await asyncio.to_thread(diagnose, place, None)), found
-            found = await asyncio.to_thread(diagnose, place, trust)
+            assert not (found := await asyncio.to_thread(diagnose, place, None, NOW)), found
+            found = await asyncio.to_thread(diagnose, place, trust, NOW)
             assert found.text == (
                 "" if serve is hangs else "it ends the connection in the midst of the handshake: does it speak TLS?"
             )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server.certificate, certificates.server.key)
     async with speaking(hangs, context) as place:
-        found = await asyncio.to_thread(diagnose, place, trust)
+        found = await asyncio.to_thread(diagnose, place, trust, NOW)
         assert found.text == "it speaks TLS, but not HTTP/2: is it the port of a Peerload server?"
     nobody = Place("a:1", f"127.0.0.1:{free_port()}")
     for each in (None, trust):
-        assert not diagnose(nobody, each)
-        assert not diagnose(Place("unix:/a", "unix:/a"), each)
+        assert not diagnose(nobody, each, NOW)
+        assert not diagnose(Place("unix:/a", "unix:/a"), each, NOW)
 
 
 async def test_servers_that_say_why_they_refuse_a_certificate(certificates: Certificates) -> None:
@@ -218,7 +221,7 @@ async def test_servers_that_say_why_they_refuse_a_certificate(certificates: Cert
             (certificates.trusting, "ask for a client certificate"),
             (certificates.showing(certificates.strange), "it refuses this client's certificate"),
         ):
-            found = await asyncio.to_thread(diagnose, place, ClientTls(settings).current())
+            found = await asyncio.to_thread(diagnose, place, ClientTls(settings).current(), NOW)
             assert text in found.text
 
 

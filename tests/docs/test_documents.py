@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 LOADING = (ROOT / "docs" / "loading.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
@@ -36,6 +37,7 @@ COMMAND_LINES = [
         README,
         LOADING,
         KUBERNETES,
+        SECURITY,
         *(inspect.getdoc(importlib.import_module(command.module).command) or "" for command in COMMANDS.values()),
     )
     for line in text.splitlines()
@@ -82,7 +84,11 @@ def test_every_target_of_the_makefile_that_is_no_file_is_phony() -> None:
 def test_every_setting_of_the_server_is_in_a_table_with_its_default() -> None:
     """In that of the README, or the limits in that of the page on security."""
     for name, field in Settings.model_fields.items():
-        (row,) = [line for line in (README + SECURITY).splitlines() if f"`PEERLOAD_{name.upper()}`" in line]
+        (row,) = [
+            line
+            for line in (README + SECURITY).splitlines()
+            if line.startswith("| ") and f"`PEERLOAD_{name.upper()}`" in line
+        ]
         assert f"`--{name.replace('_', '-')}`" in row
         if isinstance(field.default, float):
             assert f"| {field.default:g} s |" in row

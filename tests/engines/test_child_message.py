@@ -78,3 +78,18 @@ def test_what_was_said_before_the_end_is_heard_whatever_was_left_unread(
 def test_too_many_descriptors_are_refused(ends: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(ValueError, match="too many"):
         message.send(ends[1], {}, b"", [0] * (message.MAX_FDS + 1))
+
+
+@pytest.mark.parametrize(
+    "packet", [b"{", b"[]\n", b"\xff\xfe\n", b"memfd 9", b"memfd x", b"memfd 99999999999999999999", b"[" * 90_000]
+)
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_is_no_message_is_an_error_and_leaves_nothing_open(
+    ends: tuple[socket.socket, socket.socket], packet: bytes, count: int
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with os.fdopen(os.memfd_create("x"), "wb") as file:
+        socket.send_fds(ends[0], [packet], [file.fileno()] * count)
+        with pytest.raises(OSError, match="no message"):
+            message.receive(ends[1])
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -158,6 +158,14 @@ def test_nobody_listens(importer: TcpImporter) -> None:
     assert "cannot connect" in progress.reason
 
 
+@pytest.mark.parametrize("host", ["h" * 64, "a..b"])
+def test_a_name_that_cannot_be_one(importer: TcpImporter, host: str) -> None:
+    """It comes from a peer; no thread may end over it, and no reader wait for one that did."""
+    progress, _, _ = read(importer, Endpoint(host, 1, bytes(8), bytes(32), SIZES).encode())
+    assert (progress.state, progress.retryable) == (JobState.FAILED, False)
+    assert "no host name" in progress.reason
+
+
 def test_a_name_that_stands_for_nothing(importer: TcpImporter) -> None:
     progress, _, _ = read(importer, Endpoint("no-such-host.invalid", 1, bytes(8), bytes(32), SIZES).encode())
     assert (progress.state, progress.fault) == (JobState.FAILED, Fault.UNREACHABLE)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField, Unavailable
 from peerload.metadata.leases import MAX_LEASE_MS, Leases
+from peerload.store.base import Beat
 from peerload.testing.fake_backend import FakeMetadataBackend
 from tests.metadata.publications import publication
 
@@ -243,3 +244,14 @@ def test_nobody_takes_what_another_holds(steps: list[tuple[str, Any]]) -> None:
             await backend.close()
 
     asyncio.run(run())
+
+
+async def test_a_stored_lease_of_nonsense_has_run_out(backend: FakeMetadataBackend) -> None:
+    """Whoever wrote it: it holds nobody up, and answers can say what it is."""
+    for number, length in enumerate((2**70, MAX_LEASE_MS + 1, -5, "x", True)):
+        name = f"n{number}"
+        value = {"holder": None, "note": 5, "lease_ms": length, "since": 2**63}
+        await backend.store.put(f"claim/{name}", value, beat=Beat(backend.store.now()))
+        await backend.settle()
+        acquired, lease = await backend.claims.acquire(name, "a", LEASE)
+        assert (acquired, lease.holder, lease.length) == (True, "a", LEASE)

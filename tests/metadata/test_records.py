@@ -154,3 +154,45 @@ def test_a_worker_record_survives_the_wire(backend: Nixl | TransferEngine | NoBa
     assert list(message.tensors) == list(message.tensor_source.tensors)
     older = p2p_pb2.WorkerMetadata(worker_rank=3, tensors=message.tensors)
     assert WorkerRecord.from_wire(older).tensors == record.tensors
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"training_step": "9" * 30},
+        {"training_step": "²"},
+        {"training_step": "9" * 5_000},
+        {"total_size": 2**64},
+        {"item_count": -1},
+        {"world_size": 2**32},
+        {"published_at": 2**63},
+        {"world_size": True},
+        {"model": "half of a pair: \ud800"},
+        {"topology.rack": "\udfff"},
+        {"stale.since": -1, "stale.judged": 1},
+    ],
+)
+def test_members_beyond_what_they_can_be_count_as_not_given(member: dict[str, str | int]) -> None:
+    entry = Entry("source/0123456789abcdef/0/w", member, 1, 1, Beat(5), None)
+    record = SourceRecord.from_entry(entry)
+    assert record == SourceRecord.from_entry(Entry(entry.key, {}, 1, 1, Beat(5), None))
+    record.to_source().SerializeToString()
+    record.to_ref().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "source",
+        "source/",
+        "source/a",
+        "source/a/b/w",
+        "source/a/4294967296/w",
+        "source/a/01/w",
+        "source/a/²/w",
+        "source//0/w",
+    ],
+)
+def test_keys_of_nobody(key: str) -> None:
+    with pytest.raises(ValueError, match="not the key of a source"):
+        SourceKey.decode(key)

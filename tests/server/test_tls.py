@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -17,11 +19,14 @@ from structlog.testing import capture_logs
 from peerload.errors import InvalidArgument
 from peerload.server.front import Context, UnaryMethod
 from peerload.server.front_grpc import GrpcFront
+from peerload.server.front_h2corn import H2cornFront
 from peerload.server.tls import TlsFiles, TlsKeeper
 from peerload.testing import ManualClock
+from tests.security.entries import write_access
 from tests.support.certificates import Authority, Issued
 from tests.support.server import serving
 
+Kind: TypeAlias = type[GrpcFront] | type[H2cornFront]
 DAY = 24 * 3600
 
 
@@ -71,9 +76,28 @@ async def who(request: bytes, context: Context) -> bytes:
     return context.client_certificate or b"nobody"
 
 
+class Holding:
+    """A handler that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def __call__(self, request: bytes, context: Context) -> bytes:
+        self.entered.set()
+        await self.release.wait()
+        return b"held"
+
+
+@pytest.fixture(params=[GrpcFront, H2cornFront], ids=["grpc", "h2corn"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    monkeypatch.setattr("peerload.server.front_h2corn._LOOK_SECONDS", 0.01)
+    return request.param  # type: ignore[no-any-return]
+
+
 @contextlib.asynccontextmanager
-async def fronted(keeper: TlsKeeper) -> AsyncIterator[str]:
-    front = GrpcFront({"/t.T/Who": UnaryMethod(who)}, tls=keeper)
+async def fronted(kind: Kind, keeper: TlsKeeper, holding: Holding | None = None) -> AsyncIterator[str]:
+    front = kind({"/t.T/Who": UnaryMethod(who), "/t.T/Hold": UnaryMethod(holding or Holding())}, tls=keeper)
     address = await front.start("127.0.0.1:0")
     try:
         yield address
@@ -83,7 +107,7 @@ async def fronted(keeper: TlsKeeper) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def connected(
-    address: str, authority: Authority, client: Issued | None = None
+    address: str, authority: Authority, client: Issued | None = None, path: str = "/t.T/Who"
 ) -> AsyncIterator[grpc.aio.UnaryUnaryMultiCallable]:
     credentials = grpc.ssl_channel_credentials(
         authority.certificate.read_bytes(),
@@ -91,7 +115,7 @@ async def connected(
         client and client.certificate.read_bytes(),
     )
     async with grpc.aio.secure_channel(address, credentials, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        yield channel.unary_unary("/t.T/Who")
+        yield channel.unary_unary(path)
 
 
 async def refused(address: str, authority: Authority, client: Issued | None = None) -> None:
@@ -101,8 +125,8 @@ async def refused(address: str, authority: Authority, client: Issued | None = No
         assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_call_over_tls(authority: Authority, issued: Issued, clock: ManualClock) -> None:
-    async with fronted(TlsKeeper(plain(issued), clock)) as address:
+async def test_a_call_over_tls(kind: Kind, authority: Authority, issued: Issued, clock: ManualClock) -> None:
+    async with fronted(kind, TlsKeeper(plain(issued), clock)) as address:
         async with connected(address, authority) as call:
             assert await call(b"", timeout=30) == b"nobody"
         async with grpc.aio.insecure_channel(address) as channel:
@@ -111,14 +135,14 @@ async def test_a_call_over_tls(authority: Authority, issued: Issued, clock: Manu
 
 
 async def test_a_client_must_show_a_certificate(
-    authority: Authority, issued: Issued, clock: ManualClock, tmp_path: Path
+    kind: Kind, authority: Authority, issued: Issued, clock: ManualClock, tmp_path: Path
 ) -> None:
     client = authority.issue("client", names="URI:spiffe://example.com/worker")
     past = datetime.now(UTC) - timedelta(days=2)
     expired = authority.issue("expired", begins=past, ends=past + timedelta(days=1))
     stranger = Authority(tmp_path, "stranger").issue("client")
     files = TlsFiles(issued.certificate, issued.key, authority.certificate)
-    async with fronted(TlsKeeper(files, clock)) as address:
+    async with fronted(kind, TlsKeeper(files, clock)) as address:
         async with connected(address, authority, client) as call:
             # What is shown is that certificate, and not the file, which may hold words too.
             shown = (await call(b"", timeout=30)).decode()
@@ -127,8 +151,8 @@ async def test_a_client_must_show_a_certificate(
             await refused(address, authority, bad)
 
 
-async def test_only_tls_from_1_2_on(authority: Authority, issued: Issued, clock: ManualClock) -> None:
-    async with fronted(TlsKeeper(plain(issued), clock)) as address:
+async def test_only_tls_from_1_2_on(kind: Kind, authority: Authority, issued: Issued, clock: ManualClock) -> None:
+    async with fronted(kind, TlsKeeper(plain(issued), clock)) as address:
         host, _, port = address.rpartition(":")
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = ssl.create_default_context(cafile=str(authority.certificate))
@@ -145,22 +169,35 @@ async def test_only_tls_from_1_2_on(authority: Authority, issued: Issued, clock:
                 old.wrap_socket(raw, server_hostname=host)
 
 
-async def test_files_that_change_count_for_new_connections_and_end_none(
-    authority: Authority, issued: Issued, clock: ManualClock, tmp_path: Path
+def shown(address: str) -> bytes:
+    """The certificate that a new connection is met with."""
+    host, _, port = address.rpartition(":")
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=30))
+
+
+async def test_files_that_change_count_for_new_connections_and_end_no_call(
+    kind: Kind, authority: Authority, issued: Issued, clock: ManualClock, tmp_path: Path
 ) -> None:
-    other = Authority(tmp_path, "other")
     mount = Mount(tmp_path)
     keeper = TlsKeeper(mount.put(issued), clock)
-    async with fronted(keeper) as address, connected(address, authority) as old:
-        assert await old(b"", timeout=30) == b"nobody"
+    renewed = authority.issue("renewed in time")
+    holding = Holding()
+    async with fronted(kind, keeper, holding) as address, connected(address, authority, path="/t.T/Hold") as old:
+        held = asyncio.ensure_future(old(b"", timeout=60))
+        await holding.entered.wait()
         with capture_logs() as logs:
-            mount.put(other.issue())
-            async with connected(address, other) as new:
-                assert await new(b"", timeout=30) == b"nobody"
+            mount.put(renewed)
+            async with asyncio.timeout(30):
+                while await asyncio.to_thread(shown, address) != ssl.PEM_cert_to_DER_cert(
+                    renewed.certificate.read_text()
+                ):
+                    await asyncio.sleep(0.01)
         assert [each["event"] for each in logs] == ["the TLS files were read again"]
         assert logs[0]["expires"] == keeper.current().pair.validity.end
-        assert await old(b"", timeout=30) == b"nobody"
-        await refused(address, authority)
+        async with connected(address, authority) as new:
+            assert await new(b"", timeout=30) == b"nobody"
+        holding.release.set()
+        assert await held == b"held"
 
 
 async def test_a_pair_whose_halves_do_not_fit_keeps_the_old_one(
@@ -243,20 +280,31 @@ async def test_a_server_looks_at_its_files_while_nobody_connects(
 
 
 @pytest.mark.parametrize(
-    ("listen", "tls", "mutual", "missing"),
+    ("listen", "tls", "mutual", "asks", "missing"),
     [
-        ("127.0.0.1:0", False, False, None),
-        ("0.0.0.0:0", False, False, "TLS and authentication"),
-        ("0.0.0.0:0", True, False, "authentication"),
-        ("0.0.0.0:0", True, True, None),
+        ("127.0.0.1:0", False, False, False, None),
+        ("0.0.0.0:0", False, False, False, "TLS and authentication"),
+        ("0.0.0.0:0", False, False, True, "TLS"),
+        ("0.0.0.0:0", True, False, False, "authentication"),
+        ("0.0.0.0:0", True, False, True, None),
+        ("0.0.0.0:0", True, True, False, None),
     ],
 )
 async def test_listening_beyond_loopback_is_warned_of(
-    authority: Authority, issued: Issued, listen: str, tls: bool, mutual: bool, missing: str | None
+    authority: Authority,
+    issued: Issued,
+    tmp_path: Path,
+    listen: str,
+    tls: bool,
+    mutual: bool,
+    asks: bool,
+    missing: str | None,
 ) -> None:
     settings = {"tls_cert": str(issued.certificate), "tls_key": str(issued.key)} if tls else {}
     if mutual:
         settings["tls_client_ca"] = str(authority.certificate)
+    if asks:
+        settings["access"] = str(write_access(tmp_path / "access.toml"))
     with capture_logs() as logs:
         async with serving(listen=listen, **settings):
             pass

@@ -101,3 +101,11 @@ def test_what_cannot_be_read_is_left_out_and_what_was_known_stays() -> None:
     assert index.by_key["k"].version == 12
     assert index.changes_of({"type": "ADDED", "object": shared(14, "nonsense")}) == ()
     assert index.changes_of({"type": "ADDED", "object": shared(15, "12=x")}) == ()
+
+
+def test_a_shared_heartbeat_that_cannot_be_read_stands_in_no_records_way() -> None:
+    """Not even in that of a record which the stream brings later."""
+    index = index_at(10, ("ADDED", shared(11, "12=nonsense")), ("ADDED", shared(11, "12=-5", name="heartbeats-b-1")))
+    (change,) = index.changes_of({"type": "ADDED", "object": body("k", 12)})
+    assert isinstance(change, Put)
+    assert change.entry.beat is None

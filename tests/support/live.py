@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -56,8 +57,17 @@ def eventually(condition: Callable[[], Any], *, within: float = 20.0, what: str 
 class Rpc:
     """A synchronous channel to a server; requests and answers are messages of our private pool, or raw bytes."""
 
-    def __init__(self, address: str, *, options: tuple[tuple[str, Any], ...] = ()) -> None:
-        self.channel = grpc.insecure_channel(
+    def __init__(
+        self,
+        address: str,
+        *,
+        options: tuple[tuple[str, Any], ...] = (),
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        connect = (
+            grpc.insecure_channel if credentials is None else partial(grpc.secure_channel, credentials=credentials)
+        )
+        self.channel = connect(
             address,
             options=[
                 ("grpc.max_send_message_length", -1),
@@ -173,10 +183,19 @@ def code_of(error: grpc.RpcError) -> grpc.StatusCode:
 
 
 class LiveServer:
-    """`peerload serve` in a process of its own, on a port that stays the same over restarts."""
+    """`peerload serve` in a process of its own, on a port that stays the same over restarts. `credentials` are needed where the
+    environment asks for TLS."""
 
-    def __init__(self, store: str, *, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        store: str,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self.store = store
+        self._credentials = credentials
         self._pinned = port is not None
         self.port = port or free_port()
         self._environment = dict(environment or {})
@@ -222,7 +241,7 @@ class LiveServer:
         )
 
     def _serves(self) -> bool:
-        with Rpc(self.address) as rpc:
+        with Rpc(self.address, credentials=self._credentials) as rpc:
             eventually(lambda: not self.running or rpc.healthy(), within=_START_SECONDS, what="the server to start")
         return self.running
 

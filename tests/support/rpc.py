@@ -21,14 +21,18 @@ SOURCES = "/peerload.v1.SourceService"
 
 
 class AsyncRpc:
-    """A channel; a failed call raises grpc.aio.AioRpcError. `token` goes with every call."""
+    """A channel; a failed call raises grpc.aio.AioRpcError. `token` goes with every call, `credentials` with the
+    connection: TLS."""
 
-    def __init__(self, address: str, token: str | None = None) -> None:
+    def __init__(
+        self, address: str, token: str | None = None, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         self.metadata = None if token is None else (("authorization", f"Bearer {token}"),)
-        self.channel = grpc.aio.insecure_channel(
-            address,
-            options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)],
-        )
+        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        if credentials is None:
+            self.channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self.channel = grpc.aio.secure_channel(address, credentials, options=options)
 
     async def __aenter__(self) -> Self:
         return self

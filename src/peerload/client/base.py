@@ -66,6 +66,7 @@ class BaseClient:
         self.address = str(self._servers)
         self.settings = settings or ClientSettings.from_env()
         self._topology = topology_from(extra=topology)
+        self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._engines = Engines(
             self.settings.engines, engine_settings or {}, partial(advertised_host, self.address, host)
@@ -79,7 +80,7 @@ class BaseClient:
             facts=WorkerFacts.from_env(self._topology),
             replica=replica,
             settings=self.settings,
-            clock=clock or SystemClock(),
+            clock=self._clock,
             rng=self._rng,
             executor=self._executor,
         )
@@ -228,7 +229,7 @@ class BaseClient:
         if self._closed:
             raise RuntimeError("this client is closed")
         if self._lazy_connection is None:
-            self._lazy_connection = Connection(self._servers, self.settings, rng=self._rng)
+            self._lazy_connection = Connection(self._servers, self.settings, clock=self._clock, rng=self._rng)
         return self._lazy_connection
 
     def _pull(

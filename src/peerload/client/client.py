@@ -44,8 +44,8 @@ __all__ = ["AsyncClient"]
 class AsyncClient(CacheCalls, ArtifactCalls):
     """A connection to a Peerload server, and the engines that move bytes between this process and its peers.
 
-    `address` is the server's `HOST:PORT`; where it is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS
-    are asked, then it is localhost:8001. `host` is the name or address under which peers reach this process (else
+    `address` is the server's `HOST:PORT`, `https://HOST:PORT` for TLS, or those of several with commas between them; where it
+    is not given, PEERLOAD_SERVER, MODEL_EXPRESS_URL and MX_SERVER_ADDRESS are asked, then it is localhost:8001. `host` is the name or address under which peers reach this process (else
     MX_WORKER_HOST, else the address from which the server is reached). `topology` adds to what PEERLOAD_TOPOLOGY says
     (`zone=a,rack=b`). `replica` is what the processes that hold one copy of a model together call it (else
     PEERLOAD_REPLICA, else what torch.distributed's launcher calls the job). `engine_settings` are each engine's own, by its

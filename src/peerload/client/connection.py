@@ -21,6 +21,7 @@ from peerload.client.route import Link, Resolve, Route
 from peerload.client.settings import ClientSettings
 from peerload.client.status import NotReached, Stopping, to_error
 from peerload.client.tls import ClientTls
+from peerload.clock import Clock
 from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
 from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
@@ -37,9 +38,11 @@ _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
 
 _SETTLED_S: Final = 1.0
-"""A watch that has lasted so long may turn to every server again, at once, when it ends."""
+"""A watch that has been told of changes for so long turns to every server again, at once, when it ends."""
 _DIAGNOSIS_S: Final = 10.0
 """How long it is believed what was found out about a server to which there is no connection."""
+_MOST_DIAGNOSES: Final = 4
+"""Of so many servers at once."""
 
 M = TypeVar("M", bound=Message)
 
@@ -54,10 +57,17 @@ class Connection:
     """
 
     def __init__(
-        self, servers: Servers, settings: ClientSettings, *, rng: random.Random, resolve: Resolve = resolve
+        self,
+        servers: Servers,
+        settings: ClientSettings,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        resolve: Resolve = resolve,
     ) -> None:
         self.address = str(servers)
         self._settings = settings
+        self._clock = clock
         self._rng = rng
         self._tls = ClientTls.of(servers, settings)
         self._route = Route(servers.addresses, self._tls, rng=rng, resolve=resolve)
@@ -127,16 +137,19 @@ class Connection:
         asked.CopyFrom(request)
         failures: dict[Place, Unavailable] = {}
         while (link := await self._link(failures, loop.time() + self._settings.call_timeout)) is not None:
-            begun = loop.time()
+            told_since: float | None = None
             try:
                 async with aclosing(self._changes(link, asked)) as responses:
                     async for response in responses:
+                        told_since = told_since or loop.time()
                         asked.resume_token = response.resume_token
                         yield response
             except Unavailable as error:
-                if loop.time() - begun > _SETTLED_S:
+                if told_since is not None and loop.time() - told_since > _SETTLED_S:
+                    # It worked until now. Connections are let go of for their age, too: then its server goes on with it.
                     failures.clear()
-                failures[link.place] = error
+                else:
+                    failures[link.place] = error
         raise await self._summed_up(failures)
 
     async def _changes(
@@ -228,27 +241,28 @@ class Connection:
     async def _summed_up(self, failures: Mapping[Place, Unavailable]) -> Unavailable:
         """What to say of servers none of which has answered: of each one once, and why there is no connection to it, if
         that can be found out."""
+        unclear = [place for place, each in failures.items() if isinstance(each, NotReached) and not each.refused]
+        found = dict(zip(unclear, await asyncio.gather(*map(self._diagnosis, unclear[:_MOST_DIAGNOSES])), strict=False))
         told: dict[str, Unavailable] = {}
         for place, failure in failures.items():
-            found = await self._diagnosis(place) if isinstance(failure, NotReached) else None
-            if found:
-                told[place.name] = (_Hopeless if found.certain else NotReached)(
-                    f"no connection to the server at {place.name}: {found.text}"
-                )
+            if diagnosis := found.get(place):
+                kind = _Hopeless if diagnosis.certain else NotReached
+                told[place.name] = kind(f"no connection to the server at {place.name}: {diagnosis.text}")
             else:
                 told.setdefault(place.name, failure)
         if len(told) == 1:
             return next(iter(told.values()))
-        kind = _Hopeless if all(isinstance(each, _Hopeless) for each in told.values()) else Unavailable
-        return kind("; ".join(map(str, told.values())))
+        hopeless = all(isinstance(each, _Hopeless) for each in told.values())
+        return (_Hopeless if hopeless else Unavailable)("; ".join(map(str, told.values())))
 
     async def _diagnosis(self, place: Place) -> Diagnosis:
         loop = asyncio.get_running_loop()
         when, found = self._diagnoses.get(place, (-math.inf, Diagnosis()))
         if loop.time() - when > _DIAGNOSIS_S:
             trust = None if self._tls is None else self._tls.current()
-            found = await loop.run_in_executor(None, diagnose, place, trust)
-            self._diagnoses = {place: (loop.time(), found)}
+            found = await loop.run_in_executor(None, diagnose, place, trust, self._clock.wall_ms())
+            recent = {each: known for each, known in self._diagnoses.items() if loop.time() - known[0] < _DIAGNOSIS_S}
+            self._diagnoses = {**recent, place: (loop.time(), found)}
         return found
 
     def _metadata(self, link: Link) -> tuple[tuple[str, str], ...]:

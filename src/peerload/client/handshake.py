@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final, cast
 
 from peerload.certificates import Validity, validity
@@ -47,13 +46,14 @@ class Diagnosis:
 _NOTHING: Final = Diagnosis()
 
 
-def diagnose(place: Place, trust: Trust | None) -> Diagnosis:
-    """What keeps a client with this trust (None: one that speaks plaintext) from a server. Blocks for a few seconds at most."""
+def diagnose(place: Place, trust: Trust | None, now: int) -> Diagnosis:
+    """What keeps a client with this trust (None: one that speaks plaintext) from a server, at `now` (milliseconds since
+    1970). Blocks for a few seconds at most."""
     where = place.socket_address
     if where is None:
         return _NOTHING
     try:
-        return _speaks_tls(where) if trust is None else _handshake(where, place.host, trust)
+        return _speaks_tls(where) if trust is None else _handshake(where, place.host, trust, now)
     except (OSError, ValueError):
         return _NOTHING  # Nobody is there, or what is there is too slow to tell.
 
@@ -69,7 +69,7 @@ def _speaks_tls(where: tuple[str, int]) -> Diagnosis:
     return Diagnosis("it speaks TLS, not plaintext: begin its address with https://, or set PEERLOAD_TLS=1")
 
 
-def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
+def _handshake(where: tuple[str, int], host: str, trust: Trust, now: int) -> Diagnosis:
     name = trust.name or host
     context = trust.context()
     context.set_alpn_protocols(["h2"])
@@ -82,12 +82,12 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
                 finished = True
                 # A certificate of ours is refused only after the handshake has ended for us (TLS 1.3).
                 secured.sendall(_GREETING)
-                return _NOTHING if secured.recv(1) else _client_certificate(trust)
+                return _NOTHING if secured.recv(1) else _client_certificate(trust, now)
     except ssl.SSLCertVerificationError as error:
-        return _server_certificate(error, where, name, trust)
+        return _server_certificate(error, where, name, trust, now)
     except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError):
         if finished:
-            return _client_certificate(trust)
+            return _client_certificate(trust, now)
         return Diagnosis("it ends the connection in the midst of the handshake: does it speak TLS?", certain=False)
     except ssl.SSLError as error:
         reason = error.reason or ""
@@ -96,11 +96,11 @@ def _handshake(where: tuple[str, int], host: str, trust: Trust) -> Diagnosis:
                 "it speaks plaintext, not TLS: leave out https:// and the settings of TLS, or give it some"
             )
         if "_ALERT_" in reason and any(sign in reason for sign in (*_WANTS_ONE, *_REFUSES_IT)):
-            return _client_certificate(trust)
+            return _client_certificate(trust, now)
         return Diagnosis(f"TLS fails: {reason}", certain=False) if reason else _NOTHING
 
 
-def _client_certificate(trust: Trust) -> Diagnosis:
+def _client_certificate(trust: Trust, now: int) -> Diagnosis:
     shown = trust.shown
     if shown is None:
         return Diagnosis(
@@ -108,13 +108,13 @@ def _client_certificate(trust: Trust) -> Diagnosis:
             "--tls-client-cert and --tls-client-key",
             certain=False,
         )
-    fault = _fault(lambda: shown.validity)
+    fault = _fault(lambda: shown.validity, now)
     why = f", which {fault}" if fault else ": is it signed by one whom the server's --tls-client-ca has?"
     return Diagnosis(f"it refuses this client's certificate (--tls-client-cert){why}", certain=False)
 
 
 def _server_certificate(
-    error: ssl.SSLCertVerificationError, where: tuple[str, int], name: str, trust: Trust
+    error: ssl.SSLCertVerificationError, where: tuple[str, int], name: str, trust: Trust, now: int
 ) -> Diagnosis:
     code = error.verify_code
     if code in _NAMES_OTHERS:
@@ -128,7 +128,9 @@ def _server_certificate(
             "authority by --tls-ca or PEERLOAD_TLS_CA"
         )
     if code in (_EXPIRED, _NOT_YET_VALID):
-        return Diagnosis(f"{_out_of_time(where, code)}: the server needs another, or a clock is wrong")
+        # By OpenSSL's clock; or it is one of those that lead to the root.
+        fault = _shown_fault(where, now) or ("has expired" if code == _EXPIRED else "is not valid yet")
+        return Diagnosis(f"its certificate {fault}: the server needs another, or a clock is wrong")
     return Diagnosis(f"its certificate is not accepted: {error.verify_message}")
 
 
@@ -143,19 +145,19 @@ def _names(where: tuple[str, int], trust: Trust) -> list[str]:
     return []
 
 
-def _out_of_time(where: tuple[str, int], code: int) -> str:
-    fault = ""
-    with contextlib.suppress(OSError, ValueError), socket.create_connection(where, _SECONDS) as raw:
+def _shown_fault(where: tuple[str, int], now: int) -> str:
+    """Whether the time of the server's certificate is over, or has not begun."""
+    with contextlib.suppress(OSError), socket.create_connection(where, _SECONDS) as raw:
         with _trusting_anybody().wrap_socket(raw) as secured:
-            fault = _fault(lambda: validity(secured.getpeercert(binary_form=True) or b""))
-    fault = fault or ("has expired" if code == _EXPIRED else "is not valid yet")
-    return f"its certificate {fault}"
+            shown = secured.getpeercert(binary_form=True) or b""
+        return _fault(lambda: validity(shown), now)
+    return ""
 
 
-def _fault(read: Callable[[], Validity]) -> str:
-    """What is wrong with a certificate's time by now; empty: nothing, or nothing is there to read it with."""
+def _fault(read: Callable[[], Validity], now: int) -> str:
+    """What is wrong with a certificate's time; empty: nothing, or nothing is there to read it with."""
     try:
-        return read().fault(round(datetime.now(UTC).timestamp() * 1000))
+        return read().fault(now)
     except (ValueError, MissingExtra):
         return ""
 

@@ -34,7 +34,11 @@ _BUSY: Final = "; try again"
 
 
 class NotReached(errors.Unavailable):
-    """There was no connection, or it was lost."""
+    """There was no connection, or it was lost. `refused`: nobody listens there, and more need not be found out."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Stopping(errors.Unavailable):
@@ -94,7 +98,8 @@ def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> 
         return make(f"the server at {address} did not answer {method.rpartition('/')[2]} in time")
     if make is errors.Unavailable:
         if not message or any(sign in message.lower() for sign in _NOT_REACHED):
-            return NotReached(f"no server answers at {address}: {_last_cause(message) or 'the connection broke'}")
+            cause = _last_cause(message) or "the connection broke"
+            return NotReached(f"no server answers at {address}: {cause}", refused=cause == "connection refused")
         if message == _STOPPING:
             return Stopping(f"the server at {address} is stopping")
         return make(f"the server at {address} is not available: {message}")

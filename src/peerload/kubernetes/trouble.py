@@ -42,6 +42,7 @@ __all__ = [
 ENCODED: Final = b"k8s\0"
 """What an answer in Kubernetes' own encoding begins with."""
 _QUOTED: Final = 300
+_MOST_SECONDS: Final = 10**9
 _MANIFESTS: Final = "peerload kubernetes manifests | kubectl apply -f -"
 
 
@@ -148,7 +149,9 @@ def retry_after(headers: Mapping[str, str], status: Mapping[str, Any]) -> float 
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return float(text)
     seconds = _details(status).get("retryAfterSeconds")
-    return float(seconds) if isinstance(seconds, int) and not isinstance(seconds, bool) and seconds > 0 else None
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 < seconds < _MOST_SECONDS:
+        return None
+    return float(seconds)
 
 
 def refusal(

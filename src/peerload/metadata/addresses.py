@@ -35,7 +35,7 @@ class Address(NamedTuple):
             host = host[1:-1]
         elif ":" in host:
             return None
-        if not host.isascii() or not host.isprintable() or not 0 < len(host) <= _MAX_HOST or set(host) & set(", /"):
+        if not host.isascii() or not host.isprintable() or not 0 < len(host) <= _MAX_HOST or set(host) & set(", /[]"):
             return None
         if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) <= _MAX_PORT):
             return None

@@ -434,7 +434,7 @@ class MetadataBackend:
     async def _confirmed_ranks(self, source_id: str, worker_id: str) -> list[SourceRecord]:
         entries = await self._confirm.source(source_id)
         # A worker id may hold a slash, so the end of a key does not tell.
-        mine = [entry for entry in entries if SourceKey.decode(entry.key).worker_id == worker_id]
+        mine = [entry for entry in entries if _worker_of(entry) == worker_id]
         return sorted(map(self._judged, mine), key=lambda record: record.worker_rank)
 
     def _judged(self, entry: Entry) -> SourceRecord:
@@ -494,3 +494,11 @@ def _oldest(ranks: tuple[Held, ...]) -> int:
 
 def _suspect(ranks: tuple[Held, ...]) -> bool:
     return any(held.suspect for held in ranks)
+
+
+def _worker_of(entry: Entry) -> str | None:
+    """The worker id in an entry's key; None for one that is no source's."""
+    try:
+        return SourceKey.decode(entry.key).worker_id
+    except ValueError:
+        return None

@@ -21,6 +21,7 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Conflict, LimitExceeded, MissingField, Unavailable
+from peerload.metadata import members
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory import Directory
 from peerload.metadata.limits import MAX_TEXT_BYTES, check_text
@@ -89,12 +90,12 @@ class _Held:
     def of(cls, entry: Entry) -> Self:
         """What an entry says; one that says nothing of use has run out."""
         value = entry.value
-        length, since, stamp = value.get("lease_ms"), value.get("since"), entry.beat.stamp if entry.beat else 0
+        stamp = entry.beat.stamp if entry.beat else 0
         return cls(
-            str(value.get("holder", "")),
-            str(value.get("note", "")),
-            length if isinstance(length, int) else 0,
-            since if isinstance(since, int) else stamp,
+            members.text(value, "holder"),
+            members.text(value, "note"),
+            members.number(value, "lease_ms", MAX_LEASE_MS) or 0,
+            members.number(value, "since") or stamp,
             stamp,
             entry.revision,
             entry.generation,

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar, cast
 
 from peerload.errors import InvalidArgument
+from peerload.metadata import members
+from peerload.metadata.members import number, text
 from peerload.store.base import Entry, Scalar, Value
 from peerload.wire import p2p_pb2, sources_pb2, splice
 
@@ -70,10 +72,14 @@ class SourceKey(NamedTuple):
     @classmethod
     def decode(cls, key: str) -> SourceKey:
         """Raises ValueError for a key that is no source's."""
-        prefix, source_id, rank, worker_id = key.split("/", 3)
-        if prefix + "/" != SOURCE_PREFIX or not source_id or not worker_id or not rank.isdecimal():
+        prefix, _, rest = key.partition("/")
+        source_id, _, rest = rest.partition("/")
+        digits, _, worker_id = rest.partition("/")
+        rank = members.decimal(digits, members.MAX_UINT32)
+        # A rank with zeros before it would be another's.
+        if prefix + "/" != SOURCE_PREFIX or not source_id or not worker_id or rank is None or str(rank) != digits:
             raise ValueError(f"{key!r} is not the key of a source")
-        return cls(sys.intern(source_id), int(rank), worker_id)
+        return cls(sys.intern(source_id), rank, worker_id)
 
     @staticmethod
     def prefix_of(source_id: str) -> str:
@@ -165,50 +171,49 @@ class SourceRecord(NamedTuple):
 
     @classmethod
     def from_entry(cls, entry: Entry) -> SourceRecord:
-        """The record that a store's entry holds. Members that are missing or of another type count as not given.
+        """The record that a store's entry holds. What its members do not say counts as not given.
 
         Raises ValueError for an entry that is no source's.
         """
         key = SourceKey.decode(entry.key)
         value = entry.value
-        since, judged = _number(value, "stale.since"), _number(value, "stale.judged")
+        since, judged = number(value, "stale.since"), number(value, "stale.judged")
         mark = None if since is None or judged is None else Mark(since, judged, _status(value, "stale.was"))
-        step = _text(value, "training_step")
-        form = _text(value, "form")
-        pod = Pod(_text(value, "pod.name"), _text(value, "pod.uid"), _text(value, "pod.namespace"))
+        form = text(value, "form")
+        pod = Pod(text(value, "pod.name"), text(value, "pod.uid"), text(value, "pod.namespace"))
         return cls(
             key=key,
-            model_name=sys.intern(_text(value, "model")),
-            revision=sys.intern(_text(value, "revision")),
+            model_name=sys.intern(text(value, "model")),
+            revision=sys.intern(text(value, "revision")),
             status=_status(value, "status"),
             updated_at=entry.beat.stamp if entry.beat else 0,
             load=entry.beat.load if entry.beat else None,
-            accelerator=sys.intern(_text(value, "accelerator")),
+            accelerator=sys.intern(text(value, "accelerator")),
             topology=_shared(
                 tuple(
-                    (sys.intern(name.removeprefix(_TOPOLOGY)), sys.intern(text))
-                    for name, text in sorted(value.items())
-                    if name.startswith(_TOPOLOGY) and isinstance(text, str)
+                    (sys.intern(name.removeprefix(_TOPOLOGY)), sys.intern(place))
+                    for name in sorted(value)
+                    if name.startswith(_TOPOLOGY) and (place := text(value, name))
                 )
             ),
-            training_step=int(step) if step.isdecimal() else None,
-            layout_signature=sys.intern(_text(value, "layout_signature")) or None,
+            training_step=members.decimal(text(value, "training_step")),
+            layout_signature=sys.intern(text(value, "layout_signature")) or None,
             form=Form[form] if form in Form.__members__ else Form.UNSPECIFIED,
-            content=sys.intern(_text(value, "content")),
-            item_count=_number(value, "item_count") or 0,
-            total_size=_number(value, "total_size") or 0,
-            engines=_shared(tuple(name for name in _text(value, "engines").split(",") if name)),
+            content=sys.intern(text(value, "content")),
+            item_count=number(value, "item_count") or 0,
+            total_size=number(value, "total_size", members.MAX_UINT64) or 0,
+            engines=_shared(tuple(name for name in text(value, "engines").split(",") if name)),
             pod=pod if any(pod) else NO_POD,
-            published_at=_number(value, "published_at") or 0,
-            refs=_shared(tuple(name for name in _text(value, "refs").split("\n") if name)),
-            part=sys.intern(_text(value, "part")),
+            published_at=number(value, "published_at") or 0,
+            refs=_shared(tuple(name for name in text(value, "refs").split("\n") if name)),
+            part=sys.intern(text(value, "part")),
             mark=mark,
             store_revision=entry.revision,
             generation=entry.generation,
-            endpoints=_text(value, "endpoints"),
-            replica=sys.intern(_text(value, "replica")),
-            world_size=_number(value, "world_size") or 0,
-            owner=sys.intern(_text(value, "owner")),
+            endpoints=text(value, "endpoints"),
+            replica=sys.intern(text(value, "replica")),
+            world_size=number(value, "world_size", members.MAX_UINT32) or 0,
+            owner=sys.intern(text(value, "owner")),
         )
 
     def to_value(self) -> dict[str, Scalar]:
@@ -327,16 +332,6 @@ def _shared(items: _Items) -> _Items:
     return cast(_Items, _same(items)) if len(str(items)) <= _SHARED_CHARACTERS else items
 
 
-def _text(value: Mapping[str, Scalar], name: str) -> str:
-    member = value.get(name)
-    return member if isinstance(member, str) else ""
-
-
-def _number(value: Mapping[str, Scalar], name: str) -> int | None:
-    member = value.get(name)
-    return member if isinstance(member, int) and not isinstance(member, bool) else None
-
-
 def _status(value: Mapping[str, Scalar], name: str) -> Status:
-    text = _text(value, name)
-    return Status[text] if text in Status.__members__ else Status.UNKNOWN
+    said = text(value, name)
+    return Status[said] if said in Status.__members__ else Status.UNKNOWN

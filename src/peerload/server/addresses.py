@@ -19,7 +19,14 @@ def split_address(text: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("an IPv6 address needs brackets, as in [::1]:8001")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+    if (
+        not colon
+        or not host
+        or set(host) & set("[]")
+        or not port.isascii()
+        or not port.isdigit()
+        or int(port) > MAX_PORT
+    ):
         raise ValueError("must be HOST:PORT or [IPV6]:PORT with a port from 0 (any free one) to 65535")
     return host, int(port)
 

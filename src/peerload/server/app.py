@@ -21,7 +21,7 @@ from peerload.plugins import open_store
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
-from peerload.server.front import Front, Method
+from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
@@ -144,7 +144,7 @@ class Server:
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
-        if missing := _missing_beyond_loopback(self._address, tls):
+        if missing := _missing_beyond_loopback(self._address, tls, self._gate):
             _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
 
     async def failed(self) -> None:
@@ -281,10 +281,10 @@ async def serve(settings: Settings) -> None:
         await server.stop()
 
 
-def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None) -> str:
+def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:
     """What protects nobody from others than this machine's own processes; empty: nothing, or only these can connect."""
     missing = ["TLS"] if tls is None else []
-    if tls is None or not tls.mutual:
+    if gate is None and (tls is None or not tls.mutual):
         missing.append("authentication")
     return "" if is_loopback(split_address(listen)[0]) else " and ".join(missing)
 

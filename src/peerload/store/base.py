@@ -30,7 +30,7 @@ import json
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NewType, Protocol, TypeAlias
+from typing import Final, Literal, NewType, NoReturn, Protocol, TypeAlias
 
 from peerload.errors import InvalidArgument, LimitExceeded
 
@@ -64,6 +64,8 @@ __all__ = [
     "check_blob",
     "check_key",
     "check_prefix",
+    "decode_beat",
+    "decode_value",
     "encode_value",
 ]
 
@@ -353,3 +355,34 @@ def encode_value(value: Value) -> str:
     if size > MAX_VALUE_BYTES:
         raise LimitExceeded("value", f"has {size} bytes as JSON, more than {MAX_VALUE_BYTES}", limit=MAX_VALUE_BYTES)
     return text
+
+
+def decode_value(text: str | bytes) -> Value:
+    """The value that `encode_value` made JSON of. Raises ValueError for text that it never makes."""
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("the value is nested deeply") from None
+    if not isinstance(value, dict) or not all(isinstance(member, _SCALARS) for member in value.values()):
+        raise ValueError("the value is not a flat object")
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+        # An escape may stand for half of a surrogate pair, which can be neither kept nor sent on.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def decode_beat(stamp: str | bytes | int, load: str | bytes | float | None) -> Beat:
+    """A beat from what is kept of it; an empty load is none. Raises ValueError for one that no store takes."""
+    try:
+        beat = Beat(int(stamp), None if load is None or load in ("", b"") else float(load))
+        check_beat(beat)
+    except (InvalidArgument, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    return beat
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON's")
+
+
+_SCALARS: Final = (str, int, float, bool, type(None))

@@ -65,6 +65,8 @@ async def _ask(address: Address) -> bytes:
         reader, writer = await asyncio.open_connection(address.host, address.port)
     except ConnectionRefusedError as error:
         raise TransferFailed(f"no NIXL listener answers at {shown}", fault=Fault.REFUSED) from error
+    except UnicodeError:
+        raise TransferFailed(f"the NIXL listener's address {shown} has no host name", retryable=False) from None
     except OSError as error:
         text = f"the NIXL listener at {shown} cannot be reached: {error.strerror or error}"
         raise TransferFailed(text, fault=Fault.UNREACHABLE) from error

@@ -66,7 +66,7 @@ def send(
 
 
 def receive(sock: socket.socket) -> Message | None:
-    """The next message; None once the other side is gone. Raises OSError as the socket does."""
+    """The next message; None once the other side is gone. Raises OSError as the socket does, and for what is no message."""
     fds = array.array("i")
     room = socket.CMSG_SPACE((MAX_FDS + 1) * fds.itemsize)
     try:
@@ -83,12 +83,27 @@ def receive(sock: socket.socket) -> Message | None:
             fds.frombytes(found[: len(found) - len(found) % fds.itemsize])
     if not data:
         return None
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise OSError("a message was cut off")
-    if data.startswith(_ELSEWHERE):
-        with os.fdopen(fds.pop(), "rb") as file:
-            file.seek(0)
-            data = file.read(int(data.removeprefix(_ELSEWHERE)))
-    head, _, payload = data.partition(b"\n")
-    words = json.loads(head)
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise OSError("a message was cut off")
+        return _read(data, fds)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _read(data: bytes, fds: array.array[int]) -> Message:
+    try:
+        if data.startswith(_ELSEWHERE):
+            size = int(data.removeprefix(_ELSEWHERE))
+            with os.fdopen(fds.pop(), "rb") as file:
+                file.seek(0)
+                data = file.read(max(0, min(size, os.fstat(file.fileno()).st_size)))
+        head, _, payload = data.partition(b"\n")
+        words = json.loads(head.decode())
+    except (ValueError, IndexError, RecursionError) as error:
+        raise OSError(f"what came is no message: {error}") from error
+    if not isinstance(words, dict):
+        raise OSError("what came is no message: its words are no object")
     return Message(words, payload, tuple(fds))

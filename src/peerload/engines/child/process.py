@@ -72,11 +72,16 @@ class Child:
 
     def answer(self) -> Message:
         """Its next answer. Blocks; raises `ChildDied` where there will be none, `TransferFailed` for a no."""
-        found = message.receive(self.sock)
+        try:
+            found = message.receive(self.sock)
+        except OSError as error:
+            # What the library or its peers made of the child is not to be trusted further.
+            self.kill()
+            raise ChildDied(f"{self._what} talks nonsense: {error}") from error
         if found is None:
             raise self._died()
         if "error" in found.words:
-            raise TransferFailed(f"{self._what}: {found.words['error']}", retryable=bool(found.words["retryable"]))
+            raise TransferFailed(f"{self._what}: {found.words['error']}", retryable=bool(found.words.get("retryable")))
         return found
 
     def ask(self, do: str, payload: bytes = b"", fds: Sequence[int] = (), *, patience: float, **words: Any) -> Message:

@@ -19,6 +19,8 @@ def dial(host: str, port: int, address: str, timeout: float) -> socket.socket:
     """A connected socket. Each address of the host is given up to `timeout` seconds. Raises `TransferFailed`."""
     try:
         return sockets.connect(host, port, timeout)
+    except UnicodeError:
+        raise TransferFailed(f"cannot connect to {address}: that is no host name", retryable=False) from None
     except OSError as error:
         fault = Fault.REFUSED if isinstance(error, ConnectionRefusedError) else Fault.UNREACHABLE
         raise TransferFailed(f"cannot connect to {address}: {error.strerror or error}", fault=fault) from None

@@ -10,7 +10,7 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Damaged
-from peerload.store.base import Beat, Beaten, Change, Deleted, Put
+from peerload.store.base import Beat, Beaten, Change, Deleted, Put, decode_beat
 from peerload.store.kubernetes.names import Type
 from peerload.store.kubernetes.objects import Record, later, read_entry, read_record, type_in, version_of
 
@@ -183,14 +183,15 @@ class Index:
         self.on_shared(write)
         try:
             beats = dict(read_beats(body.get("beats", "")))
-            raised = [
-                (n, read_beat(text)) for n, text in beats.items() if n in self.by_generation and known.get(n) != text
-            ]
+            # All that is new is read: one of a record that the stream has yet to bring must be good as well.
+            fresh = [(n, read_beat(text)) for n, text in beats.items() if known.get(n) != text]
         except (ValueError, AttributeError) as error:
             _log.warning("an object is left out", name=name, error=repr(error))
             return
         self.shared[name] = Shared(version, write, self._clock.monotonic(), beats)
-        for generation, beat in raised:
+        for generation, beat in fresh:
+            if generation not in self.by_generation:
+                continue
             before = self.beats.get(generation)
             if before is None or beat.stamp > before.stamp:
                 self.beats[generation] = beat
@@ -226,4 +227,4 @@ def read_beats(text: str) -> Iterator[tuple[int, str]]:
 def read_beat(text: str) -> Beat:
     """A heartbeat from its text. Raises ValueError."""
     stamp, _, load = text.partition(",")
-    return Beat(int(stamp), float(load) if load else None)
+    return decode_beat(stamp, load)

@@ -77,5 +77,5 @@ def read_layout(body: Mapping[str, Any]) -> Layout:
                 f" Peerload wrote; this one understands layout {_LAYOUT}: upgrade it, or give it another instance"
             )
         return Layout(str(value["epoch"]), int(value["base"]), body["metadata"]["uid"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Damaged(f"the object {body['metadata']['name']!r} cannot be read: {error!r}") from error

@@ -17,7 +17,6 @@ is lost, so revisions in Peerload are these numbers from a `base` on, which is a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from peerload.errors import Damaged
-from peerload.store.base import Beat, Entry, Scalar, Value
+from peerload.store.base import Beat, Entry, Value, decode_beat, decode_value
 from peerload.store.kubernetes.names import (
     API_VERSION,
     KIND,
@@ -199,7 +198,7 @@ def read_record(instance: str, body: Mapping[str, Any]) -> Record:
             write=body.get("write", ""),
             mark=body.get("mark", ""),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise Damaged(f"the object {name!r} cannot be read: {error!r}") from error
 
 
@@ -207,7 +206,7 @@ def read_entry(record: Record, body: Mapping[str, Any], base: int, beat: Beat | 
     """The entry in an object. `beat`: the latest of its heartbeats. Raises `Damaged`."""
     exact = body.get("exact")
     try:
-        value: dict[str, Scalar] = body["value"] if exact is None else json.loads(exact)
+        value: Value = body["value"] if exact is None else decode_value(exact)
         if not all(member is None or isinstance(member, (str, int, float, bool)) for member in value.values()):
             raise ValueError("its value is not flat")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -303,8 +302,7 @@ def _beat_json(beat: Beat) -> dict[str, Any]:
 def _read_beat(members: Mapping[str, Any] | None) -> Beat | None:
     if members is None:
         return None
-    load = members.get("load")
-    return Beat(int(members["stamp"]), None if load is None else float(load))
+    return decode_beat(members["stamp"], members.get("load"))
 
 
 def _read_blob(members: Mapping[str, Any] | None) -> BlobRef | None:

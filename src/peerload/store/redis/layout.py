@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from peerload.errors import Compacted, Damaged
-from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Position, Put
+from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Position, Put, decode_beat, decode_value
 from peerload.store.redis.place import RedisPlace
 
 __all__ = ["Keys", "load_text", "read_changes", "read_entry", "read_position", "write_position"]
@@ -45,10 +46,10 @@ def read_entry(key: bytes, entry: bytes | None, beat: bytes | None) -> Entry:
             raise ValueError("its beat is of another revision")
         return Entry(
             key=key.decode(),
-            value=json.loads(value),
+            value=decode_value(value),
             revision=int(revision),
             generation=int(generation),
-            beat=_beat(*rest) if rest else None,
+            beat=decode_beat(*rest) if rest else None,
             blob_size=None if size == b"-" else int(size),
         )
     except (ValueError, TypeError) as error:
@@ -57,24 +58,33 @@ def read_entry(key: bytes, entry: bytes | None, beat: bytes | None) -> Entry:
 
 def read_changes(items: list[Any], seen: int) -> tuple[tuple[Change, ...], int]:
     """The changes in items of the feed, and the revision of the last one. Raises `Compacted` where the first is not
-    the one that followed `seen`, or one is missing in between."""
+    the one that followed `seen`, or one is missing in between, and `Damaged`."""
     changes: list[Change] = []
     for item_id, flat in items:
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        if int(fields[b"p"]) != seen:
-            raise Compacted("the feed no longer reaches back to the reader's position")
-        seen = int(item_id.partition(b"-")[0])
-        if b"v" in fields:
-            changes.append(Put(read_entry(fields[b"k"], fields[b"v"], fields[b"b"])))
-        elif b"d" in fields:
-            changes.append(Deleted(fields[b"d"].decode(), seen))
-        else:
-            touches = iter(json.loads(fields[b"t"]))
-            changes.extend(
-                Beaten(key, int(generation), Beat(int(stamp), float(load) if load else None))
-                for key, generation, stamp, load in zip(touches, touches, touches, touches, strict=True)
-            )
+        try:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            if int(fields[b"p"]) != seen:
+                raise Compacted("the feed no longer reaches back to the reader's position")
+            seen = int(item_id.partition(b"-")[0])
+            changes += _changes(fields, seen)
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise Damaged(
+                f"Redis holds item {item_id!r} of the feed in a form that cannot be read: {error!r}"
+            ) from error
     return tuple(changes), seen
+
+
+def _changes(fields: Mapping[bytes, bytes], revision: int) -> Iterator[Change]:
+    if b"v" in fields:
+        yield Put(read_entry(fields[b"k"], fields[b"v"], fields[b"b"]))
+    elif b"d" in fields:
+        yield Deleted(fields[b"d"].decode(), revision)
+    else:
+        touches = iter(json.loads(fields[b"t"]))
+        for key, generation, stamp, load in zip(touches, touches, touches, touches, strict=True):
+            if not isinstance(key, str):
+                raise ValueError("a key is not text")
+            yield Beaten(key, int(generation), decode_beat(stamp, load))
 
 
 def write_position(epoch: str, revision: int) -> Position:
@@ -88,7 +98,3 @@ def read_position(position: Position) -> tuple[str, int]:
     if not (epoch and revision.isascii() and revision.isdecimal() and len(revision) <= _DIGITS):
         raise Compacted("the position is not one of this store's feed")
     return epoch, int(revision)
-
-
-def _beat(stamp: bytes, load: bytes) -> Beat:
-    return Beat(int(stamp), float(load) if load else None)

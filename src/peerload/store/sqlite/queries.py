@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peerload.errors import Compacted, NotFound
-from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, Position, Put
+from peerload.errors import Compacted, Damaged, NotFound
+from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, Position, Put, decode_value
 from peerload.store.sqlite.layout import transaction
 
 __all__ = ["Batch", "find_blob", "find_entry", "list_entries", "read_feed", "trim_feed"]
@@ -132,7 +132,10 @@ def _changes(row_id: int, kind: str, key: str | None, beats: str | None, entry: 
 def _entry(row: Sequence[Any]) -> Entry:
     key, value, revision, generation, blob_size, stamp, load = row
     beat = None if stamp is None else Beat(stamp, load)
-    return Entry(key, json.loads(value), revision, generation, beat, blob_size)
+    try:
+        return Entry(key, decode_value(value), revision, generation, beat, blob_size)
+    except ValueError as error:
+        raise Damaged(f"the value of entry {key!r} cannot be read: {error}") from error
 
 
 def _key(change: Change) -> str:
