@@ -96,7 +96,7 @@ class H2cornFront:
 
     It bounds everything in `Limits`. One message over the limit is refused at its first bytes; what is read of a
     request beyond that has its room, and the gate has let it in. More connections than the limit wait, unaccepted. Two
-    limits are ours alone to know: headers have at most 16 KiB, and a connection is closed that resets streams by the hundred.
+    bounds have no setting: headers have at most 16 KiB, and a connection that resets streams by the hundred is closed.
 
     What a connection's readers leave unread, h2corn holds up to 2 MiB for them all: then none of them is sent anything
     until they read on, or have stalled for too long. So a client that stops reading one large answer holds up its own
