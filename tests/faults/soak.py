@@ -67,6 +67,8 @@ class Soak:
     """The most bytes of memory that the server held."""
     wrong: list[str] = field(default_factory=list)
     """What must not happen, and did."""
+    log: str = field(default="", repr=False)
+    """What the server wrote."""
     _phase: str = "quiet"
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -97,11 +99,12 @@ class Soak:
             if server.running:
                 self._judge_sources()
             else:
-                self.wrong.append(f"the server ended:\n{server.log()[-4000:]}")
-            if "failed unexpectedly" in server.log():
-                self.wrong.append(f"a call failed unexpectedly:\n{server.log()[-4000:]}")
+                self.wrong.append("the server ended")
             if server.running and (status := server.stop()):
                 self.wrong.append(f"the server left with {status}")
+            if "failed unexpectedly" in server.log():
+                self.wrong.append("a call failed unexpectedly")
+            self.log = server.log()
 
     def slower(self) -> dict[str, tuple[float, float]]:
         """Of each call the 99th percentile of its times, in seconds: quiet, and abused."""

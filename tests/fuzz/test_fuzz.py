@@ -22,6 +22,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     return TARGETS[request.param]
 
 
+@pytest.mark.timeout(600)
 def test_what_is_kept_and_a_little_more(target: Target) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     known = [*target.seeds(), *(path.read_bytes() for path in corpus(target.name))]
