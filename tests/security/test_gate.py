@@ -38,9 +38,9 @@ def access(tmp_path: Path) -> Path:
     return write_access(tmp_path / "access.toml")
 
 
-@pytest.fixture
-async def server(access: Path, clock: ManualClock) -> AsyncIterator[Server]:
-    async with serving(clock=clock, access=str(access)) as made:
+@pytest.fixture(params=["grpc", "h2corn"])
+async def server(request: pytest.FixtureRequest, access: Path, clock: ManualClock) -> AsyncIterator[Server]:
+    async with serving(clock=clock, access=str(access), front=request.param) as made:
         yield made
 
 
@@ -106,7 +106,7 @@ async def test_without_credentials_there_is_health_only(server: Server) -> None:
         (f"Bearer {TOKENS['alice'][:-1]}", "the token is not known"),
         (TOKENS["alice"], "must be one, of the form: Bearer TOKEN"),
         (f"Basic {TOKENS['alice']}", "must be one"),
-        ("Bearer ", "must be one"),
+        ("Bearer", "must be one"),
         ("", "must be one"),
     ],
 )
@@ -119,7 +119,7 @@ async def test_what_is_no_token(server: Server, header: str, said: str) -> None:
         assert TOKENS["alice"][:8] not in words
         rpc.metadata = (("authorization", f"Bearer {TOKENS['alice']}"), ("authorization", f"Bearer {TOKENS['bob']}"))
         assert (await code(rpc, "/model_express.p2p.P2pService/ListSources"))[0] is Code.UNAUTHENTICATED
-        rpc.metadata = (("authorization", f"bearer  {TOKENS['alice']} "),)
+        rpc.metadata = (("authorization", f"bearer  {TOKENS['alice']}"),)
         assert (await code(rpc, "/model_express.p2p.P2pService/ListSources"))[0] is Code.OK
 
 
@@ -282,3 +282,18 @@ async def test_clients_say_why_they_are_not_let_in(server: Server, tmp_path: Pat
                 pulled = await other.pull("org/model")
                 assert (pulled["w"].numpy() == weights["w"]).all()
         assert await client.find("org/model") == []
+
+
+async def test_a_principal_has_as_many_records_as_it_may(access: Path) -> None:
+    async with (
+        serving(access=str(access), limit_principal_records=1) as server,
+        AsyncRpc(server.address, TOKENS["alice"]) as alice,
+        AsyncRpc(server.address, TOKENS["bob"]) as bob,
+    ):
+        for _ in range(2):
+            await alice.publish(publication("w1"))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await alice.publish(publication("w2"))
+        assert error.value.code() is Code.RESOURCE_EXHAUSTED
+        assert error.value.details() == "--limit-principal-records: token:alice has 1 records already"
+        await bob.publish(publication("w2"))

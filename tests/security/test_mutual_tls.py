@@ -54,9 +54,9 @@ def clock() -> ManualClock:
     return ManualClock(wall_ms=round(datetime.now(UTC).timestamp() * 1000))
 
 
-@pytest.fixture
+@pytest.fixture(params=["grpc", "h2corn"])
 async def server(
-    authority: Authority, server_files: Issued, tmp_path: Path, clock: ManualClock
+    request: pytest.FixtureRequest, authority: Authority, server_files: Issued, tmp_path: Path, clock: ManualClock
 ) -> AsyncIterator[Server]:
     access = write_access(tmp_path / "access.toml", RULES)
     files = {
@@ -64,7 +64,7 @@ async def server(
         "tls_key": str(server_files.key),
         "tls_client_ca": str(authority.certificate),
     }
-    async with serving(clock=clock, access=str(access), **files) as made:
+    async with serving(clock=clock, access=str(access), front=request.param, **files) as made:
         yield made
 
 

@@ -178,3 +178,5 @@ async def test_it_stops_with_readers_that_take_nothing() -> None:
         await front.stop(0)
         await front.stop(0)
         await handlers.closed.wait()
+        # Nothing of it is left that the end of the event loop would have to wait for.
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "peerload-h2corn"]

@@ -18,8 +18,8 @@ from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
 from peerload.server.front import Gate, Methods
 from peerload.server.limits import Limits
+from peerload.server.listening import break_connections, parse_listen
 from peerload.server.listening import listen as bound_to
-from peerload.server.listening import parse_listen
 from peerload.server.tls import TlsKeeper
 
 if TYPE_CHECKING:
@@ -71,8 +71,11 @@ class _Generation:
         """Accept nothing more, and tell clients to make their next calls on another connection."""
         self._server.shutdown()
 
-    async def end(self, grace: float) -> None:
-        """Wait `grace` seconds for the calls of these connections to end, then end them."""
+    async def end(self, grace: float) -> bool:
+        """Wait `grace` seconds for the calls of these connections to end, then end them. Whether that was the end.
+
+        What a client does not read it may hold up until it has stalled for too long.
+        """
         await asyncio.wait({self._serving}, timeout=grace)
         for end in (self._application.end_calls, self._application.drop_calls):
             if not self._serving.done():
@@ -81,8 +84,11 @@ class _Generation:
         if self._serving.done():
             # What it ended with is nobody's concern by now.
             self._serving.exception()
-        else:
-            _log.warning("connections could not be closed", calls=self._application.calls)
+        return self._serving.done()
+
+    async def ended(self, timeout: float | None = None) -> None:
+        """Wait for the end of its last connection, at most so many seconds."""
+        await asyncio.wait({self._serving}, timeout=timeout)
 
 
 class H2cornFront:
@@ -114,6 +120,7 @@ class H2cornFront:
         self._admission = Admission(self._limits, gate)
         self._tls = tls
         self._sockets: list[socket.socket] = []
+        self._port = 0
         self._generation: _Generation | None = None
         self._leaving: dict[asyncio.Task[None], _Generation] = {}
         self._rolling: list[asyncio.Task[None]] = []
@@ -128,6 +135,7 @@ class H2cornFront:
         loop = asyncio.get_running_loop()
         self._sockets = await loop.run_in_executor(None, bound_to, host, port)
         try:
+            self._port = self._sockets[0].getsockname()[1]
             for each in self._sockets:
                 _notice_the_vanished(each, self._limits.timeout_silence)
             self._generation = await self._open()
@@ -138,7 +146,7 @@ class H2cornFront:
             self._rolling.append(asyncio.create_task(self._roll_by_age(), name="peerload-connection-age"))
         if self._tls is not None:
             self._rolling.append(asyncio.create_task(self._roll_by_files(self._tls), name="peerload-certificate"))
-        return join_address(host, self._sockets[0].getsockname()[1])
+        return join_address(host, self._port)
 
     async def stop(self, grace: float) -> None:
         """Stop; see `Front.stop`."""
@@ -156,7 +164,10 @@ class H2cornFront:
             for task, _ in leaving:
                 task.cancel()
             await asyncio.gather(*(task for task, _ in leaving), return_exceptions=True)
-            await asyncio.gather(*(each.end(grace) for each in (generation, *(each for _, each in leaving))))
+            generations = (generation, *(each for _, each in leaving))
+            if not all(await asyncio.gather(*(each.end(grace) for each in generations))):
+                await asyncio.get_running_loop().run_in_executor(None, break_connections, self._port)
+                await asyncio.gather(*(each.ended(_END_SECONDS) for each in generations))
 
     async def roll(self, grace: float = math.inf) -> None:
         """Let another h2corn server take over the sockets; those connections go that have no calls, and after `grace`
@@ -164,7 +175,7 @@ class H2cornFront:
         before, self._generation = self._generation, await self._open()
         if before is not None:
             before.close()
-            leaving = asyncio.create_task(before.end(min(grace, _NEVER)), name="peerload-leaving")
+            leaving = asyncio.create_task(_leave(before, min(grace, _NEVER)), name="peerload-leaving")
             self._leaving[leaving] = before
             leaving.add_done_callback(self._leaving.pop)
 
@@ -234,6 +245,11 @@ class H2cornFront:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         self._sockets.clear()
+
+
+async def _leave(generation: _Generation, grace: float) -> None:
+    await generation.end(grace)
+    await generation.ended()
 
 
 def _notice_the_vanished(listener: socket.socket, silence: float) -> None:

@@ -11,7 +11,8 @@ MAX_MESSAGE_BYTES: Final = 100 * 1024 * 1024
 """The largest message either way, unless it is set otherwise."""
 
 SMALL_BYTES: Final = 64 * 1024
-"""Messages up to this size are counted and never wait: heartbeats do not stand in line behind publications."""
+"""Messages up to this size never wait for room: heartbeats do not stand in line behind publications. They are not
+counted either: the number of calls bounds them."""
 
 
 @dataclass(frozen=True, slots=True)

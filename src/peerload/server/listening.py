@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import socket
+from pathlib import Path
 from typing import Final
 
 from peerload.errors import InvalidArgument, Unavailable
 from peerload.server.addresses import join_address, split_address
 
-__all__ = ["listen", "parse_listen"]
+__all__ = ["break_connections", "listen", "parse_listen"]
 
 _BACKLOG: Final = 4096
 _LISTEN_ERRORS: Final = {
@@ -75,3 +76,27 @@ def _bound(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> 
         made.close()
         raise
     return made
+
+
+def break_connections(port: int) -> None:
+    """Break every connection that this process has accepted at that port, whoever holds it.
+
+    For servers that wait for clients to read what they do not read. Another thread may close or open descriptors
+    meanwhile: a duplicate stays what it was.
+    """
+    for path in list(Path("/dev/fd").iterdir()):
+        try:
+            duplicate = os.dup(int(path.name))
+        except OSError:
+            continue
+        try:
+            found = socket.socket(fileno=duplicate)
+        except OSError:
+            # No socket.
+            os.close(duplicate)
+            continue
+        with found, contextlib.suppress(OSError):
+            if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] == port:
+                # Of a listening socket nothing is shut down: it has no peer.
+                found.getpeername()
+                found.shutdown(socket.SHUT_RDWR)

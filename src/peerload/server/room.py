@@ -46,8 +46,8 @@ class Held:
 class Room:
     """Room for `limit` bytes, taken in the order in which it was asked for.
 
-    Up to `SMALL_BYTES` are had at once, whoever else waits: they are counted, and may exceed the limit. Something
-    that is larger than all the room gets all of it. `setting` is the name by which errors speak of the limit;
+    Up to `SMALL_BYTES` are had at once, whoever else waits, and not counted: how many calls there may be bounds them.
+    Something that is larger than all the room gets all of it. `setting` is the name by which errors speak of the limit;
     `max_waiting` the number of bytes that may wait in line, None for any.
     """
 
@@ -57,6 +57,7 @@ class Room:
         self._max_waiting = max_waiting
         self._used = 0
         self._waiting = 0
+        self._nothing = Held(self, 0)
         # In the order of arrival; whoever gives up leaves from the middle.
         self._line: dict[asyncio.Future[None], int] = {}
 
@@ -76,8 +77,10 @@ class Room:
         `until` is the caller's deadline on the event loop's clock. Raises `LimitExceeded` shortly before it, or at
         once where the line is full.
         """
+        if size <= SMALL_BYTES:
+            return self._nothing
         size = min(size, self._limit)
-        if size <= SMALL_BYTES or (not self._line and self._used + size <= self._limit):
+        if not self._line and self._used + size <= self._limit:
             self._used += size
         else:
             await self._turn(size, until)

@@ -142,7 +142,7 @@ async def _answer(method: Method, messages: Messages, call: Call) -> None:
             request, held = await messages.only()
             with held:
                 answer = await unary(request, call)
-            await call.send(answer)
+            await call.send(answer, last=True)
         case StreamMethod(stream):
             request, held = await messages.only()
             # What a stream was asked for is small, and not worth holding for hours.
@@ -171,25 +171,26 @@ async def _pass_on(answers: AsyncIterator[bytes], call: Call) -> None:
 
 
 def _head_of(scope: Mapping[str, Any]) -> _Head:
-    head = _Head(takes_trailers="http.response.trailers" in scope["extensions"])
-    for name, value in scope["headers"]:
-        match name:
-            case b"content-type":
-                kind = value.partition(b";")[0].strip()
-                head.is_grpc = kind == _CONTENT_TYPE or kind.startswith(_CONTENT_TYPE + b"+")
-            case b"grpc-timeout":
-                try:
-                    timeout = timeout_of(value)
-                except ValueError as error:
-                    head.wrong = RpcError(Code.INVALID_ARGUMENT, f"grpc-timeout: {error}")
-                else:
-                    head.timeout = timeout if timeout < _LONGEST_SECONDS else None
-            case b"grpc-encoding" if value != _IDENTITY:
-                if value in ENCODINGS:
-                    head.encoding = value
-                else:
-                    text = "grpc-encoding: is none of identity, gzip and deflate"
-                    head.wrong = RpcError(Code.UNIMPLEMENTED, text)
+    headers = dict(scope["headers"])
+    kind = headers.get(b"content-type", b"")
+    if kind != _CONTENT_TYPE:
+        kind = kind.partition(b";")[0].strip()
+    head = _Head(
+        is_grpc=kind == _CONTENT_TYPE or kind.startswith(_CONTENT_TYPE + b"+"),
+        takes_trailers="http.response.trailers" in scope["extensions"],
+    )
+    if (value := headers.get(b"grpc-timeout")) is not None:
+        try:
+            timeout = timeout_of(value)
+        except ValueError as error:
+            head.wrong = RpcError(Code.INVALID_ARGUMENT, f"grpc-timeout: {error}")
+        else:
+            head.timeout = timeout if timeout < _LONGEST_SECONDS else None
+    encoding = headers.get(b"grpc-encoding", _IDENTITY)
+    if encoding in ENCODINGS:
+        head.encoding = encoding
+    elif encoding != _IDENTITY:
+        head.wrong = RpcError(Code.UNIMPLEMENTED, "grpc-encoding: is none of identity, gzip and deflate")
     return head
 
 

@@ -28,7 +28,7 @@ _OK: Final = ((b"grpc-status", b"0"),)
 class Call(Context):
     """A `Context`, and the answer's way out. Everything is looked up only when it is asked for."""
 
-    __slots__ = ("_admission", "_deadline", "_principal", "_scope", "_send", "_started", "_trailing")
+    __slots__ = ("_admission", "_complete", "_deadline", "_principal", "_scope", "_send", "_started", "_trailing")
 
     def __init__(self, scope: Mapping[str, Any], send: Send, deadline: float | None, admission: Admission) -> None:
         self._scope = scope
@@ -38,6 +38,7 @@ class Call(Context):
         self._principal = ANYONE
         self._trailing: tuple[tuple[str, str | bytes], ...] = ()
         self._started = False
+        self._complete = False
 
     @property
     def principal(self) -> Principal:
@@ -75,14 +76,15 @@ class Call(Context):
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         self._trailing = pairs
 
-    async def send(self, message: bytes) -> None:
-        """Send one message of the answer; returns when the transport has taken all but the end of it.
+    async def send(self, message: bytes, *, last: bool = False) -> None:
+        """Send one message of the answer, perhaps its last; returns when the transport has taken all but the end of it.
 
         Raises `LimitExceeded` for one that is too large, or finds no room; `Disconnected`.
         """
         size = len(message)
         if size <= SMALL_BYTES:
-            await self._put({"type": "http.response.body", "body": prefix(size) + message, "more_body": True})
+            await self._put({"type": "http.response.body", "body": prefix(size) + message, "more_body": not last})
+            self._complete = last
             return
         self._admission.check_answer(size)
         with await self._admission.answers.take(size, self._deadline):
@@ -109,7 +111,8 @@ class Call(Context):
         await self._end(status)
 
     async def _end(self, trailers: Iterable[tuple[bytes, bytes]]) -> None:
-        await self._put(_END)
+        if not self._complete:
+            await self._put(_END)
         await self._put({"type": "http.response.trailers", "headers": trailers})
 
     async def _put(self, event: dict[str, Any]) -> None:

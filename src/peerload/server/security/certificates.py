@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from peerload.certificates import Subject, subject
 from peerload.clock import Clock
@@ -12,6 +13,12 @@ from peerload.server.security.access import Access, Rule
 from peerload.server.security.authenticator import Credentials
 
 __all__ = ["Certificates"]
+
+
+@lru_cache(maxsize=1_024)
+def _subject(pem: bytes) -> Subject:
+    """The same few certificates come with every call."""
+    return subject(pem)
 
 
 class Certificates:
@@ -31,7 +38,7 @@ class Certificates:
         if credentials.certificate is None:
             return None
         try:
-            names = subject(credentials.certificate)
+            names = _subject(credentials.certificate)
         except ValueError:
             raise Unauthenticated("the client certificate cannot be read") from None
         if self._clock.wall_ms() > names.until:

@@ -78,7 +78,7 @@ class DiagnosisService:
                 question = replace(question, query=replace(question.query, model_name=names[0]))
             verdict = await self._misses.judge.judge(question, principal)
             answer.live.CopyFrom(_verdict(verdict))
-            records = self._records(names, verdict.source_id)
+            records = self._records(names, verdict.source_id, principal)
             answer.sources.extend(held.view().to_source() for held in records[:_MOST_SOURCES])
             answer.sources_total = len(records)
         answer.now = self._backend.now()
@@ -89,7 +89,7 @@ class DiagnosisService:
         similar = await self._misses.judge.similar(model, principal) if model else []
         return [name for name in similar if name.lower() == model.lower()] or similar[:1]
 
-    def _records(self, names: Sequence[str], source_id: str) -> list[Held]:
+    def _records(self, names: Sequence[str], source_id: str, principal: Principal) -> list[Held]:
         """The sources of these models, or of that id: what there is to look at for somebody who wonders."""
         if not self._backend.serving:
             return []
@@ -97,6 +97,7 @@ class DiagnosisService:
         if not queries and source_id:
             queries = [Query(source_id=source_id)]
         found = [ranks[0] for query in queries for ranks in self._backend.directory.find(query)]
+        found = [held for held in found if principal.covers(held.record.model_name)]
         return sorted(found, key=lambda held: (held.record.model_name, held.record.key))
 
 
