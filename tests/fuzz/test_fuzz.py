@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import resource
+from collections.abc import Iterator
 
 import pytest
 
 from tests.fuzz.mutation import mutated, record, records
-from tests.fuzz.target import MAX_BYTES, Target, corpus, targets
+from tests.fuzz.target import MAX_BYTES, Target, corpus, silence, targets
 
 TARGETS = targets()
 MOST_MEMORY = 400 << 20
@@ -18,8 +19,9 @@ CORPUS_BYTES = 1_000_000
 
 
 @pytest.fixture(params=list(TARGETS))
-def target(request: pytest.FixtureRequest) -> Target:
-    return TARGETS[request.param]
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with silence():
+        yield TARGETS[request.param]
 
 
 @pytest.mark.timeout(600)
