@@ -13,6 +13,7 @@ import pytest
 from peerload import AsyncClient, Selector, Status
 from peerload.client import reports as reports_module
 from peerload.errors import DeadlineExceeded, Fault, PullFailed, TransferFailed
+from peerload.metadata.principals import Principal
 from peerload.metadata.transfers import Outcome, Transfer
 from peerload.server.app import Server
 from tests.client.quick import QUICK
@@ -28,8 +29,8 @@ def heard(server: Server, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Tran
     queue: asyncio.Queue[Transfer] = asyncio.Queue()
     report = server.backend.report
 
-    def listen(transfer: Transfer) -> None:
-        report(transfer)
+    def listen(transfer: Transfer, principal: Principal) -> None:
+        report(transfer, principal)
         queue.put_nowait(transfer)
 
     monkeypatch.setattr(server.backend, "report", listen)

@@ -27,6 +27,8 @@ def test_soak(tmp_path: Path) -> None:
     for call, (quiet, abused) in soak.slower().items():
         count = len(soak.waits["abused"][call])
         print(f"{call}: p99 {quiet * 1e3:.1f} ms quiet, {abused * 1e3:.1f} ms abused ({count} calls)")
+    if soak.wrong:
+        print(f"the server's last words:\n{soak.log[-4000:]}")
     assert not soak.wrong, f"seed {SEED}: {soak.wrong}"
     # It was a run worth the name.
     assert len(soak.abuses) == (len(KINDS) or 13)
