@@ -92,8 +92,10 @@ async def serve_bare(front: str, answers: dict[str, str]) -> None:
         return UnaryMethod(call)
 
     methods = {P2P + name: answering(bytes.fromhex(answer)) for name, answer in answers.items()}
-    print(await FRONTS[front](Calls().wrap(methods)).start("127.0.0.1:0"), flush=True)
+    serving = FRONTS[front](Calls().wrap(methods))
+    print(await serving.start("127.0.0.1:0"), flush=True)
     await asyncio.Event().wait()
+    await serving.stop(0)
 
 
 @contextmanager
@@ -117,20 +119,12 @@ def free_port() -> int:
 
 def load(pid: int, address: str, method: str, request: bytes, options: argparse.Namespace) -> tuple[float, float]:
     """Calls a second, and microseconds of the process's time for each. Raises where some were not answered."""
+    shape = {"-D": options.seconds, "-c": options.connections, "-m": options.streams, "-t": 1}
+    headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
     with tempfile.NamedTemporaryFile() as body:
         Path(body.name).write_bytes(len(request).to_bytes(5, "big") + request)
+        words = ["h2load", *(str(word) for pair in shape.items() for word in pair), "-d", body.name, *headers]
         before = cpu_seconds(pid)
-        words = [
-            "h2load",
-            "--warm-up-time=1",
-            "-D",
-            str(options.seconds),
-            "-c",
-            str(options.connections),
-            "-m",
-            str(options.streams),
-        ]
-        words += ["-t", "1", "-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         output = subprocess.run(
             [*words, f"http://{address}{P2P}{method}"], capture_output=True, text=True, check=True
         ).stdout

@@ -27,6 +27,9 @@ def test_soak(tmp_path: Path) -> None:
     for call, (quiet, abused) in soak.slower().items():
         count = len(soak.waits["abused"][call])
         print(f"{call}: p99 {quiet * 1e3:.1f} ms quiet, {abused * 1e3:.1f} ms abused ({count} calls)")
+    if soak.wrong:
+        said = "\n".join(line for line in soak.log.splitlines() if '"logger": "peerload' in line)
+        print(f"the server said:\n{said[-8000:]}")
     assert not soak.wrong, f"seed {SEED}: {soak.wrong}"
     # It was a run worth the name.
     assert len(soak.abuses) == (len(KINDS) or 13)

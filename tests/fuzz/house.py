@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import cache
 from typing import Any, Final, Self, TypeVar
 from unittest import mock
-
-import structlog
 
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server import app
@@ -43,8 +40,6 @@ _PATIENCE_S: Final = 40
 _MOST_ANSWERS: Final = 4
 """Of a stream."""
 _T = TypeVar("_T")
-
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 class _Unspoken:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.mutation import mutated
-from tests.fuzz.target import CORPUS, MAX_BYTES, Target, corpus, targets
+from tests.fuzz.target import CORPUS, MAX_BYTES, Target, corpus, silence, targets
 
 FAILURES: Final = CORPUS.with_name("failures")
 _ROOT: Final = CORPUS.parent.parent.parent
@@ -63,7 +63,8 @@ def _at_random(target: Target, seconds: float) -> bool:
         data = mutated(rng.choice(known), rng, MAX_BYTES, known)
         count += 1
         try:
-            target.run(data)
+            with silence():
+                target.run(data)
         except Exception as error:
             folder = FAILURES / target.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,8 @@ def _inner(name: str, flags: Sequence[str]) -> None:
         return changed[:most]
 
     atheris.Setup([os.environ["PEERLOAD_FUZZER"], *flags], target.run, custom_mutator=mutate)
-    atheris.Fuzz()
+    with silence():
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

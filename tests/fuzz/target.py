@@ -6,14 +6,18 @@ allows is caught there.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CORPUS", "MAX_BYTES", "Target", "corpus", "targets"]
+import structlog
+
+__all__ = ["CORPUS", "MAX_BYTES", "Target", "corpus", "silence", "targets"]
 
 CORPUS: Final = Path(__file__).with_name("corpus")
 MAX_BYTES: Final = 8192
@@ -39,6 +43,17 @@ def targets() -> dict[str, Target]:
             assert target.name not in found
             found[target.name] = target
     return found
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Have nothing logged: there would be no end to it."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def corpus(name: str) -> list[Path]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import resource
+from collections.abc import Iterator
 
 import pytest
 
 from tests.fuzz.mutation import mutated, record, records
-from tests.fuzz.target import MAX_BYTES, Target, corpus, targets
+from tests.fuzz.target import MAX_BYTES, Target, corpus, silence, targets
 
 TARGETS = targets()
 MOST_MEMORY = 400 << 20
@@ -18,10 +19,12 @@ CORPUS_BYTES = 1_000_000
 
 
 @pytest.fixture(params=list(TARGETS))
-def target(request: pytest.FixtureRequest) -> Target:
-    return TARGETS[request.param]
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with silence():
+        yield TARGETS[request.param]
 
 
+@pytest.mark.timeout(600)
 def test_what_is_kept_and_a_little_more(target: Target) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     known = [*target.seeds(), *(path.read_bytes() for path in corpus(target.name))]

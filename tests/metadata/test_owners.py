@@ -225,6 +225,25 @@ async def test_what_may_have_been_written_may_be_written_again(backend: FakeMeta
     assert await owner(backend) == ALICE.name
 
 
+async def test_strangers_do_not_stand_in_line_before_the_owner(backend: FakeMetadataBackend) -> None:
+    await backend.publish(publication(), principal=ALICE)
+    await backend.settle()
+    calls = backend.store.calls.copy()
+    async with backend._writes._locks.hold(KEY):  # as while the owner writes
+        strangers = [
+            asked
+            for _ in range(50)
+            for asked in (
+                backend.publish(publication(tensors=2), principal=BOB),
+                update(backend, BOB, Status.STALE),
+                backend.withdraw(SOURCE, "w1", 0, principal=BOB),
+            )
+        ]
+        results = await asyncio.gather(*strangers, return_exceptions=True)
+    assert {type(result) for result in results} == {NotAllowed}
+    assert (backend.store.calls - calls)["get"] < 10, "many questions about one source are one"
+
+
 async def test_a_publication_costs_one_write_whoever_it_is(backend: FakeMetadataBackend) -> None:
     for principal in (ANYONE, ADMIN, ALICE):
         for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -215,6 +216,29 @@ async def test_a_changed_file_holds_within_a_second(server: Server, access: Path
                 break
             await clock.advance(1.1)
         assert found is Code.UNAUTHENTICATED
+
+
+async def test_a_watch_does_not_outlive_its_right(server: Server, access: Path, clock: ManualClock) -> None:
+    async with AsyncRpc(server.address, TOKENS["alice"]) as alice, AsyncRpc(server.address, TOKENS["team"]) as team:
+        watches = alice.watch(), team.watch()
+        first = [await anext(watch) for watch in watches]
+        waiting = [asyncio.ensure_future(anext(watch)) for watch in watches]
+        write_access(access, without=["alice"])
+        while not all(each.done() for each in waiting):  # the file is read by a thread
+            await clock.advance(1.1)
+            await asyncio.sleep(0.01)
+        for each in waiting:
+            with pytest.raises(grpc.aio.AioRpcError, match="who may do what has changed; watch again") as error:
+                await each
+            assert error.value.code() is Code.UNAVAILABLE
+        again = team.watch(first[1].resume_token)
+        waiting = [asyncio.ensure_future(anext(again))]
+        async with AsyncRpc(server.address, TOKENS["admin"]) as admin:
+            await admin.publish(publication("w", "team/a"))
+        assert [source.model_name for source in (await waiting[0]).present] == ["team/a"]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await anext(alice.watch(first[0].resume_token))
+        assert error.value.code() is Code.UNAUTHENTICATED
 
 
 async def test_refusals_are_counted(server: Server) -> None:

@@ -143,6 +143,8 @@ def test_the_stock_client_in_its_enforce_mode(
     path = tmp_path / "token"
     monkeypatch.setenv("MX_AUTH_TOKEN_PATH", str(path))
     monkeypatch.setenv("MX_AUTH_TOKEN_TTL_SECONDS", "0")
+    # One for the whole process, made when it is first wanted.
+    monkeypatch.setattr(import_stock("auth"), "_SHARED_PROVIDER", None)
     p2p = import_stock("p2p_pb2")
     client = import_stock("client").MxClient(server_url=f"http://{server.address}")
     identity = p2p.SourceIdentity(mx_version="0.7.0", model_name="org/stock", dtype="bfloat16")

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 import pytest
+import structlog.testing
 
 from peerload.errors import Conflict, InvalidArgument, LimitExceeded, NotFound, Unavailable
 from peerload.metadata.principals import ANYONE, Principal
@@ -115,8 +116,11 @@ class Handlers:
         raise NotFound("gone") if request else ZeroDivisionError("the secret")
 
     async def both(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request[::-1]
+        try:
+            async for request in requests:
+                yield request[::-1]
+        finally:
+            self.closed.set()
 
 
 class Served:
@@ -335,6 +339,17 @@ async def test_streams_both_ways(kind: Kind) -> None:
             assert await call.read() == word[::-1]
         await call.done_writing()
         assert await call.read() == grpc.aio.EOF
+
+
+async def test_streams_both_ways_that_are_taken_back(kind: Kind) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with serve(kind) as served:
+            call = served.channel.stream_stream("/t.T/Both")()
+            await call.write(b"abc")
+            assert await call.read() == b"cba"
+            call.cancel()
+            await served.handlers.closed.wait()
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
 async def test_draining_ends_streams_and_waits_for_calls(kind: Kind) -> None:

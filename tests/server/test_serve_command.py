@@ -122,14 +122,10 @@ def test_a_second_server_on_one_address_is_refused_and_the_first_goes_on(server:
 def test_a_signal_drains(server: LiveServer, number: int) -> None:
     server.signal(number)
     assert server.wait() == 0
-    events = [json.loads(line) for line in server.log().splitlines()]
+    written = [json.loads(line) for line in server.log().splitlines()]
     # A front that is a package of its own tells that it starts, too.
-    assert [event["event"] for event in events if event.get("logger")] == [
-        "serving",
-        "told to stop",
-        "stopping",
-        "stopped",
-    ]
+    events = [event for event in written if event.get("logger")]
+    assert [event["event"] for event in events] == ["serving", "told to stop", "stopping", "stopped"]
     assert events[0]["listen"] == server.address
     assert events[0]["store"] == server.store
     assert events[0]["version"] == __version__

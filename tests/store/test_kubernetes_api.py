@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from peerload.clock import SystemClock
 from peerload.errors import PeerloadError, Unavailable
+from peerload.kubernetes import api as module
 from peerload.kubernetes.access import Access
 from peerload.kubernetes.api import JSON_PATCH, KubeApi
 from peerload.kubernetes.lines import Lines
@@ -43,7 +44,6 @@ from peerload.kubernetes.trouble import (
     retry_after,
 )
 from peerload.kubernetes.wires import open_socket
-from peerload.store.kubernetes import api as module
 from tests.support.kube.certificates import Certificates
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.live import free_port

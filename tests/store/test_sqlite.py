@@ -378,3 +378,24 @@ async def test_an_event_loop_that_ends_with_the_store_open_leaves_no_harm(path: 
     await store.open()
     assert (await store.put("k", {"n": 3})).revision > 0
     await store.close()
+
+
+async def test_a_write_that_was_done_in_time_counts_though_the_event_loop_hears_of_it_too_late(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come to its notice in one turn: that it was written, and that the time is up."""
+    monkeypatch.setattr("peerload.store.sqlite.store._CALL_SECONDS", -1.0)
+    loop = asyncio.get_running_loop()
+
+    def submit(change: object) -> asyncio.Future[str]:
+        answer: asyncio.Future[str] = loop.create_future()
+        loop.call_soon(answer.set_result, "written")
+        return answer
+
+    writer = store._open_parts().writer
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "submit", submit)
+        assert await store.put("a", {}) == "written"
+        patched.setattr(writer, "submit", lambda change: loop.create_future())
+        with pytest.raises(Unavailable, match="did not take a write"):
+            await store.put("a", {})

@@ -35,7 +35,7 @@ from peerload.kubernetes.wires import Wires, translated
 try:
     import aiohttp
 except ImportError:
-    raise MissingExtra("the Kubernetes store", "kubernetes") from None
+    raise MissingExtra("asking Kubernetes", "kubernetes") from None
 
 __all__ = ["JSON_PATCH", "MOST_ANSWER_BYTES", "MOST_EVENT_BYTES", "SLOW_BYTES", "Answer", "KubeApi"]
 

@@ -113,7 +113,7 @@ def _library() -> ModuleType:
     try:
         return importlib.import_module("kubernetes.aio.config.kube_config")
     except ImportError:
-        raise MissingExtra("the Kubernetes store", "kubernetes") from None
+        raise MissingExtra("asking Kubernetes", "kubernetes") from None
 
 
 async def _read(library: ModuleType, paths: str, context: str, environment: Mapping[str, str]) -> Found:

@@ -16,7 +16,7 @@ from peerload.kubernetes.trouble import Broken, Distrusted, Refused, connection_
 try:
     import aiohttp
 except ImportError:
-    raise MissingExtra("the Kubernetes store", "kubernetes") from None
+    raise MissingExtra("asking Kubernetes", "kubernetes") from None
 
 __all__ = ["Wires", "open_socket", "translated"]
 

@@ -79,7 +79,9 @@ class Watchers:
         self._topics: dict[Query, _Topic] = {}
         self._by_source: dict[str | None, list[_Topic]] = {}
         self._error: PeerloadError | None = None
-        self._losses = 0
+        self._ended = 0
+        """How often all watches there were have been ended."""
+        self._reason = ""
         directory.on_change = self._note
         directory.on_data_lost = self._begin_anew
 
@@ -97,6 +99,13 @@ class Watchers:
             for topic in self._topics.values():
                 topic.pulse.beat()
 
+    def end_all(self, reason: str) -> None:
+        """End every watch there is with `Unavailable`. Others may begin at once, from where these were."""
+        self._ended += 1
+        self._reason = reason
+        for topic in self._topics.values():
+            topic.pulse.beat()
+
     def can_resume(self, token: str) -> bool:
         """Whether a watch can go on from there without being told everything anew."""
         return self._place(token) is not None
@@ -108,7 +117,7 @@ class Watchers:
         behind. Raises what `interrupt` was given.
         """
         query = replace(query, limit=None, instances=False)
-        losses = self._losses
+        ended = self._ended
         topic = self._enter(query)
         try:
             place = self._place(token) if token else None
@@ -116,8 +125,8 @@ class Watchers:
             while True:
                 if self._error is not None:
                     raise self._error
-                if self._losses != losses:
-                    raise Unavailable("the store came back without its data; watch again")
+                if self._ended != ended:
+                    raise Unavailable(self._reason)
                 # What has run out by now is among the changes that are told of now: after them it would come too late,
                 # and between them and the place from which to go on it would be lost.
                 self._directory.sweep()
@@ -126,7 +135,7 @@ class Watchers:
                 event = self._complete(query) if noted is None else self._difference(query, noted)
                 if event is not None:
                     yield event
-                while not self._news(topic, place) and self._losses == losses:
+                while not self._news(topic, place) and self._ended == ended:
                     await topic.pulse.wait()
         finally:
             self._leave(topic)
@@ -136,10 +145,8 @@ class Watchers:
 
     def _begin_anew(self) -> None:
         """End every watch, and honour no token: sources that an outage took away have not left."""
-        self._losses += 1
         self._ring.clear()
-        for topic in self._topics.values():
-            topic.pulse.beat()
+        self.end_all("the store came back without its data; watch again")
 
     def _note(self, seen: Seen) -> None:
         self._number += 1

@@ -113,6 +113,7 @@ class Writes:
 
     async def remove(self, key: str, principal: Principal = ANYONE) -> bool:
         """Remove a record, durably; whether there was one. Raises `NotAllowed` where it is another principal's."""
+        await self._turn_away(key, principal)
         async with self._locks.hold(key):
             try:
                 revision = await self._delete(key, principal)
@@ -187,8 +188,27 @@ class Writes:
             del self._unseen[key]
         return held
 
+    async def _turn_away(self, key: str, principal: Principal) -> None:
+        """Raise `NotAllowed` where it is plain that a source is another's: a flood of strangers' writes is not to stand in
+        line before its owner's."""
+        held = self._directory.get(key)
+        if principal.unbounded or held is None or principal.may_change(held.record.owner, held.record.model_name):
+            return
+        entry = await self._confirm.entry(key)
+        if entry is not None:
+            self._check_owner(SourceRecord.from_entry(entry), principal)
+
+    @staticmethod
+    def _check_owner(record: SourceRecord, principal: Principal) -> None:
+        if principal.unbounded or principal.may_change(record.owner, record.model_name):
+            return
+        # Whose it is, is nobody's concern.
+        which = f"source {record.source_id}, worker {record.worker_id[:_SHOWN]!r}, rank {record.worker_rank}"
+        raise NotAllowed(f"{which} belongs to another principal than {principal.name}")
+
     async def _put(self, publication: Publication, blob: bytes, principal: Principal) -> None:
         key = publication.key.encode()
+        await self._turn_away(key, principal)
         async with self._locks.hold(key):
             held = self._directory.get(key)
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
@@ -206,7 +226,6 @@ class Writes:
         self, key: str, known: SourceRecord | None, value: Value, blob: bytes, beat: Beat, principal: Principal
     ) -> Written:
         """Write in place of `known`, or of what the store turns out to hold, if the principal may replace that."""
-        sure = False
         for _ in range(ATTEMPTS):
             if known is None or principal.may_change(known.owner, known.model_name):
                 expect = ABSENT if known is None else known.store_revision
@@ -214,10 +233,10 @@ class Writes:
                     return await self._store.put(key, value, blob=blob, expect=expect, beat=beat)
                 except Conflict:
                     pass
-            elif sure:
-                raise _not_its_own(key, principal)
             entry = await self._confirm.entry(key)
-            known, sure = None if entry is None else SourceRecord.from_entry(entry), True
+            known = None if entry is None else SourceRecord.from_entry(entry)
+            if known is not None:
+                self._check_owner(known, principal)
         raise Unavailable("the source is changed by others over and over; try again")
 
     async def _delete(self, key: str, principal: Principal) -> int:
@@ -228,9 +247,7 @@ class Writes:
             entry = await self._confirm.entry(key)
             if entry is None:
                 raise Conflict(key, None)
-            record = SourceRecord.from_entry(entry)
-            if not principal.may_change(record.owner, record.model_name):
-                raise _not_its_own(key, principal)
+            self._check_owner(SourceRecord.from_entry(entry), principal)
             try:
                 return await self._store.delete(key, expect=entry.revision)
             except Conflict:
@@ -240,6 +257,7 @@ class Writes:
     async def _update(
         self, key: str, status: Status, load: float | None, principal: Principal, *, meant: _Amend | None = None
     ) -> bool:
+        await self._turn_away(key, principal)
         # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
         async with self._locks.hold(key):
             for _ in range(ATTEMPTS):
@@ -247,8 +265,7 @@ class Writes:
                 if entry is None:
                     return False
                 record = SourceRecord.from_entry(entry)
-                if not principal.unbounded and not principal.may_change(record.owner, record.model_name):
-                    raise _not_its_own(key, principal)
+                self._check_owner(record, principal)
                 if meant is None:
                     self._amends.pop(key, None)
                 elif self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp:
@@ -293,13 +310,6 @@ class Writes:
         if self._directory.silent_ms >= self._settings.visible_within * 1000:
             raise Unavailable("it may be written, but the store tells of no changes at the moment; repeat it")
         return False
-
-
-def _not_its_own(key: str, principal: Principal) -> NotAllowed:
-    # Whose it is, is nobody's concern.
-    source_id, worker_rank, worker_id = SourceKey.decode(key)
-    which = f"source {source_id}, worker {worker_id[:_SHOWN]!r}, rank {worker_rank}"
-    return NotAllowed(f"{which} belongs to another principal than {principal.name}")
 
 
 _NO_CHANGE: Final = (Touched.APPLIED, Touched.OLDER)

@@ -77,7 +77,9 @@ class Server:
             ),
         )
         self._metrics = Metrics()
-        self._gate = AccessGate(settings, self._clock, self._metrics) if settings.authenticates else None
+        self._gate = (
+            AccessGate(settings, self._clock, self._metrics, self._ask_again) if settings.authenticates else None
+        )
         self._readiness = Readiness()
         self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
@@ -199,6 +201,10 @@ class Server:
             table.update(service.methods())
         names.update(path.split("/")[1] for path in table)
         return table
+
+    def _ask_again(self) -> None:
+        """Let those who watch show anew that they may."""
+        self._backend.watchers.end_all("who may do what has changed; watch again")
 
     async def _start_metrics(self) -> str:
         """Open the port for metrics. Why it could not be opened, where nobody has asked for one: a second server on one

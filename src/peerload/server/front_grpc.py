@@ -116,6 +116,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", limits.limit_message_bytes),
         ("grpc.max_allowed_incoming_connections", limits.limit_connections),
         ("grpc.max_concurrent_streams", limits.limit_connection_calls),
+        # Else a client that has as many calls as it may is refused some of those that it begins as others end.
+        ("grpc.http.overload_protection", 0),
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.timeout_handshake)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.timeout_idle)),
         # Two servers on one port would each get some of the connections, and nobody would notice.

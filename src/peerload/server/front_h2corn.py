@@ -96,7 +96,7 @@ class H2cornFront:
 
     It bounds everything in `Limits`. One message over the limit is refused at its first bytes; what is read of a
     request beyond that has its room, and the gate has let it in. More connections than the limit wait, unaccepted. Two
-    limits are h2corn's own: a stream is refused at a hundred resets in a row, headers at 16 KiB.
+    bounds have no setting: headers have at most 16 KiB, and a connection that resets streams by the hundred is closed.
 
     What a connection's readers leave unread, h2corn holds up to 2 MiB for them all: then none of them is sent anything
     until they read on, or have stalled for too long. So a client that stops reading one large answer holds up its own
@@ -124,6 +124,7 @@ class H2cornFront:
         self._generation: _Generation | None = None
         self._leaving: dict[asyncio.Task[None], _Generation] = {}
         self._rolling: list[asyncio.Task[None]] = []
+        self._taking_over = asyncio.Lock()
 
     async def start(self, listen: str) -> str:
         """Bind and serve; see `Front.start`. Raises `MissingExtra` if h2corn is not installed."""
@@ -172,7 +173,9 @@ class H2cornFront:
     async def roll(self, grace: float = math.inf) -> None:
         """Let another h2corn server take over the sockets; those connections go that have no calls, and after `grace`
         seconds all of them. Raises what keeps it from serving; then nothing has changed."""
-        before, self._generation = self._generation, await self._open()
+        # One after the other: each takes over from the one before it.
+        async with self._taking_over:
+            before, self._generation = self._generation, await self._open()
         if before is not None:
             before.close()
             leaving = asyncio.create_task(_leave(before, min(grace, _NEVER)), name="peerload-leaving")
@@ -222,7 +225,7 @@ class H2cornFront:
     async def _roll_by_age(self) -> None:
         while True:
             await asyncio.sleep(self._limits.connection_age)
-            await self.roll(self._limits.connection_age_grace)
+            await self._has_rolled(self._limits.connection_age_grace)
 
     async def _roll_by_files(self, tls: TlsKeeper) -> None:
         loop = asyncio.get_running_loop()
@@ -230,14 +233,17 @@ class H2cornFront:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = await loop.run_in_executor(None, tls.current)
-            if now is known:
-                continue
-            try:
-                await self.roll()
-            except (ValueError, OSError, Unavailable) as error:
-                _log.error("the changed TLS files cannot be used; those before stay", reason=str(error))
-            else:
+            if now is not known and await self._has_rolled(math.inf):
                 known = now
+
+    async def _has_rolled(self, grace: float) -> bool:
+        try:
+            await self.roll(grace)
+        except (OSError, RuntimeError, ValueError, Unavailable) as error:
+            # For want of descriptors, or because the TLS files have just changed again.
+            _log.error("another server could not take over; the one before goes on", reason=str(error))
+            return False
+        return True
 
     def _close_sockets(self) -> None:
         for each in self._sockets:

@@ -89,7 +89,7 @@ def seed_calls() -> Iterator[bytes]:
     worker = {"status": p2p_pb2.SOURCE_STATUS_READY, "nixl_metadata": b"agent", "topology": {"rack": "r"}}
     published = p2p_pb2.PublishMetadataRequest(identity=_IDENTITY, worker=worker, worker_id="w0").SerializeToString()
     for path in methods():
-        for _ in range(3):
+        for _ in range(2):
             asked = filled(request_type(path), rng, _KNOWN).SerializeToString()
             call = record(path.encode(), asked)
             yield call
@@ -191,6 +191,6 @@ def seed_stored() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("calls", run_calls, seed_calls, mutations=100),
-    Target("stored", run_stored, seed_stored, mutations=25),
+    Target("calls", run_calls, seed_calls, mutations=60),
+    Target("stored", run_stored, seed_stored, mutations=15),
 )

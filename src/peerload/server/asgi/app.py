@@ -154,7 +154,14 @@ async def _answer(method: Method, messages: Messages, call: Call) -> None:
 
 
 async def _each(messages: Messages) -> AsyncIterator[bytes]:
-    while (got := await messages.next()) is not None:
+    while True:
+        try:
+            got = await messages.next()
+        except Disconnected:
+            # The handler, who asks, is to hear of it as of any call that is taken back.
+            raise asyncio.CancelledError from None
+        if got is None:
+            return
         message, held = got
         with held:
             yield message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +36,15 @@ _log = structlog.get_logger("peerload.server")
 
 
 class AccessGate:
-    """A `Gate` by settings. `start` it before it is asked, `run` it meanwhile, `close` it at the end."""
+    """A `Gate` by settings. `start` it before it is asked, `run` it meanwhile, `close` it at the end. `on_change` is called when
+    it may judge otherwise than before."""
 
-    def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, metrics: Metrics, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._file = AccessFile(Path(settings.access), clock, self._check) if settings.access else None
+        self._file = AccessFile(Path(settings.access), clock, self._check, on_change) if settings.access else None
         self._accounts: ServiceAccounts | None = None
         bearers: list[Authenticator] = []
         self._others: Sequence[Authenticator] = ()

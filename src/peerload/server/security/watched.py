@@ -24,12 +24,16 @@ _log = structlog.get_logger("peerload.server")
 
 class AccessFile:
     """What the file says; read again when it changes. A changed one that cannot be used is logged, and what held before goes
-    on to hold. `check` raises `InvalidArgument` for what is well-formed and still cannot be used."""
+    on to hold. `check` raises `InvalidArgument` for what is well-formed and still cannot be used; `on_change` is called once
+    another holds."""
 
-    def __init__(self, path: Path, clock: Clock, check: Callable[[Access], None]) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, check: Callable[[Access], None], on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
         self._clock = clock
         self._check = check
+        self._on_change = on_change
         self._stamp: _Stamp = None
         self.access = Access()
 
@@ -67,7 +71,8 @@ class AccessFile:
         """Look whether it has changed, every second, until cancelled."""
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self.reload)
+            if await asyncio.to_thread(self.reload):
+                self._on_change()
 
     def _look(self) -> _Stamp:
         """Changes when the file does, and when another takes its place."""

@@ -35,10 +35,14 @@ class Readers:
         """The query's answer. Raises what it raises, and `Unavailable` if the file does not answer in time."""
         if self._closed:
             raise Unavailable("the store was closed")
+        answer = asyncio.get_running_loop().run_in_executor(self._pool, self._query, query)
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, self._query, query)
+                return await answer
         except TimeoutError as error:
+            if answer.done() and not answer.cancelled():
+                # It was there in time, and this event loop too busy to hear of it.
+                return answer.result()
             raise Unavailable(f"the store in {self._home.path} did not answer within {seconds:g} s") from error
 
     def refuse(self) -> None:

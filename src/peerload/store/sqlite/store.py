@@ -217,10 +217,14 @@ class SqliteStore:
         writer = self._open_parts().writer
         self._waiting_bytes += change.size
         seconds = _CALL_SECONDS + self._waiting_bytes / _SLOW_DISK_BYTES
+        answer = writer.submit(change)
         try:
             async with asyncio.timeout(seconds):
-                return await writer.submit(change)
+                return await answer
         except TimeoutError as error:
+            if answer.done() and not answer.cancelled():
+                # It was written in time, and this event loop too busy to hear of it.
+                return answer.result()
             raise Unavailable(f"the disk of {self._home.path} did not take a write within {seconds:.0f} s") from error
         finally:
             self._waiting_bytes -= change.size
