@@ -1,10 +1,10 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server and what Mooncake links to, if they are missing).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes), ARGS (passed to demo, test, bench), ENGINE
-# (of demo, chaos), SECONDS (of histories, chaos, soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in
-# tests/faults/abuse.py, or all), STORE (of histories: redis, kubernetes, or both), TARGET (of fuzz: names, or all). In
-# the environment: REDIS_SERVER (the redis-server that tests start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and
-# etcd), KUBE=0 (leave out the tests that need a Kubernetes).
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
+# than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
+# soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all). In the environment: REDIS_SERVER (the redis-server that tests
+# start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 ENGINE ?=
 SECONDS ?= 600

@@ -28,7 +28,7 @@ async def test_json_lines_are_events_and_other_lines_are_last_words(tmp_path: Pa
     await child.ended()
     # Indented JSON is no JSON lines: nothing of it is an event.
     assert seen == []
-    assert '"log_format"' in child.last_words()
+    assert '"from": "default"' in child.last_words()
     assert await child.stop() == 0
     assert not child.running
 
