@@ -24,10 +24,9 @@ from typing import Any
 import psutil
 from engines import content, cut, shapes
 
-from peerload.engines.allocate import allocate
 from peerload.engines.base import JobState, Range, Region
 from peerload.engines.nixl.settings import NixlSettings
-from peerload.engines.shared import address_of
+from peerload.engines.shared import address_of, allocate_shared
 from peerload.plugins import open_engine
 
 HOST = "127.0.0.1"
@@ -115,7 +114,7 @@ BARE: dict[str, Callable[[memoryview], BareNixl | BareMooncake]] = {"nixl": Bare
 
 def filled(total: int) -> memoryview:
     """Shared memory with the content."""
-    memory = allocate(total)
+    memory = allocate_shared(total)
     memory[:] = content(total)
     return memory
 
@@ -132,7 +131,7 @@ def bare_source(pipe: Connection, engine: str, total: int) -> None:
 
 def bare_target(pipe: Connection, engine: str, total: int) -> None:
     """Reads a shape when told to; answers with the seconds."""
-    memory = allocate(total)
+    memory = allocate_shared(total)
     memory[:] = bytes(total)
     bare = BARE[engine](memory)
     told, theirs = pipe.recv()

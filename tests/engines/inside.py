@@ -38,10 +38,10 @@ class HostTarget(NixlTarget):
     def hold(self, span: Span) -> None:
         super().hold(span._replace(device=None))
 
-    def begin(self, rows: memoryview) -> None:
+    def read(self, rows: memoryview) -> None:
         for at in range(3, len(rows), 5):
             rows[at] = 0
-        super().begin(rows)
+        super().read(rows)
 
 
 def inside(host: str) -> Callable[[Sequence[DeviceMemory]], Child]:

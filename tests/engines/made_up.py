@@ -78,13 +78,7 @@ class _Target(_Library):
     def drop(self, span: Span) -> None:
         self.misbehave("drop")
 
-    step = 1 << 20
-
-    def begin(self, rows: memoryview) -> None:
-        self._rows = rows.tolist()
-
-    def finish(self) -> None:
-        rows = self._rows
+    def read(self, rows: memoryview) -> None:
         self.misbehave("read")
         fd = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY)
         try:

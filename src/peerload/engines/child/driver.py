@@ -67,22 +67,13 @@ class TargetSide(Protocol):
         """It will be unmapped."""
         ...
 
-    @property
-    def step(self) -> int:
-        """Bytes that it had best copy at a time. What has arrived is digested while the next step is on its way, or, where copying
-        is the processor's own work, while it is still in its cache."""
-        ...
+    def read(self, rows: memoryview) -> None:
+        """Copy: five numbers of 64 bits a row (`ROW`). The source's addresses are all of host memory or all of devices, and
+        so are those here.
 
-    def begin(self, rows: memoryview) -> None:
-        """Begin to copy: five numbers of 64 bits a row (`ROW`). The source's addresses are all of host memory or all of devices,
-        and so are those here.
-
-        Raises `ChildError`. It and `finish` may block for as long as they like: who does not want to wait kills the process.
+        When this returns everything is in place, and nothing writes any more. Raises `ChildError`. It may block for as long as
+        it likes: who does not want to wait kills the process.
         """
-        ...
-
-    def finish(self) -> None:
-        """Wait for what was begun: when this returns everything is in place, and nothing writes any more. Raises `ChildError`."""
         ...
 
 

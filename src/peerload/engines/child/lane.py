@@ -1,4 +1,4 @@
-"""The one thread of a read: holds the lease, tells the child what to copy and to digest, and watches the time."""
+"""The one thread of a read: holds the lease, tells the child what to copy, digests what has arrived, and watches the time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import xxhash
+
 from peerload.clock import Clock
 from peerload.engines.child import leases
-from peerload.engines.child.digests import DIGEST_BYTES
 from peerload.engines.child.leases import request
 from peerload.engines.child.message import MAX_FDS
 from peerload.engines.child.nursery import Reading
 from peerload.engines.child.plan import Plan
-from peerload.engines.child.process import ChildDied
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
 from peerload.engines.tcp import sockets
@@ -27,7 +27,7 @@ from peerload.errors import Fault, TransferFailed
 __all__ = ["Lane"]
 
 _AHEAD: Final = 2
-"""Windows that a child has to do at a time: when it is done with one, the next lies there."""
+"""Windows that a child has to do at a time: while it copies one, the one before is digested here."""
 _TICK_MS: Final = 250
 _STILL_S: Final = 2.0
 """Between two signs of life to the source, while it has nothing to be asked."""
@@ -69,6 +69,7 @@ class Lane:
         """The first range that is not whole."""
         self._start = 0
         """Its bytes that have arrived."""
+        self._hasher: Any = None
 
     def run(self) -> None:
         """Work until everything has arrived or the job is over. Raises nothing: what fails, fails the job."""
@@ -130,12 +131,12 @@ class Lane:
         while left:
             self._ask(sock, left - sum(ahead) - self._granted)
             while self._granted and len(ahead) < _AHEAD:
-                window = windows.take(self._granted)
-                if not window.size:
+                rows, size = windows.take(self._granted)
+                if not size:
                     break
-                reading.child.order("read", window.rows + window.pieces, rows=len(window.rows), arenas=arenas)
-                self._granted -= window.size
-                ahead.append(window.size)
+                reading.child.order("read", rows, arenas=arenas)
+                self._granted -= size
+                ahead.append(size)
             ready = {fd for fd, _ in waiting.poll(_TICK_MS)}
             self._still_wanted()
             # First what the source says: what arrived after it has withdrawn the memory does not count.
@@ -147,10 +148,10 @@ class Lane:
                 self._granted += granted
                 self._moved = self._clock.monotonic()
             if reading.child.sock.fileno() in ready:
-                digests = reading.child.answer().payload
+                reading.child.answer()
                 size = ahead.popleft()
                 self._moved = self._clock.monotonic()
-                self._arrived(size, digests, destinations)
+                self._arrived(size, destinations)
                 left -= size
             if left:
                 self._patient()
@@ -209,20 +210,37 @@ class Lane:
         self._said = self._clock.monotonic()
         sockets.send_all(sock, request(kind, amount), self._patient)
 
-    def _arrived(self, size: int, digests: bytes, destinations: Sequence[memoryview]) -> None:
-        """So many bytes more are in place, in the order of the ranges, and these are the digests of those that are whole now."""
+    def _arrived(self, size: int, destinations: Sequence[memoryview]) -> None:
+        """So many bytes more are in place: in the order of the ranges."""
+        left = size
         whole: list[tuple[int, bytes | None]] = []
-        self._start += size
-        at = 0
-        while self._index < len(destinations) and self._start >= (nbytes := destinations[self._index].nbytes):
-            if nbytes:
-                # On a device nobody here can look at it; whoever needs its digest has the means.
-                whole.append((self._index, None if self._plan.on_device else digests[at : at + DIGEST_BYTES]))
-                at += DIGEST_BYTES
-            self._start -= nbytes
-            self._index += 1
-        if not self._plan.on_device and at != len(digests):
-            raise ChildDied("the process that reads lost count of what it read")
+        while left:
+            view = destinations[self._index]
+            begin = self._start
+            now = min(left, view.nbytes - begin)
+            left -= now
+            if self._plan.on_device:
+                # Nobody here can look at it; whoever needs its digest has the means.
+                if begin + now < view.nbytes:
+                    self._start = begin + now
+                    break
+                if view.nbytes:
+                    whole.append((self._index, None))
+                self._index, self._start = self._index + 1, 0
+                continue
+            if begin or begin + now < view.nbytes:
+                if self._hasher is None:
+                    self._hasher = xxhash.xxh3_128()
+                with view[begin : begin + now] as piece:
+                    self._hasher.update(piece)
+                if begin + now < view.nbytes:
+                    self._start = begin + now
+                    break
+            if view.nbytes:
+                digest = xxhash.xxh3_128_digest(view) if self._hasher is None else self._hasher.digest()
+                whole.append((self._index, digest))
+            self._index, self._start, self._hasher = self._index + 1, 0, None
+        del view
         self._job.arrived(size, whole)
 
     def _still_wanted(self) -> None:

@@ -8,33 +8,19 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from peerload.engines.base import DeviceMemory, Range
-from peerload.engines.child.digests import pieces
 from peerload.engines.shared import is_writable, shared_places
 from peerload.errors import InvalidArgument
 
-__all__ = ["WINDOW", "WINDOW_ROWS", "Arena", "Plan", "Run", "Window"]
+__all__ = ["WINDOW", "WINDOW_ROWS", "Arena", "Plan"]
 
 WINDOW: Final = 16 * 1024 * 1024
 """Bytes that a child reads at a time: what arrives, is digested, and counts as progress together."""
 WINDOW_ROWS: Final = 1024
 """Runs in one window at most."""
-_WINDOW_RANGES: Final = 16_384
-"""Ranges in one window at most."""
 
 
 Run: TypeAlias = tuple[int, int, int, int, int]
 """The source's address and device, the number of the arena, the place in it, and the length."""
-
-
-class Window(NamedTuple):
-    """A part of a read."""
-
-    rows: bytes
-    """Five numbers of 64 bits for each `Run`."""
-    pieces: bytes
-    """What is to be digested, a number of 64 bits for each of `peerload.engines.child.digests.pieces`; none on a device."""
-    size: int
-    """Bytes to copy."""
 
 
 class Arena(NamedTuple):
@@ -86,8 +72,7 @@ class Plan:
 
     def windows(self, addresses: Sequence[int], devices: Sequence[int]) -> Windows:
         """The read from a source whose regions begin at these addresses of these devices (numbers plus 1, 0 for the host)."""
-        lengths = [] if self.on_device else [each.length for each in self._ranges]
-        return Windows(self._runs(addresses, devices), lengths)
+        return Windows(self._runs(addresses, devices))
 
     def _runs(self, addresses: Sequence[int], devices: Sequence[int]) -> Iterator[Run]:
         source = device = arena = place = length = 0
@@ -107,23 +92,18 @@ class Plan:
 
 
 class Windows:
-    """Hands out a read window by window, in order. `lengths` are those of the ranges, none where nothing is to be digested."""
+    """Hands out a read piece by piece, in order."""
 
-    def __init__(self, runs: Iterator[Run], lengths: Sequence[int]) -> None:
+    def __init__(self, runs: Iterator[Run]) -> None:
         self._runs = runs
         self._rest: Run | None = None
-        self._lengths = lengths
-        self._index = 0
-        """The first range of which something is to come."""
-        self._start = 0
-        """The bytes of it that have been handed out."""
 
-    def take(self, room: int) -> Window:
-        """The next rows of at most `room` bytes together. They are all from host memory, or all from devices."""
-        room = min(room, WINDOW)
-        if self._lengths:
-            room = min(room, sum(self._lengths[self._index : self._index + _WINDOW_RANGES]) - self._start)
-        left = room
+    def take(self, room: int) -> tuple[bytes, int]:
+        """The next rows of at most `room` bytes together, five numbers of 64 bits each, and how many bytes they are.
+
+        They are all from host memory, or all from devices.
+        """
+        room = left = min(room, WINDOW)
         rows = array("Q")
         while left and len(rows) < 5 * WINDOW_ROWS:
             run = self._rest or next(self._runs, None)
@@ -137,15 +117,4 @@ class Windows:
             rows.extend((source, device, arena, place, now))
             self._rest = (source + now, device, arena, place + now, length - now) if now < length else None
             left -= now
-        size = room - left
-        return Window(rows.tobytes(), self._pieces(size).tobytes(), size)
-
-    def _pieces(self, size: int) -> array[int]:
-        found: array[int] = array("q")
-        if self._lengths:
-            found.extend(pieces(self._lengths, self._index, self._start, size))
-            self._start += size
-            while self._index < len(self._lengths) and self._start >= self._lengths[self._index]:
-                self._start -= self._lengths[self._index]
-                self._index += 1
-        return found
+        return rows.tobytes(), room - left

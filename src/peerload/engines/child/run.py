@@ -14,14 +14,12 @@ import socket
 import sys
 import traceback
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from peerload.engines.child import message
-from peerload.engines.child.digests import Digests
 from peerload.engines.child.driver import ChildError, Driver, SourceSide, Span, TargetSide
 from peerload.engines.child.message import Message
-from peerload.engines.child.plan import Run
 from peerload.engines.shared import address_of
 
 __all__ = ["Mapped", "SourceLoop", "TargetLoop", "complain", "run"]
@@ -79,12 +77,11 @@ class Mapped:
             self._mapping = mmap.mmap(fd, nbytes, prot=prot)
         finally:
             os.close(fd)
-        self.view = memoryview(self._mapping)
-        self.span = Span(address_of(self.view), nbytes)
+        with memoryview(self._mapping) as view:
+            self.span = Span(address_of(view), nbytes)
 
     def close(self) -> None:
         """Unmap."""
-        self.view.release()
         self._mapping.close()
 
 
@@ -151,7 +148,6 @@ class TargetLoop:
         self.sock = sock
         self._mapped: dict[str, Mapped] = {}
         self._spans: dict[str, Span] = {}
-        self._digests = Digests()
 
     def run(self) -> None:
         """Until the owner hangs up."""
@@ -163,7 +159,7 @@ class TargetLoop:
                     self._hold(order)
                 case _:
                     self._read(order)
-            message.send(self.sock, {}, self._digests.take())
+            message.send(self.sock, {})
 
     def _hold(self, order: Message) -> None:
         """Take the new ones; with "keep", the others than those named are let go of."""
@@ -182,47 +178,12 @@ class TargetLoop:
             self.side.hold(span)
 
     def _read(self, order: Message) -> None:
-        names: list[str] = order.words["arenas"]
-        split = order.words["rows"]
-        pieces = array("q", order.payload[split:])
-        self._digests.expect(pieces)
-        before: Sequence[Run] = ()
-        for step in _steps(array("Q", order.payload[:split]), self.side.step):
-            with memoryview(self._addressed(step, names)) as rows:
-                self.side.begin(rows)
-            if pieces:
-                self._digest(before, names)
-            self.side.finish()
-            before = step
-        if pieces:
-            self._digest(before, names)
-
-    def _addressed(self, step: Sequence[Run], names: Sequence[str]) -> array[int]:
-        flat = array("Q")
-        for source, device, arena, place, nbytes in step:
-            span = self._spans[names[arena]]
-            here = 0 if span.device is None else span.device + 1
-            flat.extend((source, device, span.address + place, here, nbytes))
-        return flat
-
-    def _digest(self, step: Sequence[Run], names: Sequence[str]) -> None:
-        for _, _, arena, place, nbytes in step:
-            with self._mapped[names[arena]].view[place : place + nbytes] as arrived:
-                self._digests.feed(arrived)
-
-
-def _steps(rows: array[int], size: int) -> Iterator[list[Run]]:
-    """The rows of a window in steps of at most `size` bytes, cut where that must be."""
-    step: list[Run] = []
-    left = size
-    for at in range(0, len(rows), 5):
-        source, device, arena, place, nbytes = rows[at : at + 5]
-        while nbytes:
-            now = min(nbytes, left)
-            step.append((source, device, arena, place, now))
-            source, place, nbytes, left = source + now, place + now, nbytes - now, left - now
-            if not left:
-                yield step
-                step, left = [], size
-    if step:
-        yield step
+        spans = [self._spans[name] for name in order.words["arenas"]]
+        # Of each row: the source's address and device, the number of the arena, the place in it, the length.
+        rows, flat = array("Q", order.payload), array("Q")
+        for at in range(0, len(rows), 5):
+            span = spans[rows[at + 2]]
+            device = 0 if span.device is None else span.device + 1
+            flat.extend((rows[at], rows[at + 1], span.address + rows[at + 3], device, rows[at + 4]))
+        with memoryview(flat) as view:
+            self.side.read(view)

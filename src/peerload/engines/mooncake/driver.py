@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
-from peerload.engines.child.plan import WINDOW
 from peerload.engines.mooncake.library import library
 
 __all__ = ["preload", "source", "target"]
@@ -17,7 +16,7 @@ __all__ = ["preload", "source", "target"]
 _BATCH: Final = 1024
 """Requests that Mooncake takes at a time."""
 _PIECE: Final = 2 * 1024 * 1024
-"""Bytes of a request: those of a batch run side by side, so one that is alone is cut."""
+"""Bytes of a request at most: those of a batch run side by side, so one that is alone is cut."""
 
 
 def preload() -> None:
@@ -69,7 +68,6 @@ class _Target(_Engine):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
         self._peer = ""
-        self._requests: list[tuple[int, int, int]] = []
 
     def connect(self, reach: bytes) -> None:
         self._peer = reach.decode()
@@ -81,19 +79,16 @@ class _Target(_Engine):
         if status := self._engine.unregister_memory(span.address):
             raise ChildError(f"Mooncake did not unregister {span.nbytes:,} bytes: {status}")
 
-    @property
-    def step(self) -> int:
-        return WINDOW
-
-    def begin(self, rows: memoryview) -> None:
-        self._requests.clear()
+    def read(self, rows: memoryview) -> None:
         table = rows.tolist()
-        for theirs, ours, nbytes in zip(table[0::5], table[2::5], table[4::5], strict=True):
+        theirs: list[int] = []
+        ours: list[int] = []
+        lengths: list[int] = []
+        for source, place, nbytes in zip(table[0::5], table[2::5], table[4::5], strict=True):
             for at in range(0, nbytes, _PIECE):
-                self._requests.append((theirs + at, ours + at, min(_PIECE, nbytes - at)))
-
-    def finish(self) -> None:
-        theirs, ours, lengths = (list(column) for column in zip(*self._requests, strict=True))
+                theirs.append(source + at)
+                ours.append(place + at)
+                lengths.append(min(_PIECE, nbytes - at))
         for at in range(0, len(lengths), _BATCH):
             some = slice(at, at + _BATCH)
             status = self._engine.batch_transfer_sync_read(self._peer, ours[some], theirs[some], lengths[some])

@@ -17,8 +17,6 @@ __all__ = ["NixlSource", "NixlTarget"]
 _INFINIBAND: Final = Path("/sys/class/infiniband")
 _HOT: Final = 100
 """Looks at a transfer before there are pauses between them."""
-_STEP: Final = 4 * 1024 * 1024
-"""On one host UCX copies on this very thread, and two steps fit into the cache; over a network they are many messages all the same."""
 _PAUSE_S: Final = 0.0002
 
 
@@ -81,12 +79,6 @@ class NixlTarget(_Agent):
         super().__init__()
         self._peer = ""
         self._registered: dict[Span, list[Any]] = {}
-        self._handle: Any = None
-        self._state = ""
-
-    @property
-    def step(self) -> int:
-        return _STEP
 
     def connect(self, reach: bytes) -> None:
         try:
@@ -104,30 +96,26 @@ class NixlTarget(_Agent):
         except self._errors as error:
             raise ChildError(f"NIXL did not deregister {span.nbytes:,} bytes: {_words(error)}") from None
 
-    def begin(self, rows: memoryview) -> None:
-        table = self._np.frombuffer(rows, dtype=self._np.uint64).reshape(-1, 5)
+    def read(self, rows: memoryview) -> None:
+        np = self._np
+        table = np.frombuffer(rows, dtype=np.uint64).reshape(-1, 5)
         theirs = self._descriptors(table[:, 0], table[:, 4], table[:, 1])
         ours = self._descriptors(table[:, 2], table[:, 4], table[:, 3])
         try:
-            self._handle = self._agent.initialize_xfer("READ", ours, theirs, self._peer)
-            self._state = self._agent.transfer(self._handle)
-        except self._errors as error:
-            raise ChildError(_words(error)) from None
-
-    def finish(self) -> None:
-        try:
+            handle = self._agent.initialize_xfer("READ", ours, theirs, self._peer)
+            state = self._agent.transfer(handle)
             looks = 0
-            while self._state == "PROC":
+            while state == "PROC":
                 looks += 1
                 if looks > _HOT:
                     time.sleep(_PAUSE_S)
-                self._state = self._agent.check_xfer_state(self._handle)
-            if self._state == "DONE":
-                self._handle.release()
+                state = self._agent.check_xfer_state(handle)
+            if state == "DONE":
+                handle.release()
         except self._errors as error:
             raise ChildError(_words(error)) from None
-        if self._state != "DONE":
-            raise ChildError(f"NIXL says that the read is in state {self._state}")
+        if state != "DONE":
+            raise ChildError(f"NIXL says that the read is in state {state}")
 
     def _descriptors(self, addresses: Any, lengths: Any, devices: Any) -> Any:
         on_device = bool(devices[0])
