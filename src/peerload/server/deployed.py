@@ -21,7 +21,7 @@ _DEPLOYED: Final = {
     "reaper_interval": "MX_REAPER_SCAN_INTERVAL_SECS",
     "gc_timeout": "MX_GC_TIMEOUT_SECS",
 }
-"""Names that deployments already set. The address and the store are made of two each; see `_DeployedSource`."""
+"""Names that deployments already set. The address and the store are made of two each; see `DeployedSource`."""
 
 _HOST_NAME: Final = "MODEL_EXPRESS_SERVER_HOST"
 _PORT_NAME: Final = "MODEL_EXPRESS_SERVER_PORT"

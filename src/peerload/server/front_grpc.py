@@ -289,19 +289,11 @@ async def _abort(context: Any, error: RpcError) -> Any:
 class _Call(Context):
     """A `Context` over grpc's; everything is looked up only when it is asked for."""
 
-    __slots__ = ("_context", "_principal")
+    __slots__ = ("_context", "principal")
 
     def __init__(self, context: Any) -> None:
         self._context = context
-        self._principal = ANYONE
-
-    @property
-    def principal(self) -> Principal:
-        return self._principal
-
-    @principal.setter
-    def principal(self, principal: Principal) -> None:
-        self._principal = principal
+        self.principal: Principal = ANYONE
 
     @property
     def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:

@@ -28,25 +28,17 @@ _OK: Final = ((b"grpc-status", b"0"),)
 class Call(Context):
     """A `Context`, and the answer's way out. Everything is looked up only when it is asked for."""
 
-    __slots__ = ("_admission", "_complete", "_deadline", "_principal", "_scope", "_send", "_started", "_trailing")
+    __slots__ = ("_admission", "_complete", "_deadline", "_scope", "_send", "_started", "_trailing", "principal")
 
     def __init__(self, scope: Mapping[str, Any], send: Send, deadline: float | None, admission: Admission) -> None:
         self._scope = scope
         self._send = send
         self._deadline = deadline
         self._admission = admission
-        self._principal = ANYONE
+        self.principal: Principal = ANYONE
         self._trailing: tuple[tuple[str, str | bytes], ...] = ()
         self._started = False
         self._complete = False
-
-    @property
-    def principal(self) -> Principal:
-        return self._principal
-
-    @principal.setter
-    def principal(self, principal: Principal) -> None:
-        self._principal = principal
 
     @property
     def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:
