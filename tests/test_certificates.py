@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerload.certificates import KeyPair, read_authorities, read_key_pair, stamps, validity
+from peerload.certificates import KeyPair, read_authorities, read_key_pair, validity
 from peerload.errors import InvalidArgument
+from peerload.stamps import stamps
 from tests.support.certificates import Authority, Issued
 
 FIELDS = ("cert", "key")

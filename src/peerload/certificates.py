@@ -1,4 +1,4 @@
-"""Certificates and keys in PEM files: read whole, examined before they are used, and read again when they change."""
+"""Certificates and keys in PEM files: read whole, and examined before they are used."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from peerload.errors import InvalidArgument, MissingExtra
 
 __all__ = [
     "KeyPair",
-    "Stamps",
     "Subject",
     "Validity",
     "read_authorities",
     "read_key_pair",
-    "stamps",
     "subject",
     "validity",
 ]
@@ -33,9 +31,6 @@ _MAX_BYTES: Final = 4 * 1024 * 1024
 """Ten times what the largest collections of authorities have."""
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END", re.DOTALL)
-
-Stamps = tuple[tuple[int, int, int] | None, ...]
-"""By which it is noticed that files are others than before; None: the file is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +142,6 @@ def subject(pem: bytes) -> Subject:
         dns = names.get_values_for_type(x509.DNSName)
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     return Subject(_clean(common), _clean(dns), _clean(uris), _ms(found.not_valid_after_utc))
-
-
-def stamps(paths: Iterable[Path]) -> Stamps:
-    """What tells whether files were changed, or links to them turned to others."""
-    found: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
-    return tuple(found)
 
 
 def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

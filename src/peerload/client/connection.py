@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -23,6 +24,7 @@ from peerload.client.status import NotReached, Stopping, to_error
 from peerload.client.tls import ClientTls
 from peerload.clock import Clock
 from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
+from peerload.stamps import Stamp, stamp
 from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
 
 __all__ = ["Connection"]
@@ -286,19 +288,16 @@ class _Token:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Stamp = None
         self._metadata: tuple[tuple[str, str], ...] = ()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call: the authorization header, or nothing where there is no file."""
-        try:
-            status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if stamp != self._seen:
-                with self._path.open("rb") as file:
-                    token = file.read(_MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
-                self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-                self._seen = stamp
-        except OSError:
+        found = stamp(self._path)
+        if found != self._seen:
             self._seen, self._metadata = None, ()
+            with contextlib.suppress(OSError), self._path.open("rb") as file:
+                token = file.read(_MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
+                self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+                self._seen = found
         return self._metadata

@@ -10,10 +10,11 @@ from typing import Final
 
 import grpc
 
-from peerload.certificates import KeyPair, read_authorities, read_key_pair, stamps
+from peerload.certificates import KeyPair, read_authorities, read_key_pair
 from peerload.client.addresses import Servers
 from peerload.client.settings import ClientSettings
 from peerload.errors import InvalidArgument
+from peerload.stamps import stamps
 
 __all__ = ["ClientTls", "Trust"]
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,6 +22,7 @@ from peerload.clock import Clock
 from peerload.errors import InvalidArgument, PeerloadError
 from peerload.kubernetes.configuration import SERVICE_ACCOUNT, Found, find
 from peerload.kubernetes.place import KubernetesPlace
+from peerload.stamps import Stamp, stamp
 
 __all__ = ["Access", "Login"]
 
@@ -30,7 +31,6 @@ _AHEAD_MS: Final = 60_000.0
 _PAUSE_SECONDS: Final = 5.0
 """What was just read is not read again only because the API server refuses it."""
 
-_Stamp: TypeAlias = tuple[int, int, int] | None
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -68,7 +68,7 @@ class Access:
         self._folder = service_account
         self._login: Login | None = None
         self._found: Found | None = None
-        self._stamps: dict[Path, _Stamp] = {}
+        self._stamps: dict[Path, Stamp] = {}
         self._read_at = 0.0
         self._reading: asyncio.Task[Login] | None = None
 
@@ -77,7 +77,7 @@ class Access:
         credential plugin fails, `MissingExtra`."""
         if self._login is None or self._found is None:
             return await self._read_once()
-        if any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
+        if any(stamp(path) != before for path, before in self._stamps.items()):
             return await self._read_or_keep(self._login)
         if self._found.expires_ms is not None:
             left = self._found.expires_ms - self._clock.wall_ms()
@@ -131,9 +131,9 @@ class Access:
         self._read_at = self._clock.monotonic()
         before, old = self._login, self._found
         known = self._stamps
-        self._stamps = {path: _stamp(path) for path in known}  # what fails is not tried again for the same files
+        self._stamps = {path: stamp(path) for path in known}  # what fails is not tried again for the same files
         found = await find(self._place, self._environment, self._folder)
-        stamps = {path: _stamp(path) for path in found.files}
+        stamps = {path: stamp(path) for path in found.files}
         if before is not None and old is not None and _same_tls(old, known, found, stamps):
             tls = before.tls  # a new one would mean new connections
         else:
@@ -150,17 +150,8 @@ class Access:
         return self._login
 
 
-def _stamp(path: Path) -> _Stamp:
-    """Changes when the file does, and when another takes its place."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _same_tls(old: Found, known: Mapping[Path, _Stamp], new: Found, stamps: Mapping[Path, _Stamp]) -> bool:
-    def essence(found: Found, stamps: Mapping[Path, _Stamp]) -> tuple[object, ...]:
+def _same_tls(old: Found, known: Mapping[Path, Stamp], new: Found, stamps: Mapping[Path, Stamp]) -> bool:
+    def essence(found: Found, stamps: Mapping[Path, Stamp]) -> tuple[object, ...]:
         files = (found.authority, found.certificate, found.key)
         return (
             found.verify,

@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 
-from peerload.certificates import KeyPair, Stamps, read_authorities, read_key_pair, stamps
+from peerload.certificates import KeyPair, read_authorities, read_key_pair
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument
+from peerload.stamps import Stamps, stamps
 
 __all__ = ["Tls", "TlsFiles", "TlsKeeper"]
 

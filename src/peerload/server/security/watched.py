@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument
 from peerload.server.security.access import Access, read
+from peerload.stamps import Stamp, stamp
 
 __all__ = ["AccessFile"]
 
 _LOOK_SECONDS: Final = 1.0
 
-_Stamp: TypeAlias = tuple[int, int, int] | None
 
 _log = structlog.get_logger("peerload.server")
 
@@ -34,23 +34,23 @@ class AccessFile:
         self._clock = clock
         self._check = check
         self._on_change = on_change
-        self._stamp: _Stamp = None
+        self._stamp: Stamp = None
         self.access = Access()
 
     def load(self) -> None:
         """Read it for the first time. Raises `InvalidArgument`."""
-        self._stamp = self._look()
+        self._stamp = stamp(self._path)
         access = read(self._path)
         self._check(access)
         self.access = access
 
     def reload(self) -> bool:
         """Read it again if it has changed; whether another one holds now."""
-        stamp = self._look()
-        if stamp == self._stamp:
+        found = stamp(self._path)
+        if found == self._stamp:
             return False
         # What cannot be used is not tried again before it has changed.
-        self._stamp = stamp
+        self._stamp = found
         try:
             access = read(self._path)
             self._check(access)
@@ -73,11 +73,3 @@ class AccessFile:
             await self._clock.sleep(_LOOK_SECONDS)
             if await asyncio.to_thread(self.reload):
                 self._on_change()
-
-    def _look(self) -> _Stamp:
-        """Changes when the file does, and when another takes its place."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
