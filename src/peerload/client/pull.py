@@ -310,7 +310,14 @@ class Pull:
         if all(slot.verified for slot in target.slots):
             await in_thread(context.executor, lambda stop: reader.close())
         else:
-            with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
+            with context.reports.attempt(
+                context.reader, source, endpoint.engine, self._verified, total - base
+            ) as under:
+
+                def moved(done: int) -> None:
+                    under.moved = done
+                    report(done)
+
                 await transfer(
                     importer,
                     reader,
@@ -318,7 +325,7 @@ class Pull:
                     origin=Served(source, endpoint.address),
                     left=lambda: deadline - loop.time(),
                     executor=context.executor,
-                    report=report,
+                    report=moved,
                 )
         report(total - base)
         self.found = found
