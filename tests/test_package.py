@@ -23,14 +23,14 @@ import importlib, pathlib, pkgutil, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c"}:
+        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c", "starlette", "uvicorn"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())
 import peerload
 assert pathlib.Path(peerload.__file__).is_relative_to(sys.prefix), peerload.__file__
 # What needs an extra, an engine or pytest says so by where it is.
-extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.kubernetes.", "peerload.store.kubernetes.", "peerload.store.redis.", "peerload.testing.")
+extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.kubernetes.", "peerload.server.page.", "peerload.store.kubernetes.", "peerload.store.redis.", "peerload.testing.")
 for module in pkgutil.walk_packages(peerload.__path__, "peerload."):
     if not module.name.startswith(extras) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)

@@ -211,6 +211,13 @@ def command(
             help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
         ),
     ] = None,
+    ui: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Show the fleet on a web page there; needs peerload[ui] (default: off).",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
@@ -262,6 +269,7 @@ def command(
                 "limit_principal_records": limit_principal_records,
                 "limit_tensors": limit_tensors,
                 "own_addresses": own_addresses,
+                "ui": ui,
             },
             print_config,
             as_json,
