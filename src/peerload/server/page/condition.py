@@ -60,9 +60,10 @@ class Condition:
             self._latencies.append(self._clock.monotonic() - start)
 
     def fixed(self, principal: Principal, address: str, tls: bool) -> dict[str, Any]:
-        """What does not change while the server runs."""
+        """What does not change while the server runs, and what time it is."""
         settings = self._backend.settings
         return {
+            "now": self._backend.directory.now(),
             "version": __version__,
             "address": address,
             "tls": tls,
