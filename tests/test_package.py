@@ -83,6 +83,9 @@ def test_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> Non
         "peerload/cli/__init__.py",
         "peerload/store/redis/lua/put.lua",
         "peerload/store/kubernetes/manifests/crd.yaml",
+        "peerload/server/page/files/index.html",
+        "peerload/server/page/files/uplot/uPlot.esm.js",
+        "peerload/server/page/files/uplot/LICENSE",
     } <= names
     info = f"peerload-{peerload.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names
@@ -100,6 +103,7 @@ def test_sdist_holds_the_sources_the_tests_and_the_documents(built: Path) -> Non
         "Makefile",
         "charts/peerload/values.schema.json",
         "docs/peerload.svg",
+        "docs/ui-desktop.png",
         "examples/weights.py",
         "requirements/dev.txt",
         "src/peerload/__init__.py",

@@ -47,6 +47,7 @@ class Population:
     items: int = 4
     size: int = 64 << 20
     keys: list[SourceKey] = field(default_factory=list)
+    """Of those that were published as ready."""
 
     async def publish(self) -> None:
         for model, count in self.models:
@@ -67,7 +68,8 @@ class Population:
             manifest=manifest_of(self.items, self.size),
         )
         key = await self.server.backend.publish(made)
-        self.keys.append(key)
+        if status == Status.READY:
+            self.keys.append(key)
         return key
 
     async def beat(self, rng: random.Random, some: int) -> None:

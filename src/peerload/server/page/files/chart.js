@@ -4,10 +4,11 @@ import uPlot from "./uplot/uPlot.esm.js";
 import { colours, onColours } from "./colours.js";
 
 export class Chart {
-  /** `format` writes a value of the y axis; `read(seconds, value)` is told what the pointer is at, null when it leaves. */
-  constructor(host, { height, format, read = null, colour = "move", bottom = true }) {
+  /** `format` writes a value of the y axis; `read(seconds, value)` is told what the pointer is at, null when it leaves. The
+   * y axis reaches up to `least` at least. */
+  constructor(host, { height, format, least, read = null, colour = "move", bottom = true }) {
     this.host = host;
-    this.options = { height, format, read, colour, bottom };
+    this.options = { height, format, least, read, colour, bottom };
     this.data = [[], []];
     this.plot = null;
     onColours(() => this.#make());
@@ -32,7 +33,7 @@ export class Chart {
     this.plot?.destroy();
     this.plot = null;
     if (!width || !this.data[0].length) return;
-    const { height, format, read, colour, bottom } = this.options;
+    const { height, format, least, read, colour, bottom } = this.options;
     const axis = { stroke: colours.muted, grid: { stroke: colours.line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     this.plot = new uPlot(
       {
@@ -41,7 +42,7 @@ export class Chart {
         padding: [8, 12, bottom ? 0 : 10, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
-        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1e-9)] } },
+        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, least)] } },
         axes: [
           { ...axis, show: bottom, size: 26, space: 70, values: (_, ticks) => ticks.map(minutes) },
           { ...axis, size: 66, space: 34, values: (_, ticks) => ticks.map(format) },

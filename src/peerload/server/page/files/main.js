@@ -49,9 +49,14 @@ const server = new ServerView();
 const swarm = new Swarm({ canvas: $("swarm"), tip: $("tip"), nobody: $("nobody"), fleet, flows, now, timeout, open });
 const chart = new Chart($("chart"), {
   height: 140,
+  least: 1e6,
   format: rate,
-  read: (at, value) => text($("rate"), at === null ? rate(flows.speed(now())) : `${clock(at * 1000)}: ${rate(value)}`),
+  read(at, value) {
+    pointed = at === null ? "" : `${clock(at * 1000)}: ${rate(value)}`;
+    if (pointed) text($("rate"), pointed);
+  },
 });
+let pointed = "";
 let health = null;
 let view = "overview";
 let shown = false;
@@ -98,7 +103,7 @@ function soon() {
 }
 
 function render() {
-  if (document.hidden) return;
+  if (document.hidden || !shown) return;
   if (view === "overview") {
     const models = fleet.models();
     overview.render(models);
@@ -131,6 +136,7 @@ function drawChart() {
     values.push((flows.steps.get(step) ?? 0) / (STEP_MS / 1000));
   }
   chart.set(times, values);
+  if (!pointed) text($("rate"), rate(flows.speed(now())));
 }
 
 setInterval(render, TICK_MS);
@@ -157,7 +163,7 @@ const told = {
     text($("address"), fixed.address);
     server.hello(fixed);
     $("leave").hidden = !token.get();
-    $("nobody").textContent = "No worker has published anything here yet.";
+    text($("nobody"), `No worker has published anything here yet. The first could be:\npeerload share FOLDER --model ORG/NAME --server ${fixed.address}`);
     link("live", "live");
     notice("");
   },

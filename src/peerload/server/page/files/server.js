@@ -34,7 +34,7 @@ export class ServerView {
         card("You", facts(["principal", "Known as"], ["role", "May"], ["models", "Models"])),
       ),
     );
-    this.plot = new Chart(this.chart, { height: 120, format: (ms) => `${ms} ms`, colour: "ready", bottom: false });
+    this.plot = new Chart(this.chart, { height: 120, least: 0.1, format: (ms) => `${ms} ms`, colour: "ready", bottom: false });
     this.health = null;
   }
 

@@ -142,7 +142,7 @@ export class Swarm {
       lane.columns = columns.filter(Boolean);
       for (const column of lane.columns) column.sort((a, b) => (a.place < b.place ? -1 : 1));
     }
-    const space = this.height - 8;
+    const space = this.height - (this.hiddenLanes ? 28 : 8);
     const room = this.width - 2 * EDGE;
     const need = (lane, size) => {
       const flat = Math.ceil(lane.nodes.length / Math.max(1, Math.floor(room / size))) * size;
@@ -396,7 +396,7 @@ export class Swarm {
       if (!to || to.x === null) continue;
       any = true;
       if (from && from.x !== null) {
-        const width = Math.min(4, 1 + Math.log10(1 + flow.rate / 1e7));
+        const width = Math.min(3, 1 + Math.log10(1 + flow.rate / 1e8));
         paint.strokeStyle = translucent(colours.move, 0.35);
         paint.lineWidth = width;
         const bend = curve(paint, from, to);
