@@ -13,6 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from peerload.metadata.principals import ANYONE
+from peerload.metadata.query import Query
 from peerload.metadata.records import Status
 from peerload.metadata.transfers import Outcome, Reading, Transfer
 from peerload.server.app import Server
@@ -166,7 +167,7 @@ async def test_names_are_never_markup(server: Server, browser: Browser) -> None:
             await rpc.publish(publication(f"{number}{trap[:500]}", trap, topology=where, accelerator=trap[:500]))
     traffic = server._traffic
     assert traffic is not None
-    for ranks in server.backend.directory.find(_everything()):
+    for ranks in server.backend.directory.find(Query()):
         key = ranks[0].record.key
         trap = TRAPS[int(key.worker_id[0])][:60]
         traffic.progress(Reading(f"{key.worker_id[0]}", key, 1, 2, 1.0, trap, trap, 0, trap), ANYONE, PEER)
@@ -185,12 +186,6 @@ async def test_names_are_never_markup(server: Server, browser: Browser) -> None:
             await page.keyboard.press("Escape")
         assert await page.evaluate("window.caught") is None
         assert await page.locator("img, body script, body svg[onload]").count() == 0
-
-
-def _everything() -> object:
-    from peerload.metadata.query import Query
-
-    return Query()
 
 
 async def test_a_manifest_of_twenty_thousand(server: Server, browser: Browser) -> None:

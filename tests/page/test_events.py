@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peerload import AsyncClient
+from peerload.client import reports as reports_module
+from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.watch_event import WatchEvent
 from peerload.server.app import Server
@@ -20,9 +24,11 @@ from peerload.server.page.stream import ABORT, EventStream, encoded
 from peerload.testing.fake_backend import FakeMetadataBackend
 from peerload.wire import p2p_pb2, sources_pb2, transfers_pb2
 from peerload.wire.identity import source_id
+from tests.client.quick import QUICK
 from tests.metadata.publications import publication as publication_of
 from tests.security.entries import TOKENS, write_access
 from tests.support.http import Events, get, looking
+from tests.support.redis import redis_process
 from tests.support.rpc import AsyncRpc, identity, publication
 from tests.support.server import serving
 
@@ -223,7 +229,7 @@ async def test_more_workers_than_a_browser_is_told_of_are_counted(monkeypatch: p
         for number in range(8):
             await backend.publish(publication_of(f"w{number}"))
         fleet = Fleet(backend.directory)
-        records = tuple(ranks[0].view() for ranks in backend.directory.find(_all()))
+        records = tuple(ranks[0].view() for ranks in backend.directory.find(Query()))
         messages = list(fleet.changes(WatchEvent(True, records, (), "")))
         assert [message["reset"] for message in messages] == [True, False, False]
         assert sum(len(message["put"]) for message in messages) == 5
@@ -235,10 +241,47 @@ async def test_more_workers_than_a_browser_is_told_of_are_counted(monkeypatch: p
         assert records[0].status is Status.READY
 
 
-def _all() -> Any:
-    from peerload.metadata.query import Query
+async def test_a_real_pull_is_seen_while_it_lasts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports_module, "_FIRST_S", 0.01)
+    monkeypatch.setattr(reports_module, "_LEAST_S", 0.01)
+    tcp = {"tcp": {"max_bytes_per_second": 2 << 20}}
+    settings = dataclasses.replace(QUICK, engines=("tcp",))
+    async with (
+        AsyncClient(server.address, settings=settings, engine_settings=tcp) as source,
+        AsyncClient(server.address, settings=settings, topology={"host": "h9"}) as target,
+        looking(server.ui_address) as events,
+        source.publish({"w": bytes(2 << 20)}, model="org/model") as published,
+    ):
+        await events.until("fleet", lambda data: data["put"])
+        pulling = asyncio.create_task(target.pull("org/model", publish=True))
+        (moving,) = (await events.until("traffic", lambda data: data["new"]))["new"]
+        assert (moving["from"], moving["toHost"], moving["total"]) == (published.worker_id, "h9", 2 << 20)
+        (ended,) = (await events.until("traffic", lambda data: data["ended"]))["ended"]
+        assert (ended["attempt"], ended["outcome"], ended["bytes"]) == (moving["n"], "ok", 2 << 20)
+        weights = await pulling
+        assert weights.source is not None
+        # Who has read is a worker of that very name now.
+        assert weights.source.worker_id == moving["to"] == ended["to"]
+        await weights.source.close()
 
-    return Query()
+
+async def test_an_outage_of_the_store_is_told_and_its_end(tmp_path: Path) -> None:
+    with redis_process(tmp_path / "redis", "--appendonly", "yes") as redis:
+        async with serving(redis.fresh_url(), ui="127.0.0.1:0") as server, AsyncRpc(server.address) as rpc:
+            await rpc.publish(publication("w0"))
+            async with looking(server.ui_address) as events:
+                await events.until("fleet", lambda data: data["put"])
+                assert server._page is not None
+                assert server._page._condition is not None
+                redis.kill()
+                await server._page._condition.look()
+                health = await events.until("health", lambda data: data["lost"])
+                assert health["serving"]
+                assert health["trouble"]
+                redis.start()
+                await events.until("health", lambda data: not data["lost"])
+                await server._page._condition.look()
+                assert (await events.until("health", lambda data: not data["trouble"]))["records"] == 1
 
 
 def test_events_are_one_line_whatever_is_in_them() -> None:

@@ -96,6 +96,8 @@ def application(
             return await admit(gate, WATCH, request)
 
         principal = await again()
+        if request.method == "HEAD":
+            return Response(media_type=EventStream.media_type)
         with looking:
             pass  # refuses; the place is taken while events are sent
         looker = Looker(backend, traffic, condition, clock, admit=again, fixed=fixed)

@@ -17,8 +17,8 @@ export class List {
     this.total = 0;
     this.active = -1;
     this.rows = [];
-    this.scroller = el("div.rows", { tabindex: "0", role: "table", "aria-label": label });
-    this.spacer = el("div.spacer", { "aria-hidden": "true" });
+    this.scroller = el("div.rows", { tabindex: "0", role: "grid", "aria-readonly": "true", "aria-label": label });
+    this.spacer = el("div.spacer", { role: "rowgroup" });
     this.emptiness = el("p.empty", { hidden: true }, empty);
     this.scroller.append(
       el("div.row.heads", { role: "row" }, ...columns.map(([name, heading]) => el(`span.${name}`, { role: "columnheader" }, heading))),
@@ -93,6 +93,7 @@ export class List {
       row.element.style.transform = `translateY(${top + index * this.height - start}px)`;
       row.element.classList.toggle("odd", index % 2 === 1);
       row.element.classList.toggle("active", index === this.active);
+      row.element.setAttribute("aria-selected", String(index === this.active));
       row.element.classList.toggle("blank", this.fill(row.cells, index, row.element) === false);
     }
     if (this.active >= first && this.active < last) {
@@ -104,7 +105,7 @@ export class List {
   #add() {
     const cells = {};
     const element = el("div.row", { role: "row", id: `row-${(List.made = (List.made ?? 0) + 1)}` });
-    for (const [name] of this.columns) element.append((cells[name] = el(`span.${name}`, { role: "cell" })));
+    for (const [name] of this.columns) element.append((cells[name] = el(`span.${name}`, { role: "gridcell" })));
     if (this.open) element.classList.add("opens");
     this.spacer.append(element);
     this.rows.push({ element, cells });

@@ -165,9 +165,11 @@ const told = {
     $("leave").hidden = !token.get();
     text($("nobody"), `No worker has published anything here yet. The first could be:\npeerload share FOLDER --model ORG/NAME --server ${fixed.address}`);
     link("live", "live");
-    notice("");
   },
-  fleet: (message) => fleet.apply(message),
+  fleet(message) {
+    if (message.reset) notice("");
+    fleet.apply(message);
+  },
   beats: (message) => fleet.beat(message),
   traffic: (message) => flows.apply(message, now()),
   health(message) {
