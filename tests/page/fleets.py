@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -46,6 +47,8 @@ class Population:
     models: Sequence[tuple[str, int]]
     items: int = 4
     size: int = 64 << 20
+    ranks: int = 1
+    """Of each replica."""
     keys: list[SourceKey] = field(default_factory=list)
     """Of those that were published as ready."""
 
@@ -58,7 +61,7 @@ class Population:
         made = Publication.of(
             identity(model),
             p2p_pb2.WorkerMetadata(
-                worker_rank=0,
+                worker_rank=number % self.ranks,
                 status=status,  # type: ignore[arg-type]
                 accelerator="cuda",
                 topology={"zone": f"z{number % 3}", "rack": f"r{number // 8:02}", "host": f"gpu-{number // 8:03}"},
@@ -67,6 +70,9 @@ class Population:
             pod=Pod(f"llm-{number}", "", "prod"),
             manifest=manifest_of(self.items, self.size),
         )
+        if self.ranks > 1:
+            named = made.record._replace(replica=f"replica-{number // self.ranks}", world_size=self.ranks)
+            made = dataclasses.replace(made, record=named)
         key = await self.server.backend.publish(made)
         if status == Status.READY:
             self.keys.append(key)

@@ -271,6 +271,16 @@ async def test_what_moves_is_seen_and_so_is_how_it_ended(server: Server, browser
         await expect(page.locator("#transfer-list .spacer .row:not([hidden]) .outcome")).to_have_text(["stalled"])
 
 
+async def test_a_rank_that_is_missing_is_seen(server: Server, browser: Browser) -> None:
+    await Population(server, [("org/model", 14)], ranks=8).publish()
+    async with opened(browser, server.ui_address, viewport=DESKTOP) as page:
+        said = "0 reads under way. org/model: 14 workers, 0 reads under way, 2 ranks missing"
+        await expect(page.locator("#swarm")).to_have_attribute("aria-label", said)
+        await expect(page.locator("#models .spacer .replicas").first).to_have_text("1 / 2 whole")
+        await page.locator("#models .spacer .row").first.click()
+        await expect(page.locator("#worker-list .spacer .rank").nth(13)).to_have_text("5 / 8")
+
+
 async def test_a_server_that_comes_back_is_looked_at_anew(browser: Browser) -> None:
     port = free_port()
     lost = ("Failed to load resource", "net::ERR")

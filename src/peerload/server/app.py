@@ -26,7 +26,7 @@ from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
-from peerload.server.pages import Page
+from peerload.server.page.page import Page
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService

@@ -27,7 +27,7 @@ class Movement:
         self._known: dict[int, int] = {}
         """The bytes of what is under way, by number."""
         self._ended = 0
-        self._step = 0
+        self._step = (0, 0)
         self._first = True
 
     def changes(self) -> dict[str, Any]:
@@ -47,10 +47,10 @@ class Movement:
         for number in gone:
             del self._known[number]
         ended = self._ended_since()
-        rates = self._traffic.throughput.since(self._step, self._covers)
+        # The last step is told of again if more was added to it.
+        rates = [step for step in self._traffic.throughput.since(self._step[0], self._covers) if step != self._step]
         if rates:
-            # The last step is told of again: more may be added to it.
-            self._step = rates[-1][0]
+            self._step = rates[-1]
         # Steps are of the server's own clock, and people read the store's.
         offset = self._directory.now() - round(1000 * self._clock.monotonic())
         reset, self._first = self._first, False

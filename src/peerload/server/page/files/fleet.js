@@ -6,6 +6,15 @@ export const FORM = ["", "runtime", "checkpoint"];
 /** What a transfer and a worker call the same process. */
 export const place = (worker, rank) => `${rank ?? 0}/${worker}`;
 
+/** Workers by model and source, those of one replica together, rank by rank. */
+export function inOrder(a, b) {
+  if (a.model !== b.model) return a.model < b.model ? -1 : 1;
+  if (a.source !== b.source) return a.source < b.source ? -1 : 1;
+  const [one, other] = [a.replica ?? "", b.replica ?? ""];
+  if (one !== other) return one < other ? -1 : 1;
+  return a.rank - b.rank || a.n - b.n;
+}
+
 export class Fleet {
   constructor() {
     this.workers = new Map();

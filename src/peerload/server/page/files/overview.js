@@ -63,6 +63,7 @@ export class Overview {
       this.shares[index].hidden = !number;
     }
     figure("moving", plural(this.flows.moving.size, "read"), rate(this.flows.speed(now)));
+    this.figures.moving.value.classList.toggle("moves", this.flows.moving.size > 0);
     figure("held", bytes(sum("bytes")), "in all workers");
     const oldest = Math.min(...models.map((model) => model.oldest));
     const late = Number.isFinite(oldest) ? now - oldest : null;
@@ -93,21 +94,20 @@ export class Overview {
     const ended = this.flows.ended.slice(-Math.max(2, FEED - moving.length)).reverse();
     const rows = [...moving, ...ended].slice(0, FEED);
     const host = $("feed");
+    if (!rows.length) {
+      if (!host.querySelector(".empty")) host.replaceChildren(el("li.empty", {}, "Nothing has moved yet. Pulls show up here while they last."));
+      return;
+    }
+    host.querySelector(".empty")?.remove();
     while (host.children.length < rows.length) {
       const parts = { title: el("span.title"), way: el("span.way.mono"), fact: el("span.fact.num"), bar: el("i.bar") };
       const item = el("li", {}, parts.title, parts.fact, parts.way, parts.bar);
       item.parts = parts;
       host.append(item);
     }
-    while (host.children.length > Math.max(1, rows.length)) host.lastChild.remove();
-    if (!rows.length) {
-      if (!host.querySelector(".empty")) host.replaceChildren(el("li.empty", {}, "Nothing has moved yet. Pulls show up here while they last."));
-      return;
-    }
-    host.querySelector(".empty")?.remove();
+    while (host.children.length > rows.length) host.lastChild.remove();
     for (const [index, flow] of rows.entries()) {
       const item = host.children[index];
-      if (!item) return this.#feed(now);
       const { title, way, fact, bar } = item.parts;
       const live = flow.outcome === undefined;
       item.className = live ? "live" : flow.outcome;

@@ -2,7 +2,7 @@
  *
  * Each model is a lane. In it the workers stand in columns: those at the left have read from nobody that is known, the next
  * ones from these, and so on; so a model that spreads grows from left to right. A worker is a dot; a read that is under way
- * is a line along which its bytes go, and the reader's dot fills up as they arrive.
+ * is a line along which its bytes go, and the reader's dot fills up as they arrive. The ranks of a replica stand together.
  */
 
 import { attribute, phone, still } from "./dom.js";
@@ -10,9 +10,9 @@ import { colours, onColours } from "./colours.js";
 import { translucent } from "./chart.js";
 import { Flows } from "./flows.js";
 import { brief, bytes, count, plural, rate, span } from "./format.js";
-import { STATUS } from "./fleet.js";
+import { inOrder, STATUS } from "./fleet.js";
 
-const SIZES = [20, 16, 13, 11, 9, 7, 6, 5, 4, 3];
+const SIZES = [26, 23, 20, 16, 13, 11, 9, 7, 6, 5, 4, 3];
 const FRAME_MS = 33;
 const SLOWEST_MS = 1_000;
 const FADE_MS = 25_000;
@@ -20,6 +20,8 @@ const GHOST_MS = 8_000;
 const PULSE_MS = 900;
 const LABEL = 20;
 const EDGE = 12;
+const GAP = 0.6;
+const MOST_RANKS = 256;
 const MOST_TRACES = 600;
 
 export class Swarm {
@@ -140,12 +142,15 @@ export class Swarm {
       const columns = [];
       for (const node of lane.nodes) (columns[node.depth] ??= []).push(node);
       lane.columns = columns.filter(Boolean);
-      for (const column of lane.columns) column.sort((a, b) => (a.place < b.place ? -1 : 1));
+      for (const column of lane.columns) column.sort(byWorker);
+      lane.cells = lane.columns.length > 1 ? [] : cellsOf(lane.columns[0] ?? []);
+      lane.missing = [];
     }
     const space = this.height - (this.hiddenLanes ? 28 : 8);
     const room = this.width - 2 * EDGE;
     const need = (lane, size) => {
-      const flat = Math.ceil(lane.nodes.length / Math.max(1, Math.floor(room / size))) * size;
+      const cells = lane.cells.reduce((sum, group) => sum + group.length + (group.length > 1 ? GAP : 0), 0) || lane.nodes.length;
+      const flat = Math.ceil(cells / Math.max(1, Math.floor(room / size) - (cells > lane.nodes.length ? 2 : 0))) * size;
       const deep = lane.columns.length > 1 ? Math.max(flat * 1.6, phone.matches ? 40 : 84) : flat;
       return LABEL + deep + 12;
     };
@@ -164,12 +169,20 @@ export class Swarm {
     }
   }
 
+  /** Row by row; the ranks of a replica together, with a cross for each that is missing. */
   #fill(lane, size, room) {
-    const across = Math.max(1, Math.floor(room / size));
-    for (const [at, node] of (lane.columns[0] ?? []).entries()) {
-      node.toX = EDGE + ((at % across) + 0.5) * size;
-      node.toY = lane.top + LABEL + 4 + (Math.floor(at / across) + 0.5) * size;
-      node.toSize = size;
+    const across = Math.max(1, room / size);
+    let [x, y] = [0, 0];
+    for (const group of lane.cells) {
+      if (x && group.length > 1 && group.length <= across && x + group.length > across) [x, y] = [0, y + 1];
+      for (const node of group) {
+        if (x + 1 > across + 0.01) [x, y] = [0, y + 1];
+        const at = { toX: EDGE + (x + 0.5) * size, toY: lane.top + LABEL + 4 + (y + 0.5) * size, toSize: size };
+        if (node) Object.assign(node, at);
+        else lane.missing.push(at);
+        x += 1;
+      }
+      if (group.length > 1) x += GAP;
     }
   }
 
@@ -257,7 +270,7 @@ export class Swarm {
 
   #words() {
     const moving = this.flows.moving.size;
-    const lanes = this.lanes.slice(0, 8).map((lane) => `${lane.model}: ${plural(lane.workers, "worker")}, ${plural(lane.moving, "read")} under way`);
+    const lanes = this.lanes.slice(0, 8).map((lane) => `${lane.model}: ${plural(lane.workers, "worker")}, ${plural(lane.moving, "read")} under way${lane.missing.length ? `, ${plural(lane.missing.length, "rank")} missing` : ""}`);
     return `${plural(moving, "read")} under way. ${lanes.join("; ")}`;
   }
 
@@ -317,6 +330,19 @@ export class Swarm {
 
   #dots(now) {
     const paint = this.paint;
+    paint.beginPath();
+    for (const lane of this.lanes) {
+      for (const { toX, toY, toSize } of lane.missing) {
+        const radius = Math.max(1, toSize * 0.16);
+        paint.moveTo(toX - radius, toY - radius);
+        paint.lineTo(toX + radius, toY + radius);
+        paint.moveTo(toX + radius, toY - radius);
+        paint.lineTo(toX - radius, toY + radius);
+      }
+    }
+    paint.strokeStyle = colours.bad;
+    paint.lineWidth = 1.2;
+    paint.stroke();
     const timeout = this.timeout();
     // One path for all that look alike.
     const kinds = new Map();
@@ -452,6 +478,34 @@ export class Swarm {
     this.tip.style.left = `${left}px`;
     this.tip.style.top = `${node.y > this.height - 80 ? node.y - 70 : node.y + 12}px`;
   }
+}
+
+function byWorker(a, b) {
+  if (a.worker && b.worker) return inOrder(a.worker, b.worker);
+  return a.worker ? -1 : b.worker ? 1 : a.place < b.place ? -1 : 1;
+}
+
+/** Dots in groups: the ranks of a replica that has several are one, with null for those that nobody has published. */
+function cellsOf(nodes) {
+  const groups = [];
+  let replica = null;
+  for (const node of nodes) {
+    const { world = 0, rank = 0, source, replica: name = "" } = node.worker ?? {};
+    if (world < 2 || world > MOST_RANKS || !name) {
+      groups.push([node]);
+      replica = null;
+      continue;
+    }
+    const key = `${source}/${name}`;
+    if (key !== replica) {
+      groups.push(new Array(world).fill(null));
+      replica = key;
+    }
+    const group = groups.at(-1);
+    if (rank < group.length && !group[rank]) group[rank] = node;
+    else group.push(node);
+  }
+  return groups;
 }
 
 const radiusOf = (node) => Math.max(1, node.size * 0.36);

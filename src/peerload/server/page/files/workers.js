@@ -2,7 +2,7 @@
 
 import { $, attribute, chips, text } from "./dom.js";
 import { brief, bytes, plural, span } from "./format.js";
-import { Fleet, STATUS } from "./fleet.js";
+import { Fleet, inOrder, STATUS } from "./fleet.js";
 import { List } from "./list.js";
 
 export class Workers {
@@ -55,7 +55,7 @@ export class Workers {
       if (this.model !== null ? worker.model !== this.model : words.length && !words.every((word) => Fleet.words(worker).includes(word))) continue;
       rows.push(worker);
     }
-    rows.sort((a, b) => (a.model < b.model ? -1 : a.model > b.model ? 1 : a.rank - b.rank || a.n - b.n));
+    rows.sort(inOrder);
     this.rows = rows;
     text($("worker-count"), `${plural(rows.length, "worker")}${this.fleet.more ? `, and ${plural(this.fleet.more, "more")} that this page leaves out` : ""}`);
     this.list.resize(rows.length);
