@@ -19,6 +19,7 @@ from peerload.server.app import Server
 from peerload.server.page import application as application_module
 from peerload.server.page import fleet as fleet_module
 from peerload.server.page import stream as stream_module
+from peerload.server.page.condition import Condition
 from peerload.server.page.fleet import Fleet
 from peerload.server.page.stream import ABORT, EventStream, encoded
 from peerload.testing.fake_backend import FakeMetadataBackend
@@ -220,6 +221,28 @@ async def test_a_browser_that_takes_nothing_is_cut_off() -> None:
     )  # type: ignore[arg-type]
     assert left.is_set()
     assert ended.is_set()
+
+
+async def test_who_reads_too_slowly_is_cut_off_and_finds_everything_anew(
+    server: Server, rpc: AsyncRpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application_module, "_STALL_SECONDS", 0.2)
+    now = Condition.now
+    monkeypatch.setattr(Condition, "now", lambda self, principal: {**now(self, principal), "padding": "x" * (1 << 20)})
+    await rpc.publish(publication("w0"))
+    assert server._traffic is not None
+    async with looking(server.ui_address) as events:
+        await events.until("hello")
+        # From now on it reads nothing: what is on its way piles up in the sockets, and then nobody waits for it.
+        while server._traffic.watched:
+            await asyncio.sleep(0.05)
+        with pytest.raises((EOFError, asyncio.IncompleteReadError, ConnectionError)):
+            while True:
+                await events.next()
+    async with looking(server.ui_address) as events:
+        fleet = await events.until("fleet")
+        assert fleet["reset"]
+        assert [each["worker"] for each in fleet["put"]] == ["w0"]
 
 
 async def test_more_workers_than_a_browser_is_told_of_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

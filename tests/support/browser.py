@@ -41,7 +41,9 @@ async def browsing() -> AsyncIterator[Browser]:
     path = needs_chromium()
     async with async_playwright() as playwright:
         # Its sandbox needs what containers do not give, and it is shown nothing but what the tests make.
-        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
         try:
             yield browser
         finally:

@@ -32,7 +32,7 @@ async def _ask(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int, dict[str, str]]:
     host, _, port = address.rpartition(":")
     name = {} if tls is None else {"server_hostname": "localhost"}
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=tls, limit=1 << 24, **name)
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=tls, limit=1 << 16, **name)
     try:
         status, found = await _head(reader, writer, address, path, headers, method)
     except BaseException:
