@@ -25,6 +25,7 @@ from peerload.testing.engine_suite.base import digest, end, whole
 from peerload.testing.engine_worker import content, undescribe
 from tests.engines.memfd_peers import answer_pages, fake_source, one_region
 from tests.engines.test_shared import descriptors, in_child
+from tests.support.live import eventually
 
 MIB = 1 << 20
 NOBODY = 65_534
@@ -204,7 +205,8 @@ def test_a_file_that_shrinks_fails_the_read_and_kills_nobody(tidy: ExitStack, tm
     progress = read(importer(tidy), descriptor, 8 * MIB)
     assert (progress.state, progress.retryable) == (JobState.FAILED, False)
     assert "ends too early" in progress.reason
-    assert worker.ask("load") == 0.0
+    # The source lets go of the reader in a thread of its own.
+    eventually(lambda: worker.ask("load") == 0.0, what="the reader to be let go")
     assert worker.leave() == 0
 
 

@@ -25,6 +25,7 @@ from peerload.testing.engine_process import EngineProcess, until
 from peerload.testing.engine_suite.base import digest, end, midway
 from peerload.testing.engine_worker import content, undescribe
 from tests.engines.tcp_peers import dial, exactly, greet, refusal, until_closed
+from tests.support.live import eventually
 
 MIB = 1024 * 1024
 DATA = content(1, [20 * MIB, 100])
@@ -269,7 +270,7 @@ def test_a_mapped_file_that_is_truncated_ends_the_read_only(tmp_path: Path, read
         into = memoryview(bytearray(8 * MIB))
         progress = end(reader(descriptor).read([Range(0, 0, 8 * MIB)], [into], deadline=60))
         assert progress.state is JobState.FAILED
-        assert worker.ask("load") == 0
+        eventually(lambda: worker.ask("load") == 0, what="the reader to be let go")
         assert worker.leave() == 0
 
 

@@ -71,7 +71,15 @@ class Wires:
             # TLS would wait, half a minute, until a server says goodbye that says nothing.
             with contextlib.suppress(OSError):
                 made.shutdown(socket.SHUT_RDWR)
-        await self._session.close()
+        await self._farewell()
+        # asyncio forgets what a TLS transport belonged to when it is closed twice, and aiohttp asks such a one for it. All
+        # else is closed by then, and this one is about to be.
+        with contextlib.suppress(AttributeError):
+            await self._session.close()
+        await self._farewell()
+
+    async def _farewell(self) -> None:
+        """Let the event loop notice that nobody is at the other ends any more."""
         for _ in range(_FAREWELL_TURNS):
             if all(made.fileno() < 0 for made in self._sockets):
                 return

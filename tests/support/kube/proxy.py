@@ -34,6 +34,7 @@ __all__ = ["Answer", "Asked", "Cut", "FaultProxy", "Hold", "Lose", "Rule"]
 
 T = TypeVar("T")
 _CALL_SECONDS = 30.0
+_FAREWELL_TURNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ class FaultProxy:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        for _ in range(_FAREWELL_TURNS):
+            await asyncio.sleep(0)  # in which connections that were aborted are let go
 
     # What tests tell it.
 
