@@ -18,8 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from scale import Fleet
-
+from bench.messages import Fleet
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend

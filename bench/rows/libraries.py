@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
-from engines import content, cut, shapes
 
+from bench.rows.engines import content, cut, shapes
 from peerload.engines.base import JobState, Range, Region
 from peerload.engines.nixl.settings import NixlSettings
 from peerload.engines.shared import address_of, allocate_shared

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import grpc.aio
 import psutil
-from scale import Fleet
 
+from bench.messages import Fleet
 from peerload.clock import SystemClock
 from peerload.kubernetes.api import JSON_PATCH, KubeApi
 from peerload.kubernetes.place import KubernetesPlace

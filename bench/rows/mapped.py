@@ -24,8 +24,8 @@ from itertools import accumulate
 from multiprocessing.connection import Connection
 
 import numpy as np
-from engines import content, shapes
 
+from bench.rows.engines import content, shapes
 from peerload import AsyncClient, ClientSettings, shared_memory
 from peerload.client.digests import digest_all
 from peerload.engines.base import Descriptor, MappingReader, Region
