@@ -162,8 +162,8 @@ class Connection:
             for at in range(0, len(payload), 6):
                 name, value = struct.unpack_from(">HI", payload, at)
                 if name == _INITIAL_WINDOW:
-                    for call in self._open.values():
-                        call.window += value - self._first_window
+                    for going in self._open.values():
+                        going.window += value - self._first_window
                     self._first_window = value
             self._out += _frame(_SETTINGS, _ACK, 0)
         elif kind == _PING and not flags & _ACK:

@@ -7,7 +7,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.figures import Figure
-from bench.rows import lists, manifests, publish, records, restart, several, single, update, watch
+from bench.rows import (
+    engines,
+    kubernetes,
+    libraries,
+    lists,
+    manifests,
+    publish,
+    pull,
+    records,
+    redis,
+    restart,
+    scale,
+    several,
+    single,
+    update,
+    watch,
+)
 from bench.setting import Setting
 
 __all__ = ["ROWS", "Row"]
@@ -35,4 +51,10 @@ ROWS: Final[dict[str, Row]] = {
     "watch": Row("1,000 watchers are told", watch.measure),
     "records": Row("what 100,000 records cost", records.measure),
     "several": Row("several processes on one port", several.measure),
+    "pull": Row("a verified pull beside the engine's own read, and its memory", pull.measure),
+    "engines": Row("engines beside raw sockets", engines.measure, plain=False),
+    "libraries": Row("NIXL and Mooncake in children beside their bare reads", libraries.measure, plain=False),
+    "redis": Row("the Redis store: memory, start, batches, the feed's delay", redis.measure, plain=False),
+    "kubernetes": Row("the Kubernetes store beside the API server", kubernetes.measure, plain=False),
+    "scale": Row("10,000 workers with 1,500 tensors on sqlite", scale.measure, plain=False),
 }

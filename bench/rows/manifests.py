@@ -13,7 +13,7 @@ __all__ = ["measure"]
 
 _HOT, _COLD = 0.8, 0.5
 _CONNECTIONS = 4
-_WORKERS = {0: 2_000, 1_500: 400, 20_000: 40}
+_WORKERS = {0: 1_000, 1_500: 400, 20_000: 40}
 """How many are read for the first time in a round, by tensors."""
 _HOT_WORKERS = 8
 
