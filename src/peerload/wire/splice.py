@@ -18,10 +18,13 @@ _FIXED64: Final = 1
 _LENGTH: Final = 2
 _FIXED32: Final = 5
 _MAX_VARINT_BYTES: Final = 10
+_SHORT: Final = tuple(bytes((number,)) for number in range(0x80))
 
 
 def varint(number: int) -> bytes:
     """An unsigned number (a signed one as its 64-bit two's complement) as a varint."""
+    if 0 <= number < 0x80:
+        return _SHORT[number]
     number &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while number > 0x7F:
