@@ -39,7 +39,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
             case = f"{_WORKERS:,} workers, {tensors:,} tensors"
             yield Figure(
                 row="restart", case=f"{case}: errors", store=store, front=front, unit="calls", less=True,
-                value=told.failed, goal=0, more={"seconds in all": told.seconds, "MB grown": grown},
+                value=told.failed, goal=0, more={"seconds in all": told.seconds, "MB grown": grown, "cores of the load": told.cores},
             )  # fmt: skip
             for path, times in told.times.items():
                 spread = percentiles(times)

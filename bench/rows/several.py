@@ -26,9 +26,10 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 source_id = published(server.address, fleet, range(_WORKERS))
                 calls = [(f"{P2P}UpdateStatus", fleet.update(source_id, number)) for number in range(_WORKERS)]
                 load = Load(calls, connections=64, streams=2, processes=max(2, setting.generators))
-                rates[processes] = [
-                    generate(server.address, setting.seconds, load)[0].rate for _ in range(setting.rounds)
-                ]
+                told = [generate(server.address, setting.seconds, load)[0] for _ in range(setting.rounds)]
+            if failed := sum(each.failed for each in told):
+                raise RuntimeError(f"{failed} calls failed")
+            rates[processes] = [each.rate for each in told]
         yield Figure(
             row="several",
             case=f"UpdateStatus, {most} processes",

@@ -6,12 +6,20 @@ The bounds stand a little above what is spent now. Who has to raise one shows wi
 from __future__ import annotations
 
 import asyncio
+import json
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
 
+from peerload.clock import SystemClock
 from peerload.metadata import manifests
+from peerload.metadata.directory import Directory
+from peerload.metadata.feed import follow
 from peerload.metadata.manifests import zstd
+from peerload.metadata.publication import Publication
+from peerload.metadata.settings import MetadataSettings
+from peerload.store.base import Beat, Entry, Listing
 from peerload.wire import p2p_pb2
 from tests.costs.counting import Asked, CountingStore, asked_directly, counted, finished, peak_bytes
 from tests.support.live import publication, ready
@@ -197,11 +205,42 @@ async def test_the_memory_of_a_publication(asked: Asked, large: bytes) -> None:
     assert peak[0] <= 8 * len(large) + FRAME
 
 
-async def test_a_record_in_the_directory_has_a_kilobyte(asked: Asked) -> None:
-    await fleet(asked, "org/model", 10)
-    requests = [publication("org/model", f"more{n}", tensors=0).SerializeToString() for n in range(300)]
-    with peak_bytes() as peak:
-        for request in requests:
-            await publish(asked, request)
-    # This store's own entries are in it, twice: as they are, and in its feed.
-    assert peak[0] <= 300 * 6 * KIB
+class Listed(CountingStore):
+    """A store whose listing is its own, as one that is read from elsewhere."""
+
+    def __init__(self, rows: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    async def list(self, prefix: str = "") -> Listing:
+        position = (await super().list(prefix)).position
+        entries = [
+            Entry("".join(list(key)), json.loads(value), number, number, Beat(number), 9)
+            for number, (key, value) in enumerate(self._rows, start=10_000)
+        ]
+        return Listing(tuple(entries), position)
+
+
+async def test_a_record_in_the_directory_has_a_kilobyte_and_what_was_listed_is_let_go() -> None:
+    rows = []
+    for number in range(2_000):
+        record = Publication.from_p2p(publication("org/model", f"worker-{number:08}").SerializeToString()).record
+        rows.append((record.key.encode(), json.dumps(record.to_value())))
+    store = Listed(rows)
+    directory = Directory(store, SystemClock(), MetadataSettings())
+    await store.open()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        following = asyncio.create_task(follow(store, (directory,), SystemClock()))
+        async with asyncio.timeout(30):
+            while not directory.synced:
+                await asyncio.sleep(0.001)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    following.cancel()
+    await asyncio.wait([following])
+    await store.close()
+    assert len(directory) == len(rows)
+    assert held <= len(rows) * 1_100
