@@ -215,6 +215,11 @@ class Settings(BaseSettings):
         default=False, description="Whether sources must be where their publisher's connection comes from."
     )
 
+    processes: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1,
+        description="Processes that serve on the one port, each with a directory of its own over the one store.",
+    )
+
     @property
     def audiences(self) -> tuple[str, ...]:
         """`token_audiences`, one by one."""
