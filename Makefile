@@ -3,8 +3,9 @@
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
-# redis, kubernetes, or both), TARGET (of fuzz: names, or all). In the environment: REDIS_SERVER (the redis-server that tests
-# start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
+# start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out
+# the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -26,6 +27,8 @@ STORE ?=
 TARGET ?=
 FRONT ?=
 KINDS ?=
+ROWS ?=
+OUT ?= bench-results
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
@@ -147,8 +150,11 @@ format: install ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## Measure, and print the figures (some minutes)
-	@for script in bench/[a-z]*.py; do echo "==> $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+# matplotlib is for the curves alone; h2load, where it is, makes the load of the row `single`.
+bench: install redis ## Measure ROWS (all plain ones), and write figures and curves to OUT=bench-results (some 15 minutes)
+	@$(PIP) install --quiet --require-hashes -r requirements/bench.txt || echo "==> There is no matplotlib: no curves are drawn"
+	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
+	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
 
 wire: install ## Compile the protos again, after changing one
 	@$(BIN)/python tools/generate_wire.py
@@ -159,6 +165,9 @@ lock: ## Pin the newest versions again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		-c requirements/dev.txt --group bench -o requirements/bench.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation

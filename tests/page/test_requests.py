@@ -195,3 +195,9 @@ def test_a_place_that_is_none_is_named() -> None:
     with pytest.raises(InvalidArgument, match="must be HOST:PORT") as error:
         resolve({"ui": "8080", "store": "memory:"})
     assert error.value.field == "--ui"
+
+
+def test_several_processes_have_none() -> None:
+    with pytest.raises(InvalidArgument, match="one process") as error:
+        resolve({"ui": "h:80", "processes": 2, "store": "memory:"})
+    assert error.value.field == "--ui"

@@ -218,6 +218,13 @@ def command(
             help="Show the fleet on a web page there; needs peerload[ui] (default: off).",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many processes serve on the port; SIGHUP exchanges them one after the other (default: 1).",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
@@ -228,7 +235,8 @@ def command(
     Each setting is taken from its flag, else from PEERLOAD_<NAME> (PEERLOAD_LISTEN, PEERLOAD_STORE …), else from the
     variable that deployments of this protocol already set (MODEL_EXPRESS_SERVER_PORT, MX_HEARTBEAT_TIMEOUT_SECS …).
 
-    SIGTERM and Ctrl-C let calls in flight end; a second one stops at once.
+    SIGTERM and Ctrl-C let calls in flight end; a second one stops at once. With --processes, SIGHUP exchanges every process for
+    a new one, while the others serve.
     """
     try:
         _serve(
@@ -269,6 +277,7 @@ def command(
                 "limit_principal_records": limit_principal_records,
                 "limit_tensors": limit_tensors,
                 "own_addresses": own_addresses,
+                "processes": processes,
                 "ui": ui,
             },
             print_config,
@@ -288,7 +297,11 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         _print(resolved.table(), as_json)
         return
     from peerload.server import logs
-    from peerload.server.app import serve
+
+    if resolved.settings.processes > 1:
+        from peerload.server.processes.parent import serve
+    else:
+        from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
     try:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
+from collections.abc import Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from peerload import __version__
 from peerload.clock import Clock, SystemClock
-from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
@@ -24,8 +25,9 @@ from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
+from peerload.server.listening import SharedPort
 from peerload.server.metrics import Metrics
-from peerload.server.metrics_http import MetricsPort
+from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.page.page import Page
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
@@ -44,7 +46,7 @@ from peerload.server.tls import TlsKeeper
 from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
-__all__ = ["Server", "serve"]
+__all__ = ["Membership", "Server", "serve"]
 
 _log = structlog.get_logger("peerload.server")
 
@@ -59,11 +61,20 @@ class Server:
     """A server in this process: `async with Server(settings) as server: …` serves at `server.address`.
 
     `store` is a store to use instead of the one that the settings name, not yet opened; the server opens and closes it.
-    `clock` is handed to everything but the transport, whose deadlines are real.
+    `clock` is handed to everything but the transport, whose deadlines are real. `port` is the one to serve on where other
+    processes do too.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        store: Store | None = None,
+        port: SharedPort | None = None,
+    ) -> None:
         self._settings = settings
+        self._port = port
         self._clock = SystemClock() if clock is None else clock
         self._store = open_store(settings.store, self._clock) if store is None else store
         self._backend = MetadataBackend(
@@ -116,6 +127,11 @@ class Server:
         return self._backend
 
     @property
+    def metrics(self) -> Metrics:
+        """What is counted."""
+        return self._metrics
+
+    @property
     def readiness(self) -> Readiness:
         """What the health services tell."""
         return self._readiness
@@ -135,12 +151,16 @@ class Server:
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             # Before the front: a server that cannot start must have answered nobody.
-            no_metrics = await self._start_metrics()
+            self._metrics_address, no_metrics = await start_metrics(self._metrics_port, self._settings)
             tls = await self._start_tls()
             await self._start_page(tls)
             front = _FRONTS[self._settings.front]
             self._front = front(
-                self._calls.wrap(self._methods()), gate=self._gate, limits=self._settings.limits, tls=tls
+                self._calls.wrap(self._methods()),
+                gate=self._gate,
+                limits=self._settings.limits,
+                tls=tls,
+                port=self._port,
             )
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
@@ -169,8 +189,11 @@ class Server:
             task.result()
         raise RuntimeError("the metadata backend stopped by itself")
 
-    async def stop(self) -> None:
-        """Drain: say NOT_SERVING, end streams, let calls in flight end, store the last heartbeats. Twice is allowed."""
+    async def stop(self, *, leave: bool = False) -> None:
+        """Drain: say NOT_SERVING, end streams, let calls in flight end, store the last heartbeats. Twice is allowed.
+
+        With `leave` others serve on the port, and clients are asked to go on there before any call is turned away.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -179,7 +202,11 @@ class Server:
         if self._front is not None:
             grace = self._settings.grace
             _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)
-            await asyncio.sleep(self._settings.drain_delay)
+            if leave:
+                self._calls.end_streams()
+                await self._front.leave(grace)
+            else:
+                await asyncio.sleep(self._settings.drain_delay)
             # Calls are turned away one by one before the front is stopped: it would cut off those in its queue.
             if self._page is not None:
                 await self._page.stop()
@@ -221,19 +248,6 @@ class Server:
         """Let those who watch show anew that they may."""
         self._backend.watchers.end_all("who may do what has changed; watch again")
 
-    async def _start_metrics(self) -> str:
-        """Open the port for metrics. Why it could not be opened, where nobody has asked for one: a second server on one
-        machine is to start all the same."""
-        where = self._settings.metrics_address
-        if where is not None:
-            try:
-                self._metrics_address = await self._metrics_port.start(*where)
-            except Unavailable as error:
-                if not self._settings.metrics_is_default:
-                    raise
-                return str(error)
-        return ""
-
     async def _start_page(self, tls: TlsKeeper | None) -> None:
         where = self._settings.ui_address
         if where is None or self._traffic is None:
@@ -271,7 +285,23 @@ class Server:
         await self._backend.close()
 
 
-async def serve(settings: Settings) -> None:
+class Membership(Protocol):
+    """What a process that is one of several has to do with the others."""
+
+    port: SharedPort
+    leaving: bool
+    """Whether the others go on serving when this one stops."""
+
+    async def attend(self, stop: Callable[[str], None]) -> None:
+        """Run as a task from before the start, and until the end, of the server. `stop` is what a signal does."""
+        ...
+
+    def started(self, server: Server) -> None:
+        """Told once it serves."""
+        ...
+
+
+async def serve(settings: Settings, *, membership: Membership | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
 
     Raises what `Server.start` raises.
@@ -280,17 +310,23 @@ async def serve(settings: Settings) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stop(number: signal.Signals) -> None:
-        _log.info("told to stop", signal=number.name)
-        told.set()
+    def stop(reason: str) -> None:
+        if not told.is_set():
+            _log.info("told to stop", signal=reason)
+            told.set()
+
+    def stop_by_signal(number: signal.Signals) -> None:
+        stop(number.name)
         for each in _STOPS:
             # Not through the event loop: it may be what hangs. Everything acknowledged is durable.
             loop.remove_signal_handler(each)
             signal.signal(each, lambda again, _: os._exit(128 + again))
 
-    for number in _STOPS:
-        loop.add_signal_handler(number, stop, number)
-    server = Server(settings)
+    # Of several processes the parent has the terminal's.
+    for number in _STOPS if membership is None else (signal.SIGTERM,):
+        loop.add_signal_handler(number, stop_by_signal, number)
+    server = Server(settings, port=None if membership is None else membership.port)
+    attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(told.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -302,6 +338,11 @@ async def serve(settings: Settings) -> None:
         if told.is_set():
             return
         raise
+    # What is there by now stays. Collections that looked at it each time would hold up every call for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    if membership is not None:
+        membership.started(server)
     failing = asyncio.create_task(server.failed())
     try:
         await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -310,7 +351,9 @@ async def serve(settings: Settings) -> None:
     finally:
         stopping.cancel()
         failing.cancel()
-        await server.stop()
+        await server.stop(leave=membership is not None and membership.leaving)
+        if attending is not None:
+            attending.cancel()
 
 
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:

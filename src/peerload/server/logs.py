@@ -7,21 +7,23 @@ import sys
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 __all__ = ["configure"]
 
 
-def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+def configure(level: str, form: str, stream: TextIO | None = None, *, process: int | None = None) -> None:
     """Send everything that is logged in this process to `stream` (standard error by default).
 
     `level` is a name of the standard library's, lower-case; other packages are heard from WARNING on. `form` is
-    `console`, `json`, or `auto`: console if the stream is a terminal.
+    `console`, `json`, or `auto`: console if the stream is a terminal. `process` is told with every line: which of
+    several this is.
     """
     out = sys.stderr if stream is None else stream
     people = form == "console" or (form == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([] if process is None else [_Naming(process)]),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -55,6 +57,17 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("peerload").setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+class _Naming:
+    """Adds to each line which process says it."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+
+    def __call__(self, _: Any, __: str, event: EventDict) -> EventDict:
+        event["process"] = self._process
+        return event
 
 
 def _text(value: Any) -> str:

@@ -229,6 +229,10 @@ class Settings(BaseSettings):
         default=False, description="Whether sources must be where their publisher's connection comes from."
     )
 
+    processes: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1,
+        description="Processes that serve on the one port, each with a directory of its own over the one store.",
+    )
     ui: Annotated[str, BeforeValidator(_ui)] = Field(
         default=_OFF, description="Address of the web page, HOST:PORT, or off; port 0 takes a free one."
     )
@@ -349,6 +353,9 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
     resolved = Resolved(settings, origins)
     try:
         _ = settings.tls
+        if settings.ui_address is not None and settings.processes > 1:
+            # Each would see the transfers of its own clients alone.
+            raise InvalidArgument("ui", "is for a server of one process; --processes asks for more")
     except InvalidArgument as error:
         raise resolved.named(error) from None
     return resolved
