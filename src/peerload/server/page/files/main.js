@@ -45,7 +45,7 @@ const overview = new Overview({
     location.hash = "workers";
   },
 });
-const server = new ServerView();
+const serverView = new ServerView();
 const swarm = new Swarm({ canvas: $("swarm"), tip: $("tip"), nobody: $("nobody"), fleet, flows, now, timeout, open });
 const chart = new Chart($("chart"), {
   height: 140,
@@ -112,7 +112,7 @@ function render() {
     swarm.wake();
   } else if (view === "workers") workers.render();
   else if (view === "transfers") transfers.render();
-  else if (health) server.render(health);
+  else if (health) serverView.render(health);
   detail.render();
 }
 
@@ -161,9 +161,11 @@ const told = {
     timeoutMs = fixed.timeout;
     offset = fixed.now - Date.now();
     text($("address"), fixed.address);
-    server.hello(fixed);
+    serverView.hello(fixed);
     $("leave").hidden = !token.get();
-    text($("nobody"), `No worker has published anything here yet. The first could be:\npeerload share FOLDER --model ORG/NAME --server ${fixed.address}`);
+    // All of a machine's addresses are none that a worker could call.
+    const server = fixed.address.replace(/^(0\.0\.0\.0|\[::\]):/, `${location.hostname}:`);
+    text($("nobody"), `No worker has published anything here yet. The first could be:\npeerload share FOLDER --model ORG/NAME --server ${server}`);
     link("live", "live");
   },
   fleet(message) {
