@@ -199,7 +199,7 @@ export class Swarm {
     }
     const widths = lane.columns.map((column) => Math.ceil(column.length / rows) * size);
     const free = room - widths.reduce((sum, width) => sum + width, 0);
-    const gap = Math.min(free / (lane.columns.length - 1), 420);
+    const gap = Math.min(free / (lane.columns.length - 1), 640);
     let left = EDGE;
     for (const [index, column] of lane.columns.entries()) {
       // Columns are as even as they can be, and in the middle.
