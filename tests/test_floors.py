@@ -15,6 +15,7 @@ FLOORS = {
     "peerload.finding": 0,
     "peerload.locks": 0,
     "peerload.stamps": 0,
+    "peerload.tally": 0,
     "peerload.certificates": 1,
     "peerload.wire": 1,
     "peerload.store.base": 1,

@@ -152,6 +152,10 @@ def command(
             help="Where Prometheus reads metrics; a port alone is on the host of --listen (default: 9401 if it is free).",
         ),
     ] = None,
+    metrics_models: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many models have rows of their own in the metrics (default: 100)."),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -251,6 +255,7 @@ def command(
                 "timeout_stall": timeout_stall,
                 "timeout_silence": timeout_silence,
                 "metrics": metrics,
+                "metrics_models": metrics_models,
                 "grace": grace,
                 "drain_delay": drain_delay,
                 "log_level": log_level,

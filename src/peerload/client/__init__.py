@@ -12,6 +12,7 @@ from peerload.client.delivery import WeightStream
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
 from peerload.client.identity import Framework, Identity, SourceType, StockIdentity
 from peerload.client.manifest import Item, Manifest, SourceManifest
+from peerload.client.measures import register_metrics
 from peerload.client.opening import Opening
 from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings
@@ -78,6 +79,7 @@ __all__ = [
     "WeightIterator",
     "WeightStream",
     "Weights",
+    "register_metrics",
     "replicas",
     "server_address",
     "shared_copy",

@@ -16,6 +16,7 @@ from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
 from peerload.client.manifests import Manifests, is_stock
 from peerload.client.mapped import mapped_regions
+from peerload.client.measures import MEASURES
 from peerload.client.reports import Reader as ReadBy
 from peerload.client.reports import Reports
 from peerload.client.search import Search, Wanted
@@ -108,6 +109,7 @@ class Pull:
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
         self._manifests = Manifests(context.connection, context.agents, context.executor)
+        self._reads = 0
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -310,6 +312,9 @@ class Pull:
         if all(slot.verified for slot in target.slots):
             await in_thread(context.executor, lambda stop: reader.close())
         else:
+            if self._reads:
+                MEASURES.retry(endpoint.engine)
+            self._reads += 1
             with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
                 await transfer(
                     importer,

@@ -24,6 +24,11 @@ from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
+from peerload.server.measures.calls import CallMeasures
+from peerload.server.measures.fleet import FleetCollector
+from peerload.server.measures.loop import LoopDelay
+from peerload.server.measures.port import PortCollector
+from peerload.server.measures.store import MeasuredStore
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
@@ -63,7 +68,7 @@ class Server:
     def __init__(self, settings: Settings, *, clock: Clock | None = None, store: Store | None = None) -> None:
         self._settings = settings
         self._clock = SystemClock() if clock is None else clock
-        self._store = open_store(settings.store, self._clock) if store is None else store
+        self._store = MeasuredStore(open_store(settings.store, self._clock) if store is None else store, self._clock)
         self._backend = MetadataBackend(
             self._store,
             self._clock,
@@ -85,6 +90,10 @@ class Server:
         self._metrics_address = ""
         self._misses = Misses(self._backend, self._clock, self._metrics)
         self._calls = Calls()
+        self._measures = CallMeasures(self._clock)
+        self._delay = LoopDelay()
+        self._metrics.tell(self._delay)
+        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.metrics_models))
         self._parser = Parser()
         self._front: Front | None = None
         self._address = ""
@@ -100,6 +109,11 @@ class Server:
     def metrics_address(self) -> str:
         """`HOST:PORT` of the port for metrics, as bound; empty where there is none."""
         return self._metrics_address
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it tells Prometheus, whether or not there is a port for that."""
+        return self._metrics
 
     @property
     def backend(self) -> MetadataBackend:
@@ -125,13 +139,14 @@ class Server:
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
+            self._tasks.append(asyncio.create_task(self._delay.run(), name="peerload-loop-delay"))
             # Before the front: a server that cannot start must have answered nobody.
             no_metrics = await self._start_metrics()
             tls = await self._start_tls()
             front = _FRONTS[self._settings.front]
-            self._front = front(
-                self._calls.wrap(self._methods()), gate=self._gate, limits=self._settings.limits, tls=tls
-            )
+            methods = self._measures.wrap(self._calls.wrap(self._methods()))
+            self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls)
+            self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()

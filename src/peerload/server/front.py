@@ -23,9 +23,12 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from peerload.metadata.principals import Principal
+
+if TYPE_CHECKING:
+    from peerload.server.admission import Admission
 
 __all__ = [
     "Bidi",
@@ -175,6 +178,11 @@ Methods: TypeAlias = Mapping[str, Method]
 
 class Front(Protocol):
     """What speaks gRPC on one address."""
+
+    @property
+    def admission(self) -> Admission:
+        """What lets its calls in."""
+        ...
 
     async def start(self, listen: str) -> str:
         """Listen on `HOST:PORT` (port 0: any free one) and serve; the address that was bound.

@@ -63,7 +63,8 @@ class GrpcFront:
     ) -> None:
         self._tls = tls
         limits = Limits() if limits is None else limits
-        self._server = grpc.aio.server(handlers=(_Table(methods, Admission(limits, gate)),), options=_options(limits))
+        self.admission = Admission(limits, gate)
+        self._server = grpc.aio.server(handlers=(_Table(methods, self.admission),), options=_options(limits))
 
     async def start(self, listen: str) -> str:
         """Bind and serve; see `Front.start`."""
@@ -196,6 +197,7 @@ class _Way:
         except RpcError as error:
             failure = error
         except PeerloadError as error:
+            self.admission.note(error)
             known = to_rpc_error(error)
             if known is None:
                 raise

@@ -117,7 +117,7 @@ class H2cornFront:
     ) -> None:
         self._methods = methods
         self._limits = Limits() if limits is None else limits
-        self._admission = Admission(self._limits, gate)
+        self.admission = Admission(self._limits, gate)
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._port = 0
@@ -185,7 +185,7 @@ class H2cornFront:
     async def _open(self) -> _Generation:
         import h2corn
 
-        application = Application(self._methods, self._admission)
+        application = Application(self._methods, self.admission)
         limits = self._limits
         config = h2corn.Config(
             bind=tuple(f"fd://{each.fileno()}" for each in self._sockets),

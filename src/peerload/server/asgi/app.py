@@ -113,6 +113,7 @@ class Application:
         except RpcError as error:
             return error
         except PeerloadError as error:
+            self._admission.note(error)
             known = to_rpc_error(error)
             if known is None:
                 raise
