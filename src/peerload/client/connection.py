@@ -25,7 +25,15 @@ from peerload.client.tls import ClientTls
 from peerload.clock import Clock
 from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
 from peerload.stamps import Stamp, stamp
-from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
+from peerload.wire import (
+    claims_pb2,
+    diagnosis_pb2,
+    grpc_health_pb2,
+    health_pb2,
+    p2p_pb2,
+    sources_pb2,
+    transfers_pb2,
+)
 
 __all__ = ["Connection"]
 
@@ -38,6 +46,8 @@ _DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
+_REQUEST_ID: Final = "x-request-id"
+_MAX_REQUEST_ID: Final = 128
 
 _SETTLED_S: Final = 1.0
 """A watch that has been told of changes for so long turns to every server again, at once, when it ends."""
@@ -102,6 +112,14 @@ class Connection:
     async def list(self, request: sources_pb2.ListRequest) -> sources_pb2.ListResponse:
         """The sources that a selector lets through."""
         return await self._call(f"{_SOURCES}List", request, sources_pb2.ListResponse)
+
+    async def check(self, request: grpc_health_pb2.HealthCheckRequest) -> grpc_health_pb2.HealthCheckResponse:
+        """Whether a service is served, by the protocol that everybody speaks."""
+        return await self._call("/grpc.health.v1.Health/Check", request, grpc_health_pb2.HealthCheckResponse)
+
+    async def health(self, request: health_pb2.HealthRequest) -> health_pb2.HealthResponse:
+        """The same in the words of the stock contract, with the reason."""
+        return await self._call("/model_express.health.HealthService/GetHealth", request, health_pb2.HealthResponse)
 
     async def explain(self, request: diagnosis_pb2.ExplainRequest) -> diagnosis_pb2.ExplainResponse:
         """Why lists gave nothing."""
@@ -234,7 +252,9 @@ class Connection:
             raise DeadlineExceeded(f"the name of the server at {self.address} was not resolved in time") from None
 
     def _failed(self, link: Link, error: grpc.aio.AioRpcError, method: str) -> PeerloadError:
-        failure = to_error(error.code(), error.details() or "", link.place.name, method)
+        trailing = error.trailing_metadata() or ()
+        request_id = next((str(value) for key, value in trailing if key == _REQUEST_ID), "")
+        failure = to_error(error.code(), error.details() or "", link.place.name, method, request_id[:_MAX_REQUEST_ID])
         if isinstance(failure, Unavailable):
             # A connection that is lost is made anew by who comes next, not when gRPC thinks that it is time.
             self._route.failed(link, for_good=isinstance(failure, (NotReached, Stopping)))

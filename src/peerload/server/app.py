@@ -18,6 +18,7 @@ from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
+from peerload.server import logs
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
@@ -261,7 +262,8 @@ class Server:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGUSR1 has the log tell everything,
+    SIGUSR2 what the settings say.
 
     Raises what `Server.start` raises.
     """
@@ -279,6 +281,8 @@ async def serve(settings: Settings) -> None:
 
     for number in _STOPS:
         loop.add_signal_handler(number, stop, number)
+    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
+        loop.add_signal_handler(number, _change_level, number, level)
     server = Server(settings)
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(told.wait())
@@ -300,6 +304,12 @@ async def serve(settings: Settings) -> None:
         stopping.cancel()
         failing.cancel()
         await server.stop()
+
+
+def _change_level(number: signal.Signals, level: str) -> None:
+    logs.set_level(level)
+    # Heard at every level but the quietest.
+    _log.warning("told to change the level of the log", signal=number.name, to=level)
 
 
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:

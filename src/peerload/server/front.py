@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from peerload.server.admission import Admission
 
 __all__ = [
+    "REQUEST_ID_KEY",
     "Bidi",
     "BidiMethod",
     "Code",
@@ -45,6 +46,9 @@ __all__ = [
     "Unary",
     "UnaryMethod",
 ]
+
+REQUEST_ID_KEY: Final = "x-request-id"
+"""Metadata of a call, and trailing metadata of an error: what the call is known by."""
 
 _MAX_ESCAPED_MESSAGE: Final = 4_000
 """Messages travel percent-encoded in a header, and transports bound all headers together (8 KiB is common)."""
@@ -121,6 +125,11 @@ class Context(Protocol):
     @property
     def principal(self) -> Principal:
         """Who calls, as the gate found; `ANYONE` where there is no gate."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """What the call is known by in logs, and in the trailing metadata of an error: see `peerload.server.requests`."""
         ...
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:

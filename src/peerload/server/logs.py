@@ -7,9 +7,11 @@ import sys
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
-__all__ = ["configure"]
+from peerload.server.requests import CURRENT
+
+__all__ = ["configure", "set_level"]
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
@@ -22,6 +24,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     people = form == "console" or (form == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -53,8 +56,21 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("peerload").setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From which level on our own lines are told, from now on: a name of the standard library's, lower-case."""
+    logging.getLogger("peerload").setLevel(level.upper())
+
+
+def _with_request_id(_: Any, __: str, event: EventDict) -> EventDict:
+    """What is told while a call is answered says which."""
+    call = CURRENT.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
 
 
 def _text(value: Any) -> str:
