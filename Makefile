@@ -158,7 +158,7 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra redis --extra tls --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --group dev pyproject.toml -o requirements/dev.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation

@@ -16,6 +16,7 @@ FLOORS = {
     "peerload.locks": 0,
     "peerload.stamps": 0,
     "peerload.tally": 0,
+    "peerload.tracing": 1,
     "peerload.certificates": 1,
     "peerload.wire": 1,
     "peerload.store.base": 1,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peerload import tracing
 from peerload.cli.outcome import FAILED, explain
 from peerload.errors import InvalidArgument, PeerloadError
 
@@ -176,6 +177,13 @@ def command(
         str | None,
         typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
     ] = None,
+    tracing: Annotated[
+        bool | None,
+        typer.Option(
+            "--tracing/--no-tracing",
+            help="Export traces by OTLP, as OTEL_EXPORTER_OTLP_ENDPOINT and its relatives say; needs peerload[otel] (default: --no-tracing).",
+        ),
+    ] = None,
     access: Annotated[
         str | None,
         typer.Option(
@@ -260,6 +268,7 @@ def command(
                 "drain_delay": drain_delay,
                 "log_level": log_level,
                 "log_format": log_format,
+                "tracing": tracing,
                 "access": access,
                 "token_audiences": token_audiences,
                 "service_accounts": service_accounts,
@@ -288,10 +297,13 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
+    stop_tracing = tracing.start("peerload-server") if resolved.settings.tracing else lambda: None
     try:
         asyncio.run(serve(resolved.settings))
     except InvalidArgument as error:
         raise resolved.named(error) from None
+    finally:
+        stop_tracing()
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from peerload import tracing
 from peerload.client.addresses import Place, Servers, resolve
 from peerload.client.handshake import Diagnosis, diagnose
 from peerload.client.route import Link, Resolve, Route
@@ -46,6 +47,7 @@ _DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
+_RPC: Final = {"rpc.system": "grpc"}
 _REQUEST_ID: Final = "x-request-id"
 _MAX_REQUEST_ID: Final = 128
 
@@ -231,7 +233,7 @@ class Connection:
             delay = min(delay * 2, _MAX_DELAY_S)
 
     async def _once(self, link: Link, method: str, request: Message, answer: type[M], timeout: float) -> M:
-        with link.calling() as channel:
+        with link.calling() as channel, tracing.span(method.removeprefix("/"), _RPC, kind="client"):
             call = channel.unary_unary(
                 method,
                 request_serializer=lambda message: message.SerializeToString(),
@@ -296,7 +298,7 @@ class Connection:
                 self._settings.token_path,
                 link.place.name,
             )
-        return metadata
+        return (*metadata, *tracing.headers())
 
 
 class _Hopeless(NotReached):

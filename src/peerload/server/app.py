@@ -46,6 +46,7 @@ from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.server.tls import TlsKeeper
+from peerload.server.traced import traced
 from peerload.store.base import Store
 
 __all__ = ["Server", "serve"]
@@ -69,7 +70,11 @@ class Server:
     def __init__(self, settings: Settings, *, clock: Clock | None = None, store: Store | None = None) -> None:
         self._settings = settings
         self._clock = SystemClock() if clock is None else clock
-        self._store = MeasuredStore(open_store(settings.store, self._clock) if store is None else store, self._clock)
+        self._store = MeasuredStore(
+            open_store(settings.store, self._clock) if store is None else store,
+            self._clock,
+            traced=settings.tracing,
+        )
         self._backend = MetadataBackend(
             self._store,
             self._clock,
@@ -146,6 +151,8 @@ class Server:
             tls = await self._start_tls()
             front = _FRONTS[self._settings.front]
             methods = self._measures.wrap(self._calls.wrap(self._methods()))
+            if self._settings.tracing:
+                methods = traced(methods)
             self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls)
             self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)

@@ -194,6 +194,9 @@ class Settings(BaseSettings):
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
+    tracing: bool = Field(
+        default=False, description="Whether traces are exported by OTLP, as OTEL_* variables say (peerload[otel])."
+    )
     access: str = Field(
         default="",
         description="The access file: tokens, service accounts and client certificates, and who may do what.",

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal, TypeVar
 
-from peerload import errors
+from peerload import errors, tracing
 from peerload.clock import Clock
 from peerload.store import base
 from peerload.tally import Histogram
@@ -53,10 +53,11 @@ class OperationMeasures:
 
 
 class MeasuredStore:
-    """A store; its contract is that of the one it wraps."""
+    """A store; its contract is that of the one it wraps. With `traced`, what is asked of it for a call is a span of that call."""
 
-    def __init__(self, store: base.Store, clock: Clock) -> None:
+    def __init__(self, store: base.Store, clock: Clock, *, traced: bool = False) -> None:
         self._store = store
+        self._traced = traced
         self._now = clock.monotonic
         self.operations = {name: OperationMeasures() for name in OPERATIONS}
 
@@ -119,6 +120,12 @@ class MeasuredStore:
         outcomes["ok"] += 1
 
     async def _measured(self, operation: str, call: Coroutine[Any, Any, _T]) -> _T:
+        if self._traced and tracing.inside():
+            with tracing.span(f"store {operation}", {"peerload.store": self.url.partition(":")[0]}, kind="client"):
+                return await self._timed(operation, call)
+        return await self._timed(operation, call)
+
+    async def _timed(self, operation: str, call: Coroutine[Any, Any, _T]) -> _T:
         measures = self.operations[operation]
         begun = self._now()
         outcome = "ok"
