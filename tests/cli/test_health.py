@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from peerload import Client
+from peerload import Client, __version__
 from tests.cli.commands import peerload
 from tests.support.certificates import Authority
 from tests.support.live import LiveServer, Rpc, eventually
@@ -26,6 +26,10 @@ def test_a_server_that_serves(server: LiveServer) -> None:
     with Client(server.address) as client:
         assert client.health().serving
         assert client.health(live=True).version
+        info = client.server_info()
+    assert (info.version, info.listen) == (__version__, server.address)
+    assert info.uptime > 0
+    assert abs(info.clock_ahead) < 5
 
 
 def test_a_server_that_stops_is_alive_and_not_ready(tmp_path: Path) -> None:

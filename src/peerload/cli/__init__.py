@@ -40,7 +40,9 @@ _TRY: Final = "Try it"
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
-    "doctor": Command("peerload.cli.doctor", "Examine the store before servers use it.", _SERVER),
+    "doctor": Command(
+        "peerload.cli.doctor", "Examine a store, a server's place or a worker's, before they are used.", _SERVER
+    ),
     "health": Command("peerload.cli.health", "Ask a server whether it can answer calls.", _SERVER),
     "kubernetes": Command("peerload.cli.kubernetes", "Print what the Kubernetes store needs in a cluster.", _SERVER),
     "token": Command("peerload.cli.token", "Make a token for clients of a server that asks who they are.", _SERVER),

@@ -10,7 +10,7 @@ from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
-from peerload.client.health import Health
+from peerload.client.health import Health, ServerInfo
 from peerload.client.identity import Framework, Identity, SourceType, StockIdentity
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.measures import register_metrics
@@ -64,6 +64,7 @@ __all__ = [
     "PulledModel",
     "Replica",
     "Selector",
+    "ServerInfo",
     "Source",
     "SourceChange",
     "SourceEvent",

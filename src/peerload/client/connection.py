@@ -32,6 +32,7 @@ from peerload.wire import (
     grpc_health_pb2,
     health_pb2,
     p2p_pb2,
+    server_pb2,
     sources_pb2,
     transfers_pb2,
 )
@@ -122,6 +123,10 @@ class Connection:
     async def health(self, request: health_pb2.HealthRequest) -> health_pb2.HealthResponse:
         """The same in the words of the stock contract, with the reason."""
         return await self._call("/model_express.health.HealthService/GetHealth", request, health_pb2.HealthResponse)
+
+    async def describe(self, request: server_pb2.DescribeRequest) -> server_pb2.DescribeResponse:
+        """What the server is, and what time it has."""
+        return await self._call("/peerload.v1.ServerService/Describe", request, server_pb2.DescribeResponse)
 
     async def explain(self, request: diagnosis_pb2.ExplainRequest) -> diagnosis_pb2.ExplainResponse:
         """Why lists gave nothing."""

@@ -316,6 +316,7 @@ class Client:
     watch = _iterates(AsyncClient.watch)
     explain = _waits(AsyncClient.explain)
     health = _waits(AsyncClient.health)
+    server_info = _waits(AsyncClient.server_info)
     manifest = _waits(AsyncClient.manifest)
     read = _waits(AsyncClient.read)
     withdraw = _waits(AsyncClient.withdraw)

@@ -42,6 +42,7 @@ from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reflection import Reflection
+from peerload.server.services.server import ServerService
 from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
@@ -216,6 +217,7 @@ class Server:
             SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend),
+            ServerService(self._backend, self._clock, lambda: self._address),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
