@@ -1,5 +1,5 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server, promtool and what Mooncake links to, if they are missing).
+# (but `make test`, run as root where apt-get is, installs redis-server, promtool, zsh, fish and what Mooncake links to, if they are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
@@ -31,7 +31,7 @@ KINDS ?=
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis kube mooncake prometheus scale histories chaos soak fuzz check format bench wire lock build clean
+.PHONY: help install demo test redis kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -66,7 +66,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis kube mooncake prometheus ## Run every test but the scale ones (some minutes)
+test: install redis kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
@@ -106,6 +106,16 @@ prometheus: ## Install promtool for the tests of the alert rules, where that can
 			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
 			echo "==> It could not be installed: those tests are skipped"; }; \
 		else echo "==> There is no promtool (Debian: apt-get install prometheus): those tests are skipped"; fi; \
+	fi
+
+shells: ## Install zsh and fish for the tests of completion, where that can be done
+	@if ! { command -v zsh && command -v fish; } >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing zsh and fish, for the tests of completion" && \
+			{ apt-get install -y -qq --no-install-recommends zsh fish >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; } || \
+			echo "==> They could not be installed: those tests are skipped"; }; \
+		else echo "==> There is no zsh or no fish (Debian: apt-get install zsh fish): those tests are skipped"; fi; \
 	fi
 
 scale: install redis kube mooncake ## Run the large and long tests

@@ -55,6 +55,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "explain": Command("peerload.cli.explain", "Say why a worker found no source.", _SOURCES),
     "watch": Command("peerload.cli.watch", "Show every change as it happens.", _SOURCES),
     "rm": Command("peerload.cli.rm", "Take source records back.", _SOURCES),
+    "completion": Command("peerload.cli.completion", "Have a shell complete commands and options.", _TRY),
     "demo": Command("peerload.cli.demo", "Show it on this machine, with real weights.", _TRY),
 }
 """The commands in the order in which help lists them."""
@@ -103,14 +104,20 @@ def main() -> None:
     if not os.environ.get("PEERLOAD_DEBUG"):
         # gRPC writes about failed handshakes on stderr by itself; what is wrong is said once, by us.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    completing = "_PEERLOAD_COMPLETE" in os.environ
-    app = build_app(COMMANDS if completing else words[:1])
+    words = [word for word in _words() if not word.startswith("-")]
+    app = build_app(words[:1])
     try:
         app(prog_name="peerload")
     except PeerloadError as error:
         explain(error)
         raise SystemExit(exit_status(error)) from None
+
+
+def _words() -> list[str]:
+    """What was written after the program's name: here, or so far in a shell that asks for completions."""
+    if "_PEERLOAD_COMPLETE" not in os.environ:
+        return sys.argv[1:]
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
 
 
 def _root(
