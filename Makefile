@@ -26,12 +26,13 @@ STORE ?=
 TARGET ?=
 FRONT ?=
 KINDS ?=
+DOCKER ?= docker
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build clean
+.PHONY: help install demo test redis kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -163,15 +164,24 @@ bench: install ## Measure, and print the figures (some minutes)
 wire: install ## Compile the protos again, after changing one
 	@$(BIN)/python tools/generate_wire.py
 
+# What the image is made of is pinned as what is tested.
+LOCK_IMAGE := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	--constraint requirements/dev.txt
+
 # nodeps.txt is kept by hand: `uv pip compile --no-deps --generate-hashes` prints the lines for a new version.
 lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation
+
+image: ## Build the container image peerload:VERSION (needs docker, or DOCKER=podman)
+	@$(DOCKER) build --tag peerload:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/peerload/__init__.py) .
 
 clean: ## Remove .venv, caches and builds
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
