@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from peerload.client.connection import Connection
+from peerload.client.measures import MEASURES
 from peerload.client.sources import SourceInfo
 from peerload.client.transfer import SourceBusy
 from peerload.errors import Fault, PeerloadError, TransferFailed, VerificationFailed
@@ -71,6 +72,7 @@ class Reports:
             outcome = _OUTCOMES[failure.fault]
             raise
         finally:
+            MEASURES.read(engine, outcome, max(0, verified() - before), loop.time() - begun)
             if outcome is not Outcome.UNSPECIFIED:
                 transfer = transfers_pb2.Transfer(
                     source=sources_pb2.SourceRef(

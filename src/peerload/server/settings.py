@@ -178,6 +178,9 @@ class Settings(BaseSettings):
         default=_METRICS_AUTO,
         description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",
     )
+    metrics_models: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=100, description="Models that have rows of their own in the metrics; the others are counted together."
+    )
     grace: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that calls in flight get to end when the server is told to stop."
     )
@@ -191,6 +194,9 @@ class Settings(BaseSettings):
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
+    tracing: bool = Field(
+        default=False, description="Whether traces are exported by OTLP, as OTEL_* variables say (peerload[otel])."
+    )
     access: str = Field(
         default="",
         description="The access file: tokens, service accounts and client certificates, and who may do what.",
