@@ -23,13 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(ROWS)}; default: those without a *")
     parser.add_argument("--list", action="store_true", help="say what rows there are, and end")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of load in each round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of load in each round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of each figure (default: %(default)s)")
     parser.add_argument("--stores", default="memory,sqlite,redis", help="default: %(default)s")
     parser.add_argument("--fronts", default="grpc,h2corn", help="default: %(default)s")
     parser.add_argument("--records", type=int, default=100_000, help="in the largest directory (default: %(default)s)")
     parser.add_argument("--mib", type=int, default=512, help="to move in each read (default: %(default)s)")
     parser.add_argument("--generators", type=int, default=1, help="processes that make load (default: %(default)s)")
+    parser.add_argument("--cross", action="store_true", help="measure every store with every front")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder (default: %(default)s)")
     options = parser.parse_args()
     if options.list:
@@ -53,6 +54,7 @@ def main() -> None:
             records=options.records,
             mib=options.mib,
             generators=options.generators,
+            cross=options.cross,
             folder=Path(folder),
         )
         for name in options.rows or [name for name, row in ROWS.items() if row.plain]:
