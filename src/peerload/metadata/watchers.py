@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -48,6 +48,8 @@ class _Topic:
         self.noted: deque[_Noted] = deque()
         self.floor = 0
         """Changes up to this number are no longer in `noted`."""
+        self.told: tuple[int, int, WatchEvent | None] | None = None
+        """What was last told of the changes after one number and up to another: whoever else is there is told the same."""
 
     def note(self, number: int, seen: Seen) -> None:
         """Keep a change if it concerns the selection, and wake the watchers."""
@@ -132,7 +134,7 @@ class Watchers:
                 self._directory.sweep()
                 noted = None if place is None else since(place)
                 place, since = self._number, topic.since
-                event = self._complete(query) if noted is None else self._difference(query, noted)
+                event = self._complete(query) if noted is None else self._difference(topic, noted)
                 if event is not None:
                     yield event
                 while not self._news(topic, place) and self._ended == ended:
@@ -193,8 +195,16 @@ class Watchers:
         present = tuple(ranks[0].view() for ranks in self._directory.find(query))
         return WatchEvent(True, present, (), self._token())
 
-    def _difference(self, query: Query, noted: Iterable[_Noted]) -> WatchEvent | None:
+    def _difference(self, topic: _Topic, noted: Sequence[_Noted]) -> WatchEvent | None:
         """What to tell about these changes, each source once, as it is by now; None for nothing."""
+        if not noted:
+            return None
+        first = noted[0].number
+        if topic.told is None or topic.told[:2] != (first, self._number):
+            topic.told = (first, self._number, self._gathered(topic.query, noted))
+        return topic.told[2]
+
+    def _gathered(self, query: Query, noted: Iterable[_Noted]) -> WatchEvent | None:
         first: dict[SourceKey, bool] = {}
         for note in noted:
             first.setdefault(note.key, note.was)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Final, NamedTuple
 
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
@@ -33,6 +34,9 @@ from peerload.wire.sources_pb2 import (
 
 __all__ = ["SourceService"]
 
+_SAME_MS: Final = 100
+"""An answer tells the time, and may be so much older than it says."""
+
 
 class SourceService:
     """The five calls, over a metadata backend. `misses` is told of lists, and first answers of watches, that match
@@ -46,6 +50,7 @@ class SourceService:
         self._parser = parser
         self._misses = misses
         self._checks = checks
+        self._told: _Told | None = None
 
     def methods(self) -> Methods:
         """Its table."""
@@ -110,6 +115,13 @@ class SourceService:
             sources=[record.to_source() for record in records], now=self._backend.now()
         ).SerializeToString()
 
+    def _watch_response(self, event: WatchEvent) -> bytes:
+        """Those who wait for the same are told the same in one moment, so it is encoded once."""
+        now, told = self._backend.now(), self._told
+        if told is None or told.event is not event or now - told.now > _SAME_MS:
+            told = self._told = _Told(event, now, _encoded(event, now))
+        return told.encoded
+
     async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """The same, and then every change to it, until the caller ends the call."""
         asked = decode(WatchRequest, request)
@@ -123,14 +135,22 @@ class SourceService:
                 if first and named and event.complete and not event.present:
                     self._misses.note(Call.WATCH, query, request, context.peer)
                 first = False
-                yield _watch_response(event, self._backend.now())
+                yield self._watch_response(event)
         except Unavailable as error:
             if first:
                 self._misses.outage(str(error))
             raise
 
 
-def _watch_response(event: WatchEvent, now: int) -> bytes:
+class _Told(NamedTuple):
+    """What a watcher was told, and when."""
+
+    event: WatchEvent
+    now: int
+    encoded: bytes
+
+
+def _encoded(event: WatchEvent, now: int) -> bytes:
     return WatchResponse(
         complete=event.complete,
         present=[record.to_source() for record in event.present],
