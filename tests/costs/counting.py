@@ -13,6 +13,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -20,12 +21,13 @@ from typing import Any, TypeVar
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.server import app
+from peerload.server import admission, app
 from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
 from peerload.server.asgi.framing import PREFIX_BYTES, prefix
 from peerload.server.front import Gate, Methods
 from peerload.server.limits import Limits
+from peerload.server.turns import Turns
 from peerload.store.base import ANY, KEEP, Beat, Entry, Expect, Keep, Touch, Touched, Value, Written
 from peerload.store.memory import MemoryStore
 from tests.support.server import serving
@@ -200,5 +202,7 @@ async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) 
         async def stop(self, grace: float) -> None: ...
 
     monkeypatch.setitem(app._FRONTS, "grpc", Table)
+    # However slow the machine is, nobody has to wait for a turn.
+    monkeypatch.setattr(admission, "Turns", partial(Turns, lambda: 0.0))
     async with serving(store=store, front="grpc", log_level="critical"):
         yield made[0]

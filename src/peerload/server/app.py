@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -311,6 +312,9 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
         if told.is_set():
             return
         raise
+    # What is there by now stays. Collections that looked at it each time would hold up every call for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     if membership is not None:
         membership.started(server)
     failing = asyncio.create_task(server.failed())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final, NamedTuple
 
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
@@ -34,9 +33,6 @@ from peerload.wire.sources_pb2 import (
 
 __all__ = ["SourceService"]
 
-_SAME_MS: Final = 100
-"""An answer tells the time, and may be so much older than it says."""
-
 
 class SourceService:
     """The five calls, over a metadata backend. `misses` is told of lists, and first answers of watches, that match
@@ -50,7 +46,7 @@ class SourceService:
         self._parser = parser
         self._misses = misses
         self._checks = checks
-        self._told: _Told | None = None
+        self._told: tuple[WatchEvent, bytes] | None = None
 
     def methods(self) -> Methods:
         """Its table."""
@@ -115,13 +111,6 @@ class SourceService:
             sources=[record.to_source() for record in records], now=self._backend.now()
         ).SerializeToString()
 
-    def _watch_response(self, event: WatchEvent) -> bytes:
-        """Those who wait for the same are told the same in one moment, so it is encoded once."""
-        now, told = self._backend.now(), self._told
-        if told is None or told.event is not event or now - told.now > _SAME_MS:
-            told = self._told = _Told(event, now, _encoded(event, now))
-        return told.encoded
-
     async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """The same, and then every change to it, until the caller ends the call."""
         asked = decode(WatchRequest, request)
@@ -135,22 +124,21 @@ class SourceService:
                 if first and named and event.complete and not event.present:
                     self._misses.note(Call.WATCH, query, request, context.peer)
                 first = False
-                yield self._watch_response(event)
+                yield self._encoded(event) + WatchResponse(now=self._backend.now()).SerializeToString()
         except Unavailable as error:
             if first:
                 self._misses.outage(str(error))
             raise
 
-
-class _Told(NamedTuple):
-    """What a watcher was told, and when."""
-
-    event: WatchEvent
-    now: int
-    encoded: bytes
+    def _encoded(self, event: WatchEvent) -> bytes:
+        # Watchers who are told the same are told one after the other.
+        if self._told is None or self._told[0] is not event:
+            self._told = event, _watch_response(event)
+        return self._told[1]
 
 
-def _encoded(event: WatchEvent, now: int) -> bytes:
+def _watch_response(event: WatchEvent) -> bytes:
+    """All of the answer but the time at which it is given."""
     return WatchResponse(
         complete=event.complete,
         present=[record.to_source() for record in event.present],
@@ -159,7 +147,6 @@ def _encoded(event: WatchEvent, now: int) -> bytes:
             for key in event.gone
         ],
         resume_token=event.resume_token,
-        now=now,
     ).SerializeToString()
 
 
