@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.figures import Figure
 from bench.report import line, write
 from bench.rows import ROWS
 from bench.setting import Setting
+from peerload.errors import PeerloadError
 
 __all__ = ["main"]
 
@@ -44,6 +46,7 @@ def main() -> None:
     )
     begun = time.monotonic()
     figures: list[Figure] = []
+    failed: list[str] = []
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="peerload-bench-") as folder:
         setting = Setting(
@@ -64,10 +67,16 @@ def main() -> None:
                 continue
             print(f"==> {name}: {row.about}", flush=True)
             started = time.monotonic()
-            for figure in row.measure(setting):
-                figures.append(figure)
-                print(f"    {line(figure)}", flush=True)
+            try:
+                for figure in row.measure(setting):
+                    figures.append(figure)
+                    print(f"    {line(figure)}", flush=True)
+            except (RuntimeError, PeerloadError, OSError) as error:
+                failed.append(name)
+                print(f"    this row ends here: {error}", flush=True)
             print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
     write(options.out, figures, time.monotonic() - begun)
     missed = [figure for figure in figures if figure.met is False]
     print(f"{len(figures)} figures in {options.out}/figures.md; {len(missed)} goals missed")
+    if failed:
+        sys.exit(f"not measured to their end: {', '.join(failed)}")
