@@ -1,10 +1,12 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server, promtool, zsh, fish and what Mooncake links to, if they are missing).
+# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
+# are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
 # redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
-# start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
+# start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out
+# the tests that need a Kubernetes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ DOCKER ?= docker
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build image clean
+.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -69,7 +71,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
+test: install redis chromium kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
@@ -82,6 +84,17 @@ redis: ## Install redis-server for the tests, where that can be done
 			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
 			echo "==> It could not be installed: those tests are skipped"; }; \
 		else echo "==> There is no redis-server (Debian: apt-get install redis-server): those tests are skipped"; fi; \
+	fi
+
+# The web page is tested in a real browser; where there is none and none can be installed, those tests are skipped.
+chromium: ## Install chromium for the tests, where that can be done
+	@if ! command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing chromium, for the tests of the web page" && \
+			{ apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+			echo "==> It could not be installed: those tests are skipped"; }; \
+		else echo "==> There is no chromium (Debian: apt-get install chromium): those tests are skipped"; fi; \
 	fi
 
 # Where it cannot be built (it needs the network, once), the tests that need it are skipped.
@@ -178,11 +191,11 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
-	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/

@@ -223,6 +223,13 @@ def command(
             help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
         ),
     ] = None,
+    ui: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Show the fleet on a web page there; needs peerload[ui] (default: off).",
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -285,6 +292,7 @@ def command(
                 "limit_tensors": limit_tensors,
                 "own_addresses": own_addresses,
                 "processes": processes,
+                "ui": ui,
             },
             print_config,
             as_json,

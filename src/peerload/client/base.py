@@ -74,7 +74,7 @@ class BaseClient:
         )
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="peerload-client")
         self._lazy_connection: Connection | None = None
-        self._reports = Reports(lambda: self._connection)
+        self._reports = Reports(lambda: self._connection, self._clock, enabled=self.settings.reports)
         self._publisher = Publisher(
             lambda: self._connection,
             self._engines,

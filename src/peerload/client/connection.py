@@ -137,12 +137,14 @@ class Connection:
         return await self._call(f"{_P2P}UpdateStatus", request, p2p_pb2.UpdateStatusResponse)
 
     async def report(self, request: transfers_pb2.ReportRequest, *, timeout: float) -> transfers_pb2.ReportResponse:
-        """Tell of transfers; tried once, for `timeout` seconds at most."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
-        link = await self._link({}, end)
-        assert link is not None
-        return await self._once(link, f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, end - loop.time())
+        """Tell of transfers that have ended; tried once, for `timeout` seconds at most."""
+        return await self._told(f"{_TRANSFERS}Report", request, transfers_pb2.ReportResponse, timeout)
+
+    async def progress(
+        self, request: transfers_pb2.ProgressRequest, *, timeout: float
+    ) -> transfers_pb2.ProgressResponse:
+        """Tell of transfers on their way; tried once, for `timeout` seconds at most."""
+        return await self._told(f"{_TRANSFERS}Progress", request, transfers_pb2.ProgressResponse, timeout)
 
     async def acquire(self, request: claims_pb2.AcquireClaimRequest) -> claims_pb2.AcquireClaimResponse:
         """Take a claim that is free; who holds it, if it is not."""
@@ -236,6 +238,14 @@ class Connection:
                 raise outage
             await asyncio.sleep(pause)
             delay = min(delay * 2, _MAX_DELAY_S)
+
+    async def _told(self, method: str, request: Message, answer: type[M], timeout: float) -> M:
+        """A call that is tried once, for so many seconds at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        link = await self._link({}, end)
+        assert link is not None
+        return await self._once(link, method, request, answer, end - loop.time())
 
     async def _once(self, link: Link, method: str, request: Message, answer: type[M], timeout: float) -> M:
         with link.calling() as channel, tracing.span(method.removeprefix("/"), _RPC, kind="client"):

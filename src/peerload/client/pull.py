@@ -331,7 +331,14 @@ class Pull:
             if self._reads:
                 MEASURES.retry(endpoint.engine)
             self._reads += 1
-            with context.reports.attempt(context.reader, source, endpoint.engine, self._verified):
+            with context.reports.attempt(
+                context.reader, source, endpoint.engine, self._verified, total - base
+            ) as under:
+
+                def moved(done: int) -> None:
+                    under.moved = done
+                    report(done)
+
                 await transfer(
                     importer,
                     reader,
@@ -339,7 +346,7 @@ class Pull:
                     origin=Served(source, endpoint.address),
                     left=lambda: deadline - loop.time(),
                     executor=context.executor,
-                    report=report,
+                    report=moved,
                 )
         report(total - base)
         self.found = found

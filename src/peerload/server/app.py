@@ -34,6 +34,7 @@ from peerload.server.measures.port import PortCollector
 from peerload.server.measures.store import MeasuredStore
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort, start_metrics
+from peerload.server.page.page import Page
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
@@ -50,6 +51,7 @@ from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.server.tls import TlsKeeper
 from peerload.server.traced import traced
+from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
 __all__ = ["Membership", "Server", "change_level", "serve"]
@@ -106,6 +108,8 @@ class Server:
         self._readiness = Readiness()
         self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
+        self._traffic = None if settings.ui_address is None else Traffic(self._backend.directory, self._clock)
+        self._page: Page | None = None
         self._misses = Misses(self._backend, self._clock, self._metrics)
         self._calls = Calls()
         self._measures = CallMeasures(self._clock)
@@ -132,6 +136,11 @@ class Server:
     def metrics(self) -> Metrics:
         """What it tells Prometheus, whether or not there is a port for that."""
         return self._metrics
+
+    @property
+    def ui_address(self) -> str:
+        """`HOST:PORT` of the web page, as bound; empty where there is none."""
+        return "" if self._page is None else self._page.address
 
     @property
     def backend(self) -> MetadataBackend:
@@ -161,6 +170,7 @@ class Server:
             # Before the front: a server that cannot start must have answered nobody.
             self._metrics_address, no_metrics = await start_metrics(self._metrics_port, self._settings)
             tls = await self._start_tls()
+            await self._start_page(tls)
             front = _FRONTS[self._settings.front]
             methods = self._measures.wrap(self._calls.wrap(self._methods()))
             if self._settings.tracing:
@@ -183,12 +193,15 @@ class Server:
             store=self._store.url,
             tls="off" if tls is None else "mutual" if tls.mutual else "on",
             metrics=self._metrics_address or "off",
+            ui=self.ui_address or "off",
             version=__version__,
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
         if missing := _missing_beyond_loopback(self._address, tls, self._gate):
             _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
+        if self._page is not None and (missing := _missing_beyond_loopback(self.ui_address, tls, self._gate)):
+            _log.warning(f"whoever reaches the web page's port is shown the fleet without {missing}: see docs/ui.md")
 
     async def failed(self) -> None:
         """Wait until a part of the server has ended that never should; raises what it ended with."""
@@ -216,6 +229,8 @@ class Server:
             else:
                 await asyncio.sleep(self._settings.drain_delay)
             # Calls are turned away one by one before the front is stopped: it would cut off those in its queue.
+            if self._page is not None:
+                await self._page.stop()
             await self._calls.drain(grace)
             await self._calls.hush()
             await self._front.stop(_LAST_WORDS_SECONDS)
@@ -240,7 +255,7 @@ class Server:
             P2pService(self._backend, self._clock, self._parser, self._misses, checks),
             SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
-            TransferService(self._backend),
+            TransferService(self._backend, self._traffic),
             ServerService(self._backend, self._clock, lambda: self._address),
             HealthService(self._readiness, self._clock),
             ApiService(),
@@ -254,6 +269,15 @@ class Server:
     def _ask_again(self) -> None:
         """Let those who watch show anew that they may."""
         self._backend.watchers.end_all("who may do what has changed; watch again")
+
+    async def _start_page(self, tls: TlsKeeper | None) -> None:
+        where = self._settings.ui_address
+        if where is None or self._traffic is None:
+            return
+        page = Page(self._backend, self._store, self._readiness, self._traffic, self._clock)
+        await page.start(*where, gate=self._gate, tls=tls, server=lambda: self._address)
+        self._page = page
+        self._tasks.append(asyncio.create_task(page.run(), name="peerload-page"))
 
     async def _start_tls(self) -> TlsKeeper | None:
         files = self._settings.tls
@@ -274,6 +298,8 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._page is not None:
+            await self._page.stop()
         await self._metrics_port.stop()
         self._parser.close()
         if self._gate is not None:

@@ -36,6 +36,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "/peerload.v1.SourceService/Publish": Role.PUBLISH,
     "/peerload.v1.SourceService/Watch": Role.READ,
     "/peerload.v1.SourceService/Withdraw": Role.PUBLISH,
+    "/peerload.v1.TransferService/Progress": Role.READ,
     "/peerload.v1.TransferService/Report": Role.READ,
 }
 """The least role for every other method. One that is not here nobody may call."""
