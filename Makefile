@@ -3,7 +3,7 @@
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
-# redis, kubernetes, or both), TARGET (of fuzz: names, or all). In the environment: REDIS_SERVER (the redis-server that tests
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
 # start), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out the tests that need a Kubernetes).
 
 SHELL := /bin/sh
@@ -27,6 +27,8 @@ TARGET ?=
 FRONT ?=
 KINDS ?=
 DOCKER ?= docker
+ROWS ?=
+OUT ?= bench-results
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
@@ -98,7 +100,7 @@ mooncake: ## Install the libraries that the Mooncake engine's tests need, where 
 		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
 	fi
 
-# Of Debian's package only promtool is used: it examines the alert rules. Nothing is started.
+# Of Debian's package only promtool is used: it examines the alert rules.
 prometheus: ## Install promtool for the tests of the alert rules, where that can be done
 	@if ! command -v promtool >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -158,8 +160,11 @@ format: install ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## Measure, and print the figures (some minutes)
-	@for script in bench/[a-z]*.py; do echo "==> $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+# matplotlib is for the curves alone; h2load, where it is, makes the load of the row `single`.
+bench: install redis ## Measure ROWS (all plain ones), and write figures and curves to OUT=bench-results (some 15 minutes)
+	@$(PIP) install --quiet --require-hashes -r requirements/bench.txt || echo "==> There is no matplotlib: no curves are drawn"
+	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
+	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
 
 wire: install ## Compile the protos again, after changing one
 	@$(BIN)/python tools/generate_wire.py
@@ -176,6 +181,9 @@ lock: ## Pin the newest versions again (needs uv)
 		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		-c requirements/dev.txt --group bench -o requirements/bench.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation

@@ -14,6 +14,7 @@ FLOORS = {
     "peerload.clock": 0,
     "peerload.finding": 0,
     "peerload.locks": 0,
+    "peerload.orphans": 0,
     "peerload.stamps": 0,
     "peerload.tally": 0,
     "peerload.tracing": 1,

@@ -19,6 +19,7 @@ from peerload.store.base import Store
 __all__ = [
     "EngineFactory",
     "StoreFactory",
+    "check_shareable",
     "engine_names",
     "kubernetes_manifests",
     "open_engine",
@@ -64,6 +65,15 @@ def open_store(url: str, clock: Clock) -> Store:
     return factory(url, clock)
 
 
+def check_shareable(url: str) -> None:
+    """Raises `InvalidArgument` for a store that is one process's own, where several are to have it in common."""
+    if url.partition(":")[0] in _PRIVATE:
+        raise InvalidArgument(
+            "store",
+            f"{url} is within one process; several need one that they have in common: sqlite:PATH, redis://HOST or kubernetes:NAMESPACE",
+        )
+
+
 def _memory_store(url: str, clock: Clock) -> Store:
     from peerload.store.memory import MemoryStore
 
@@ -97,6 +107,7 @@ def _kubernetes_store(url: str, clock: Clock) -> Store:
     return KubernetesStore(url, clock)
 
 
+_PRIVATE: Final = ("memory",)
 _REDIS: Final = (
     "redis",
     "rediss",

@@ -287,7 +287,7 @@ def _bomb() -> bytes:
 
 def main(address: str, seed: int, token: str, *only: str) -> None:
     """Go on until the input ends."""
-    os.nice(5)
+    os.nice(19)
     _bomb()
     host, _, port = address.rpartition(":")
     over = threading.Event()

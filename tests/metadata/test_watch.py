@@ -13,6 +13,7 @@ from peerload.metadata import watchers as watchers_module
 from peerload.metadata.directory import Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
+from peerload.metadata.waiting import Crowd
 from peerload.metadata.watch_event import WatchEvent
 from peerload.store.base import Feed, Put
 from peerload.testing.fake_backend import FakeMetadataBackend
@@ -354,3 +355,36 @@ async def test_a_thousand_watchers(backend: FakeMetadataBackend) -> None:
     for events in watches:
         await events.aclose()
     assert backend.watchers.watching == 0
+
+
+async def test_others_get_a_word_in_while_a_thousand_are_told(backend: FakeMetadataBackend) -> None:
+    crowd = Crowd()
+    waiting = [asyncio.ensure_future(crowd.wait()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    waiting[3].cancel()
+    crowd.wake()
+    late = asyncio.ensure_future(crowd.wait())
+    done = []
+    while not all(each.done() for each in waiting):
+        await asyncio.sleep(0)
+        done.append(sum(each.done() for each in waiting))
+    assert len(done) > 30
+    assert not late.done()
+    crowd.wake()
+    await late
+
+
+async def test_watchers_who_begin_together_are_told_one_thing(backend: FakeMetadataBackend) -> None:
+    await backend.publish(publication())
+    watches = [backend.watch(READY) for _ in range(3)]
+    first, second = [await anext(events) for events in watches[:2]]
+    assert first is second
+    await backend.publish(publication("w2"))
+    third = await anext(watches[2])
+    assert third.complete
+    assert len(third.present) == 2
+    one, other = [await anext(events) for events in watches[:2]]
+    assert one is other
+    assert [record.worker_id for record in one.present] == ["w2"]
+    for events in watches:
+        await events.aclose()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Annotated, Any
 
 import typer
 
-from peerload import tracing
 from peerload.cli.outcome import FAILED, explain
 from peerload.errors import InvalidArgument, PeerloadError
 
@@ -155,7 +155,10 @@ def command(
     ] = None,
     metrics_models: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many models have rows of their own in the metrics (default: 100)."),
+        typer.Option(
+            metavar="N",
+            help="How many models have rows of their own in the metrics (default: 100; none where callers are asked who they are).",
+        ),
     ] = None,
     grace: Annotated[
         float | None,
@@ -223,6 +226,13 @@ def command(
             help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many processes serve on the port; SIGHUP exchanges them one after the other (default: 1).",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
@@ -233,7 +243,8 @@ def command(
     Each setting is taken from its flag, else from PEERLOAD_<NAME> (PEERLOAD_LISTEN, PEERLOAD_STORE …), else from the
     variable that deployments of this protocol already set (MODEL_EXPRESS_SERVER_PORT, MX_HEARTBEAT_TIMEOUT_SECS …).
 
-    SIGTERM and Ctrl-C let calls in flight end; a second one stops at once.
+    SIGTERM and Ctrl-C let calls in flight end; a second one stops at once. With --processes, SIGHUP exchanges every process for
+    a new one, while the others serve.
     """
     try:
         _serve(
@@ -276,6 +287,7 @@ def command(
                 "limit_principal_records": limit_principal_records,
                 "limit_tensors": limit_tensors,
                 "own_addresses": own_addresses,
+                "processes": processes,
             },
             print_config,
             as_json,
@@ -294,16 +306,21 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         _print(resolved.table(), as_json)
         return
     from peerload.server import logs
-    from peerload.server.app import serve
+    from peerload.server.traced import exporting
+
+    if resolved.settings.processes > 1:
+        from peerload.server.processes.parent import serve
+    else:
+        from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
-    stop_tracing = tracing.start("peerload-server") if resolved.settings.tracing else lambda: None
+    # Of several processes each exports its own.
+    tracing = contextlib.nullcontext() if resolved.settings.processes > 1 else exporting(resolved.settings)
     try:
-        asyncio.run(serve(resolved.settings))
+        with tracing:
+            asyncio.run(serve(resolved.settings))
     except InvalidArgument as error:
         raise resolved.named(error) from None
-    finally:
-        stop_tracing()
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

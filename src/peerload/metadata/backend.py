@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import secrets
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
@@ -260,7 +261,7 @@ class MetadataBackend:
         suspect ones at the end."""
         return b"".join(
             [
-                ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
+                ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
                 for ranks in await self._find(query, deadline)
             ]
         )
@@ -285,6 +286,21 @@ class MetadataBackend:
             return False
         key = SourceKey(source_id, worker_rank, worker_id)
         return await self._writes.update(key, status, load, principal=principal, deadline=deadline)
+
+    def refresh(
+        self,
+        source_id: str,
+        worker_id: str,
+        worker_rank: int,
+        status: Status,
+        load: float | None = None,
+        *,
+        principal: Principal = ANYONE,
+    ) -> bool:
+        """`update_status` for what it answers at once. False: it is more than a mere refresh, and nothing was done. Raises
+        `Unavailable` while refreshes cannot be stored."""
+        key = SourceKey(source_id, worker_rank, worker_id)
+        return self._writes.refresh(key, status, load, principal=principal)
 
     async def withdraw(
         self,
@@ -408,6 +424,8 @@ class MetadataBackend:
         """What the directory finds, once that is certain, in the order of `list_refs`."""
         found = await self._holding.found(query, deadline)
         if query.limit is not None:
+            if not self._suspicions:
+                return heapq.nlargest(query.limit, found, key=_oldest)
             found.sort(key=_oldest, reverse=True)
         if self._suspicions:
             found.sort(key=_suspect)
@@ -496,7 +514,7 @@ def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
 
 def _oldest(ranks: tuple[Held, ...]) -> int:
     """The oldest heartbeat among the ranks of an instance."""
-    return min(held.heard for held in ranks)
+    return ranks[0].heard if len(ranks) == 1 else min(held.heard for held in ranks)
 
 
 def _suspect(ranks: tuple[Held, ...]) -> bool:

@@ -13,7 +13,7 @@ from peerload.clock import Clock
 from peerload.metadata.census import Census
 from peerload.metadata.expiry import Expiry
 from peerload.metadata.feed_time import FeedTime
-from peerload.metadata.held import Held
+from peerload.metadata.held import Group, Held
 from peerload.metadata.index import Index
 from peerload.metadata.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
@@ -304,29 +304,21 @@ class Directory:
         """How many records belong to a principal."""
         return self._index.owned(owner)
 
-    def find(self, query: Query) -> Iterator[tuple[Held, ...]]:
-        """The answers to a query, without order and limit: each a record, followed by the other ranks that are part of
-        the same instance, if instances are asked for."""
+    def find(self, query: Query) -> list[tuple[Held, ...]]:
+        """The answers to a query, by source id, rank and worker id, without its limit: each a record, followed by the other
+        ranks that are part of the same instance, if instances are asked for."""
         self.sweep()
-        narrow = query != Query(source_id=query.source_id, status=query.status, limit=query.limit, instances=True)
-        status = query.status
+        source_id, status, rank = query.source_id, query.status, query.worker_rank
+        plain = query == Query(source_id=source_id, status=status, worker_rank=rank, limit=query.limit, instances=True)
+        found: list[tuple[Held, ...]] = []
         for group in self._index.groups(query):
-            for ranks in group.ordered():
-                if not narrow and len(ranks) == 1:
-                    # What every starting worker asks of a large fleet.
-                    if status is None or ranks[0].shown is status:
-                        yield ranks
-                elif not query.instances:
-                    for held in ranks:
-                        if _admits(query, held, (held,)):
-                            yield (held,)
-                elif len(ranks) == 1:
-                    if _admits(query, ranks[0], ranks):
-                        yield ranks
-                else:
-                    chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
-                    if chosen is not None and _admits(query, chosen, ranks):
-                        yield (chosen, *(held for held in ranks if held is not chosen))
+            if plain and not group.several:
+                # What every starting worker asks of a large fleet.
+                members = group.ordered() if rank is None else group.of_rank(rank)
+                found += members if status is None else [ranks for ranks in members if ranks[0].shown is status]
+            else:
+                found.extend(_passing(query, group))
+        return found
 
     # Own writes
 
@@ -359,6 +351,21 @@ class Directory:
             for revision, future in waiting:
                 if not future.done() and self.has(key, revision):
                     future.set_result(None)
+
+
+def _passing(query: Query, group: Group) -> Iterator[tuple[Held, ...]]:
+    for ranks in group.ordered():
+        if not query.instances:
+            for held in ranks:
+                if _admits(query, held, (held,)):
+                    yield (held,)
+        elif len(ranks) == 1:
+            if _admits(query, ranks[0], ranks):
+                yield ranks
+        else:
+            chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
+            if chosen is not None and _admits(query, chosen, ranks):
+                yield (chosen, *(held for held in ranks if held is not chosen))
 
 
 def _is_rank(held: Held, rank: int | None) -> bool:

@@ -57,10 +57,7 @@ async def follow(store: Store, readers: tuple[Reader, ...], clock: Clock) -> Non
     while True:
         try:
             if position is None:
-                listing = await store.list()
-                for reader in readers:
-                    reader.replace(listing)
-                position = listing.position
+                position = await _list(store, readers)
             # Closed at once, not whenever it is collected: a store may keep a connection for it.
             async with contextlib.aclosing(store.watch(position)) as feeds:
                 async for feed in feeds:
@@ -81,3 +78,11 @@ async def follow(store: Store, readers: tuple[Reader, ...], clock: Clock) -> Non
                 _log.warning("the store cannot be reached", store=store.url, error=str(error))
             await clock.sleep(delay)
             delay = min(delay * 2, _RETRY_MAX_SECONDS)
+
+
+async def _list(store: Store, readers: tuple[Reader, ...]) -> Position:
+    """Have the readers take a listing; where it was made. Nobody holds on to it: it is as large as what they make of it."""
+    listing = await store.list()
+    for reader in readers:
+        reader.replace(listing)
+    return listing.position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import Final
 
 from peerload.metadata.records import SourceRecord, Status, encoded_ref_beat
@@ -20,10 +21,10 @@ class Held:
     is encoded once for each change."""
 
     __slots__ = (
-        "_framed",
         "_refused_at",
         "_static",
         "expired",
+        "frame",
         "heard",
         "load",
         "record",
@@ -48,14 +49,15 @@ class Held:
         # When its host was found refusing connections to it; 0: it was not, -1: that proves nothing of this publication.
         self._refused_at = 0
         self._static: bytes | None = None
-        self._framed: bytes | None = None
+        self.frame: bytes | None = None
+        """What `framed` has made, while it is true."""
         self.refresh()
 
     def put(self, record: SourceRecord, now: int) -> None:
         """The entry changed: take its record, and its heartbeat if it is later or of a new generation."""
         renewed = record.generation != self.record.generation
         self.record = record
-        self._static = self._framed = None
+        self._static = self.frame = None
         if renewed:
             self._refused_at, self.suspect = 0, False
         if renewed or record.updated_at > self.stamp:
@@ -69,7 +71,7 @@ class Held:
         if 0 < self._refused_at < self.heard:
             # It was alive all along, behind a firewall perhaps that refuses this server: that is not to be heeded again.
             self._refused_at = _PROVES_NOTHING
-        self._framed = None
+        self.frame = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -112,9 +114,9 @@ class Held:
 
     def framed(self) -> bytes:
         """The record as one field of an encoded `ListSourcesResponse`."""
-        if self._framed is None:
-            self._framed = self.framed_at(self.heard)
-        return self._framed
+        if self.frame is None:
+            self.frame = self.framed_at(self.heard)
+        return self.frame
 
     def framed_at(self, updated_at: int) -> bytes:
         """The same with another heartbeat (of several ranks the oldest is shown)."""
@@ -126,35 +128,51 @@ class Held:
 class Group:
     """The records of one source, by worker id."""
 
-    __slots__ = ("_order", "members")
+    __slots__ = ("_order", "members", "several")
 
     def __init__(self) -> None:
         self.members: dict[str, tuple[Held, ...]] = {}
         """By worker id, each with its ranks in order."""
+        self.several = 0
+        """How many worker ids have several ranks."""
+        # Sorted when somebody asks, and from then on kept so: a fleet that starts changes it between any two lists.
         self._order: list[tuple[Held, ...]] | None = None
 
     def add(self, held: Held) -> None:
         """Take in a record that was not there."""
         worker_id = held.record.key.worker_id
-        ranks = (*self.members.get(worker_id, ()), held)
-        self.members[worker_id] = tuple(sorted(ranks, key=_rank)) if len(ranks) > 1 else ranks
-        self._order = None
+        before = self.members.get(worker_id, ())
+        self._become(worker_id, before, tuple(sorted((*before, held), key=_rank)))
 
     def remove(self, held: Held) -> None:
         """Let a record go that was there."""
         worker_id = held.record.key.worker_id
-        ranks = tuple(other for other in self.members[worker_id] if other is not held)
-        if ranks:
-            self.members[worker_id] = ranks
-        else:
-            del self.members[worker_id]
-        self._order = None
+        before = self.members[worker_id]
+        self._become(worker_id, before, tuple(other for other in before if other is not held))
 
     def ordered(self) -> list[tuple[Held, ...]]:
-        """The members by lowest rank and worker id."""
+        """The members by lowest rank and worker id. Not the caller's to change."""
         if self._order is None:
             self._order = sorted(self.members.values(), key=_place)
         return self._order
+
+    def of_rank(self, rank: int) -> list[tuple[Held, ...]]:
+        """The members whose lowest rank that is, by worker id."""
+        order = self.ordered()
+        return order[bisect_left(order, (rank, ""), key=_place) : bisect_left(order, (rank + 1, ""), key=_place)]
+
+    def _become(self, worker_id: str, before: tuple[Held, ...], after: tuple[Held, ...]) -> None:
+        self.several += (len(after) > 1) - (len(before) > 1)
+        if after:
+            self.members[worker_id] = after
+        else:
+            del self.members[worker_id]
+        order = self._order
+        if order is not None:
+            if before:
+                del order[bisect_left(order, _place(before), key=_place)]
+            if after:
+                insort(order, after, key=_place)
 
 
 def _rank(held: Held) -> int:

@@ -58,7 +58,7 @@ class Holding:
         while True:
             reason = self._health.reason
             if not reason:
-                found = list(self._directory.find(query))
+                found = self._directory.find(query)
                 if found or not self._directory.doubtful(query):
                     return found
                 reason = "after an outage it is not known yet whether there are sources"
@@ -72,6 +72,8 @@ class Holding:
 
     async def known(self, deadline: float | None) -> None:
         """Return once the directory can be asked. Raises `Unavailable`."""
+        if not self._health.reason:
+            return
         hold_until = self._end(deadline)
         while reason := self._health.reason:
             left = hold_until - self._clock.monotonic()

@@ -42,11 +42,15 @@ class Parts(NamedTuple):
 
 
 def pack(publication: Publication) -> bytes:
-    """The blob of a publication."""
-    parts = [splice.bytes_field(1, publication.worker), splice.bytes_field(2, publication.identity)]
-    if publication.manifest is not None:
-        parts.append(splice.bytes_field(3, publication.manifest))
-    return zstd.compress(b"".join(parts), level=_LEVEL)
+    """The blob of a publication. What is large is compressed from where it lies."""
+    parts: list[bytes] = []
+    for field, part in ((1, publication.worker), (2, publication.identity), (3, publication.manifest)):
+        if part is not None:
+            parts += splice.head_of_bytes(field, len(part)), part
+    compressor = zstd.ZstdCompressor(level=_LEVEL)
+    compressor.set_pledged_input_size(sum(map(len, parts)))
+    packed = [compressor.compress(part) for part in parts]
+    return b"".join((*packed, compressor.flush()))
 
 
 def unpack(blob: bytes) -> Parts:

@@ -44,10 +44,13 @@ class Status(IntEnum):
     @classmethod
     def of(cls, number: int, field: str = "status") -> Status:
         """The status of that number. Raises `InvalidArgument`, naming `field`."""
-        try:
-            return cls(number)
-        except ValueError:
-            raise InvalidArgument(field, f"{number} is not a SourceStatus") from None
+        found = _STATUSES.get(number)
+        if found is None:
+            raise InvalidArgument(field, f"{number} is not a SourceStatus")
+        return found
+
+
+_STATUSES: Final = {int(status): status for status in Status}
 
 
 class Form(IntEnum):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import deque
+from typing import Any, Final
 
 from peerload.clock import Clock
 
-__all__ = ["Pulse", "settled_within"]
+__all__ = ["Crowd", "Pulse", "settled_within"]
+
+_FEW: Final = 16
 
 
 async def settled_within(clock: Clock, seconds: float, future: asyncio.Future[Any]) -> bool:
@@ -46,3 +49,35 @@ class Pulse:
         if self._next is None or self._next.done():
             self._next = asyncio.get_running_loop().create_future()
         return self._next
+
+
+class Crowd:
+    """Wakes everybody who waits at this moment, and nobody who comes later: a few in each pass of the event loop, so that
+    thousands of them do not hold up whatever else is to be done."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    def wake(self) -> None:
+        """Wake all who wait, the first of them at once."""
+        woken, self._waiting = self._waiting, {}
+        if woken:
+            self._go_on(deque(woken))
+
+    async def wait(self) -> None:
+        """Return after the next call of `wake`."""
+        waiting = self._waiting
+        turn = asyncio.get_running_loop().create_future()
+        waiting[turn] = None
+        try:
+            await turn
+        finally:
+            waiting.pop(turn, None)
+
+    def _go_on(self, woken: deque[asyncio.Future[None]]) -> None:
+        for _ in range(min(_FEW, len(woken))):
+            turn = woken.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if woken:
+            asyncio.get_running_loop().call_soon(self._go_on, woken)

@@ -14,7 +14,7 @@ from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata.directory import Directory, Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, SourceRecord, Status
-from peerload.metadata.waiting import Pulse
+from peerload.metadata.waiting import Crowd
 from peerload.metadata.watch_event import WatchEvent
 
 __all__ = ["Watchers"]
@@ -23,6 +23,9 @@ _RING: Final = 8_192
 """Changes of the whole directory that a resume token reaches back."""
 _TOPIC_RING: Final = 1_024
 """Changes of one selection that a slow watcher may fall behind before it is told everything anew."""
+_SAME_MS: Final = 100
+"""For so long what one watcher was told of everything is told to others, if nothing has changed but heartbeats: when a
+fleet begins to watch it is put together once and not a thousand times."""
 
 
 class _Numbered(NamedTuple):
@@ -38,13 +41,25 @@ class _Noted(NamedTuple):
     was: bool
 
 
+class _Told(NamedTuple):
+    """What was told last, and can be told to whoever asks for the same."""
+
+    place: int | None
+    """After which change; None: everything."""
+    number: int
+    """Up to which change."""
+    at: int
+    event: WatchEvent | None
+
+
 class _Topic:
     """All watchers of one selection. They share what has happened; a watcher is no more than a place in it."""
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.users = 0
-        self.pulse = Pulse()
+        self.crowd = Crowd()
+        self.told = _Told(None, -1, 0, None)
         self.noted: deque[_Noted] = deque()
         self.floor = 0
         """Changes up to this number are no longer in `noted`."""
@@ -57,7 +72,7 @@ class _Topic:
         self.noted.append(noted)
         if len(self.noted) > _TOPIC_RING:
             self.floor = self.noted.popleft().number
-        self.pulse.beat()
+        self.crowd.wake()
 
     def since(self, place: int) -> list[_Noted] | None:
         """The changes after that one, in order; None if they are no longer all known."""
@@ -97,14 +112,14 @@ class Watchers:
         self._error = error
         if error is not None:
             for topic in self._topics.values():
-                topic.pulse.beat()
+                topic.crowd.wake()
 
     def end_all(self, reason: str) -> None:
         """End every watch there is with `Unavailable`. Others may begin at once, from where these were."""
         self._ended += 1
         self._reason = reason
         for topic in self._topics.values():
-            topic.pulse.beat()
+            topic.crowd.wake()
 
     def can_resume(self, token: str) -> bool:
         """Whether a watch can go on from there without being told everything anew."""
@@ -130,15 +145,27 @@ class Watchers:
                 # What has run out by now is among the changes that are told of now: after them it would come too late,
                 # and between them and the place from which to go on it would be lost.
                 self._directory.sweep()
-                noted = None if place is None else since(place)
+                event = self._event(topic, place, since)
                 place, since = self._number, topic.since
-                event = self._complete(query) if noted is None else self._difference(query, noted)
                 if event is not None:
                     yield event
                 while not self._news(topic, place) and self._ended == ended:
-                    await topic.pulse.wait()
+                    await topic.crowd.wait()
         finally:
             self._leave(topic)
+
+    def _event(
+        self, topic: _Topic, place: int | None, since: Callable[[int], list[_Noted] | None]
+    ) -> WatchEvent | None:
+        """What to tell somebody who knows all changes up to `place`; one object for all who are told the same."""
+        noted = None if place is None else since(place)
+        if noted is None:
+            place = None
+        told, now = topic.told, self._directory.now()
+        if told.place != place or told.number != self._number or (place is None and not 0 <= now - told.at < _SAME_MS):
+            event = self._complete(topic.query) if noted is None else self._difference(topic.query, noted)
+            topic.told = told = _Told(place, self._number, now, event)
+        return told.event
 
     def _news(self, topic: _Topic, place: int) -> bool:
         return self._error is not None or bool(topic.noted and topic.noted[-1].number > place)

@@ -96,23 +96,36 @@ class Writes:
     ) -> bool:
         """A heartbeat and a status. False only if the store confirmed that there is no such source. Raises `NotAllowed`
         where it is another principal's."""
+        if self.refresh(source, status, load, principal=principal):
+            return True
         key = source.encode()
         held = self._fresh(key, status, principal)
-        update = partial(self._update, key, status, load, principal)
+        if held is not None:
+            touch = self._touch(key, held, load)
+            if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
+                return True
+        return await self._patience.write(partial(self._update, key, status, load, principal), deadline)
+
+    def refresh(self, source: SourceKey, status: Status, load: float | None, *, principal: Principal) -> bool:
+        """A heartbeat that may be answered at once, and is stored with the next batch. False: it is more than that, and
+        `update` is to be asked. Raises `Unavailable`."""
+        key = source.encode()
+        held = self._fresh(key, status, principal)
         if held is None:
-            return await self._patience.write(update, deadline)
+            return False
+        touch = self._touch(key, held, load)
+        if touch.beat.stamp - held.stamp >= self._settings.heartbeat_timeout_ms // 2:
+            return False
+        if self.heartbeats.failed:
+            raise Unavailable("heartbeats cannot be stored at the moment")
+        self.heartbeats.add(touch, status, principal)
+        return True
+
+    def _touch(self, key: str, held: Held, load: float | None) -> Touch:
         # Whatever an earlier one meant, this one says what holds now.
         self._amends.pop(key, None)
         stamp = self.heartbeats.stamp(key, held.stamp)
-        touch = Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
-        if stamp - held.stamp < self._settings.heartbeat_timeout_ms // 2:
-            if self.heartbeats.failed:
-                raise Unavailable("heartbeats cannot be stored at the moment")
-            self.heartbeats.add(touch, status, principal)
-            return True
-        if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
-            return True
-        return await self._patience.write(update, deadline)
+        return Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
 
     async def remove(self, key: str, principal: Principal = ANYONE) -> bool:
         """Remove a record, durably; whether there was one. Raises `NotAllowed` where it is another principal's."""

@@ -1,4 +1,5 @@
-"""What of a call is let in, whichever front it comes by: who calls, how many calls there are, how many bytes they hold."""
+"""What of a call is let in, whichever front it comes by: who calls and when, how many calls there are, how many bytes
+they hold."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.front import Context, Gate, Method, UnaryMethod
 from peerload.server.limits import Limits
 from peerload.server.room import Room
+from peerload.server.turns import Turns
 
 __all__ = ["HEALTH_PATHS", "Admission", "Places"]
 
@@ -59,6 +61,7 @@ class Admission:
     def __init__(self, limits: Limits, gate: Gate | None) -> None:
         self.limits = limits
         self._gate = gate
+        self._turns = Turns()
         self._calls = Places(limits.limit_calls, setting="--limit-calls", unit="calls in flight")
         self._watches = Places(limits.limit_watches, setting="--limit-watches", unit="watches")
         self._health_calls = Places(limits.limit_calls, setting="--limit-calls", unit="calls of health services")
@@ -97,7 +100,8 @@ class Admission:
         return self._watches if watches else self._calls
 
     async def admit(self, path: str, context: Context) -> Principal:
-        """Who calls. Raises `RpcError` to refuse the call."""
+        """Who calls, when it is the turn of this one. Raises `RpcError` to refuse the call."""
+        await self._turns.take(context)
         return ANYONE if self._gate is None else await self._gate.admit(path, context)
 
     def check_request(self, size: int) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
+from collections.abc import Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from peerload import __version__
 from peerload.clock import Clock, SystemClock
-from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
@@ -25,13 +26,14 @@ from peerload.server.diagnosis.misses import Misses
 from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
+from peerload.server.listening import SharedPort
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.measures.fleet import FleetCollector
 from peerload.server.measures.loop import LoopDelay
 from peerload.server.measures.port import PortCollector
 from peerload.server.measures.store import MeasuredStore
 from peerload.server.metrics import Metrics
-from peerload.server.metrics_http import MetricsPort
+from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
@@ -50,7 +52,7 @@ from peerload.server.tls import TlsKeeper
 from peerload.server.traced import traced
 from peerload.store.base import Store
 
-__all__ = ["Server", "serve"]
+__all__ = ["Membership", "Server", "serve"]
 
 _log = structlog.get_logger("peerload.server")
 
@@ -65,11 +67,20 @@ class Server:
     """A server in this process: `async with Server(settings) as server: …` serves at `server.address`.
 
     `store` is a store to use instead of the one that the settings name, not yet opened; the server opens and closes it.
-    `clock` is handed to everything but the transport, whose deadlines are real.
+    `clock` is handed to everything but the transport, whose deadlines are real. `port` is the one to serve on where other
+    processes do too.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        store: Store | None = None,
+        port: SharedPort | None = None,
+    ) -> None:
         self._settings = settings
+        self._port = port
         self._clock = SystemClock() if clock is None else clock
         self._store = MeasuredStore(
             open_store(settings.store, self._clock) if store is None else store,
@@ -100,7 +111,7 @@ class Server:
         self._measures = CallMeasures(self._clock)
         self._delay = LoopDelay()
         self._metrics.tell(self._delay)
-        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.metrics_models))
+        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.models_in_metrics))
         self._parser = Parser()
         self._front: Front | None = None
         self._address = ""
@@ -148,13 +159,13 @@ class Server:
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
             self._tasks.append(asyncio.create_task(self._delay.run(), name="peerload-loop-delay"))
             # Before the front: a server that cannot start must have answered nobody.
-            no_metrics = await self._start_metrics()
+            self._metrics_address, no_metrics = await start_metrics(self._metrics_port, self._settings)
             tls = await self._start_tls()
             front = _FRONTS[self._settings.front]
             methods = self._measures.wrap(self._calls.wrap(self._methods()))
             if self._settings.tracing:
                 methods = traced(methods)
-            self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls)
+            self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls, port=self._port)
             self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
@@ -180,8 +191,11 @@ class Server:
             task.result()
         raise RuntimeError("the metadata backend stopped by itself")
 
-    async def stop(self) -> None:
-        """Drain: say NOT_SERVING, end streams, let calls in flight end, store the last heartbeats. Twice is allowed."""
+    async def stop(self, *, leave: bool = False) -> None:
+        """Drain: say NOT_SERVING, end streams, let calls in flight end, store the last heartbeats. Twice is allowed.
+
+        With `leave` others serve on the port, and clients are asked to go on there before any call is turned away.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -190,7 +204,11 @@ class Server:
         if self._front is not None:
             grace = self._settings.grace
             _log.info("stopping", in_flight=self._calls.in_flight, grace=grace)
-            await asyncio.sleep(self._settings.drain_delay)
+            if leave:
+                self._calls.end_streams()
+                await self._front.leave(grace)
+            else:
+                await asyncio.sleep(self._settings.drain_delay)
             # Calls are turned away one by one before the front is stopped: it would cut off those in its queue.
             await self._calls.drain(grace)
             await self._calls.hush()
@@ -231,19 +249,6 @@ class Server:
         """Let those who watch show anew that they may."""
         self._backend.watchers.end_all("who may do what has changed; watch again")
 
-    async def _start_metrics(self) -> str:
-        """Open the port for metrics. Why it could not be opened, where nobody has asked for one: a second server on one
-        machine is to start all the same."""
-        where = self._settings.metrics_address
-        if where is not None:
-            try:
-                self._metrics_address = await self._metrics_port.start(*where)
-            except Unavailable as error:
-                if not self._settings.metrics_is_default:
-                    raise
-                return str(error)
-        return ""
-
     async def _start_tls(self) -> TlsKeeper | None:
         files = self._settings.tls
         if files is None:
@@ -270,7 +275,23 @@ class Server:
         await self._backend.close()
 
 
-async def serve(settings: Settings) -> None:
+class Membership(Protocol):
+    """What a process that is one of several has to do with the others."""
+
+    port: SharedPort
+    leaving: bool
+    """Whether the others go on serving when this one stops."""
+
+    async def attend(self, stop: Callable[[str], None]) -> None:
+        """Run as a task from before the start, and until the end, of the server. `stop` is what a signal does."""
+        ...
+
+    def started(self, server: Server) -> None:
+        """Told once it serves."""
+        ...
+
+
+async def serve(settings: Settings, *, membership: Membership | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGUSR1 has the log tell everything,
     SIGUSR2 what the settings say.
 
@@ -280,19 +301,24 @@ async def serve(settings: Settings) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stop(number: signal.Signals) -> None:
-        _log.info("told to stop", signal=number.name)
-        told.set()
+    def stop(reason: str) -> None:
+        if not told.is_set():
+            _log.info("told to stop", signal=reason)
+            told.set()
+
+    def stop_by_signal(number: signal.Signals) -> None:
+        stop(number.name)
         for each in _STOPS:
             # Not through the event loop: it may be what hangs. Everything acknowledged is durable.
             loop.remove_signal_handler(each)
             signal.signal(each, lambda again, _: os._exit(128 + again))
 
-    for number in _STOPS:
-        loop.add_signal_handler(number, stop, number)
-    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
-        loop.add_signal_handler(number, _change_level, number, level)
-    server = Server(settings)
+    # Of several processes the parent has the terminal's.
+    for number in _STOPS if membership is None else (signal.SIGTERM,):
+        loop.add_signal_handler(number, stop_by_signal, number)
+    logs.follow_signals(settings.log_level)
+    server = Server(settings, port=None if membership is None else membership.port)
+    attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(told.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -304,6 +330,11 @@ async def serve(settings: Settings) -> None:
         if told.is_set():
             return
         raise
+    # What is there by now stays. Collections that looked at it each time would hold up every call for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    if membership is not None:
+        membership.started(server)
     failing = asyncio.create_task(server.failed())
     try:
         await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -312,13 +343,9 @@ async def serve(settings: Settings) -> None:
     finally:
         stopping.cancel()
         failing.cancel()
-        await server.stop()
-
-
-def _change_level(number: signal.Signals, level: str) -> None:
-    logs.set_level(level)
-    # Heard at every level but the quietest.
-    _log.warning("told to change the level of the log", signal=number.name, to=level)
+        await server.stop(leave=membership is not None and membership.leaving)
+        if attending is not None:
+            attending.cancel()
 
 
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:

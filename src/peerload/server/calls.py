@@ -46,6 +46,7 @@ class Calls:
         self._evicted: set[asyncio.Task[object]] = set()
         self._waiting_streams: set[asyncio.Timeout] = set()
         self._draining = False
+        self._streams_end = False
 
     def wrap(self, methods: Methods) -> dict[str, Method]:
         """The same table; its handlers raise nothing but `RpcError` and cancellation."""
@@ -72,9 +73,7 @@ class Calls:
         """
         self._draining = True
         self._last_arrival = asyncio.get_running_loop().time()
-        now = asyncio.get_running_loop().time()
-        for waiting in self._waiting_streams:
-            waiting.reschedule(now)
+        self.end_streams()
         if self._unary:
             await asyncio.wait(self._unary, timeout=grace)
         late = set(self._unary)
@@ -85,6 +84,13 @@ class Calls:
             _log.warning("calls were ended after the grace period", calls=len(late), grace=grace)
             # Bounded: a handler that shields itself from cancellation must not keep the server from stopping.
             await asyncio.wait(late, timeout=1.0)
+
+    def end_streams(self) -> None:
+        """End every stream now, as `drain` does, and those that come."""
+        self._streams_end = True
+        now = asyncio.get_running_loop().time()
+        for waiting in self._waiting_streams:
+            waiting.reschedule(now)
 
     async def hush(self) -> None:
         """Return once no call has come in for a moment, or they keep coming for too long.
@@ -138,7 +144,7 @@ class Calls:
 
     async def _guard(self, path: str, answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
-            while not self._draining:
+            while not self._streams_end:
                 # The deadline is brought forward by `drain`. It covers only the wait for the next answer, not the
                 # time in which the front sends one.
                 async with asyncio.timeout(None) as waiting:
@@ -154,7 +160,7 @@ class Calls:
         except RpcError:
             raise
         except Exception as error:
-            if self._draining and isinstance(error, TimeoutError):
+            if self._streams_end and isinstance(error, TimeoutError):
                 raise _stopping() from None
             raise _answer(path, error) from error
         finally:

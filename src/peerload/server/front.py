@@ -200,6 +200,14 @@ class Front(Protocol):
         """
         ...
 
+    async def leave(self, grace: float) -> None:
+        """Where others serve on the same port: leave it to them, as far as that can be done without failing a call.
+
+        Connections are not accepted any more, and clients asked to go on at another, for `grace` seconds at most; their
+        calls are answered all the while. A front that cannot ask returns at once.
+        """
+        ...
+
     async def stop(self, grace: float) -> None:
         """Accept no more calls, let those in flight end for `grace` seconds, cancel the rest. Twice is allowed."""
         ...

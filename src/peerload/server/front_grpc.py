@@ -30,8 +30,8 @@ from peerload.server.front import (
     UnaryMethod,
 )
 from peerload.server.limits import SMALL_BYTES, Limits
+from peerload.server.listening import SharedPort, parse_listen
 from peerload.server.listening import listen as bound_to
-from peerload.server.listening import parse_listen
 from peerload.server.requests import CURRENT, request_id
 from peerload.server.status import to_rpc_error
 from peerload.server.tls import Tls, TlsKeeper
@@ -53,6 +53,9 @@ class GrpcFront:
     bytes: those of publications are counted, and may wait, before they are read, as if each were the largest there may
     be; those of other requests only when they have been read, and of answers while they are sent. Nothing here ends a
     reader that is merely slow.
+
+    On a `port` that is shared it listens with SO_REUSEPORT: gRPC takes no socket from others. The kernel spreads
+    connections by their addresses, and gRPC goes on accepting until it is stopped.
     """
 
     def __init__(
@@ -62,23 +65,31 @@ class GrpcFront:
         gate: Gate | None = None,
         limits: Limits | None = None,
         tls: TlsKeeper | None = None,
+        port: SharedPort | None = None,
     ) -> None:
         self._tls = tls
+        self._port = port
         limits = Limits() if limits is None else limits
         self.admission = Admission(limits, gate)
-        self._server = grpc.aio.server(handlers=(_Table(methods, self.admission),), options=_options(limits))
+        self._server = grpc.aio.server(
+            handlers=(_Table(methods, self.admission),), options=_options(limits, shared=port is not None)
+        )
 
     async def start(self, listen: str) -> str:
         """Bind and serve; see `Front.start`."""
         host, port = parse_listen(listen)
-        # grpc says only that binding failed, so the reason is found out first.
-        await asyncio.get_running_loop().run_in_executor(None, _try_to_bind, host, port)
+        if self._port is None:
+            # grpc says only that binding failed, so the reason is found out first.
+            await asyncio.get_running_loop().run_in_executor(None, _try_to_bind, host, port)
         try:
             bound = self._add_port(join_address(host, port))
         except RuntimeError as error:
             raise Unavailable(f"{join_address(host, port)} cannot be listened on: {error}") from error
         await self._server.start()
         return join_address(host, bound)
+
+    async def leave(self, grace: float) -> None:
+        """Nothing: gRPC has no way to let connections go but to stop; see `Front.leave`."""
 
     async def stop(self, grace: float) -> None:
         """Stop; see `Front.stop`."""
@@ -113,7 +124,7 @@ def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(tls.pair.key, tls.pair.certificate)], tls.client_ca)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", limits.limit_message_bytes),
         ("grpc.max_send_message_length", limits.limit_message_bytes),
@@ -124,7 +135,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.timeout_handshake)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.timeout_idle)),
         # Two servers on one port would each get some of the connections, and nobody would notice.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
         # Clients ping every 30 s, idle ones too; gRPC's default answers that with GOAWAY after two minutes.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),

@@ -18,7 +18,7 @@ from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
 from peerload.server.front import Gate, Methods
 from peerload.server.limits import Limits
-from peerload.server.listening import break_connections, parse_listen
+from peerload.server.listening import SharedPort, break_connections, parse_listen
 from peerload.server.listening import listen as bound_to
 from peerload.server.tls import TlsKeeper
 
@@ -105,6 +105,9 @@ class H2cornFront:
     A connection grows no older than its age by rolling: another h2corn server takes over the sockets, and the one before
     it lets its connections go. So all are let go at once, at ages from 0 to the limit. Changed certificates come in the
     same way; connections go on under the old one until they have no calls.
+
+    On a `port` that is shared it accepts from the very sockets that others accept from, so that no connection is lost with
+    whoever leaves, and who is busy accepts less.
     """
 
     def __init__(
@@ -114,12 +117,14 @@ class H2cornFront:
         gate: Gate | None = None,
         limits: Limits | None = None,
         tls: TlsKeeper | None = None,
+        port: SharedPort | None = None,
     ) -> None:
         self._methods = methods
         self._limits = Limits() if limits is None else limits
         self.admission = Admission(self._limits, gate)
         self._tls = tls
-        self._sockets: list[socket.socket] = []
+        self._shared = port is not None
+        self._sockets: list[socket.socket] = [] if port is None else list(port.sockets)
         self._port = 0
         self._generation: _Generation | None = None
         self._leaving: dict[asyncio.Task[None], _Generation] = {}
@@ -134,7 +139,8 @@ class H2cornFront:
             raise MissingExtra("the front on h2corn", "fast") from None
         host, port = parse_listen(listen)
         loop = asyncio.get_running_loop()
-        self._sockets = await loop.run_in_executor(None, bound_to, host, port)
+        if not self._shared:
+            self._sockets = await loop.run_in_executor(None, bound_to, host, port)
         try:
             self._port = self._sockets[0].getsockname()[1]
             for each in self._sockets:
@@ -148,6 +154,12 @@ class H2cornFront:
         if self._tls is not None:
             self._rolling.append(asyncio.create_task(self._roll_by_files(self._tls), name="peerload-certificate"))
         return join_address(host, self._port)
+
+    async def leave(self, grace: float) -> None:
+        """Accept nothing more, and wait for the connections to end; see `Front.leave`."""
+        if self._generation is not None:
+            self._generation.close()
+            await self._generation.ended(grace)
 
     async def stop(self, grace: float) -> None:
         """Stop; see `Front.stop`."""
@@ -247,8 +259,9 @@ class H2cornFront:
 
     def _close_sockets(self) -> None:
         for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            if not self._shared:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
             each.close()
         self._sockets.clear()
 

@@ -25,8 +25,9 @@ class Limits:
     """Connections that are served. What happens to more is the front's: h2corn lets them wait, grpc closes them."""
     limit_calls: int = 20_000
     """Calls in flight, streams apart. Calls of the health services have as many places of their own."""
-    limit_connection_calls: int = 256
-    """Calls and streams in flight on one connection. Clients know this number, and hold more back by themselves."""
+    limit_connection_calls: int = 100
+    """Calls and streams in flight on one connection: the least that HTTP/2 recommends (RFC 9113, section 6.5.2). Clients
+    know this number, and hold more back by themselves."""
     limit_watches: int = 20_000
     """Streams in flight. Those of the health services have as many places of their own."""
     limit_bytes_in_flight: int = 512 * 1024 * 1024

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from peerload.errors import InvalidArgument, Unavailable
 from peerload.server.addresses import join_address, split_address
 
-__all__ = ["break_connections", "listen", "parse_listen"]
+__all__ = ["SharedPort", "break_connections", "listen", "parse_listen", "reserve"]
 
 _BACKLOG: Final = 4096
 _LISTEN_ERRORS: Final = {
@@ -21,6 +22,13 @@ _LISTEN_ERRORS: Final = {
     errno.EACCES: "may not be listened on by this user",
     errno.EPERM: "may not be listened on by this user",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPort:
+    """A port that other processes serve too: the sockets that their parent holds for all of them."""
+
+    sockets: tuple[socket.socket, ...]
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -36,6 +44,23 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
     Raises `Unavailable`, naming the address, if it cannot be had. Blocks while the name is resolved.
     """
+    return _all_bound(host, port, listening=True)
+
+
+def reserve(host: str, port: int) -> list[socket.socket]:
+    """Sockets that keep a port for processes of this user which listen there with SO_REUSEPORT; else like `listen`.
+
+    They do not listen themselves, so no connection is theirs.
+    """
+    # That nobody listens there already, those who share the port cannot be told by the kernel.
+    found = listen(host, port)
+    port = found[0].getsockname()[1]
+    for each in found:
+        each.close()
+    return _all_bound(host, port, listening=False)
+
+
+def _all_bound(host: str, port: int, *, listening: bool) -> list[socket.socket]:
     address = join_address(host, port)
     try:
         candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -46,7 +71,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         for family, kind, protocol, _, where in candidates:
             try:
-                made = opened.enter_context(_bound(family, kind, protocol, (where[0], port, *where[2:])))
+                made = opened.enter_context(_bound(family, kind, protocol, (where[0], port, *where[2:]), listening))
             except OSError as error:
                 reasons.append(error)
             else:
@@ -62,15 +87,18 @@ def listen(host: str, port: int) -> list[socket.socket]:
         return sockets
 
 
-def _bound(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> socket.socket:
+def _bound(family: int, kind: int, protocol: int, where: tuple[object, ...], listening: bool) -> socket.socket:
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # All interfaces are those of both families, as for grpc; an address of one family is no other's anyway.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
+        if not listening:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(where)
-        made.listen(_BACKLOG)
+        if listening:
+            made.listen(_BACKLOG)
         made.setblocking(False)
     except BaseException:
         made.close()

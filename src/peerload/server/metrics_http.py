@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -14,8 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from peerload.errors import Unavailable
 from peerload.server.addresses import join_address
 from peerload.server.readiness import Readiness
+from peerload.server.settings import Settings
 
-__all__ = ["MetricsPort"]
+__all__ = ["MetricsPort", "start_metrics"]
 
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _MAX_HEAD: Final = 16 * 1024
@@ -26,10 +28,16 @@ _SECONDS: Final = 10.0
 
 class MetricsPort:
     """Answers each connection once: `/livez` with 200 for as long as the server answers at all, `/readyz` while it is ready,
-    and with 503 and a reason while it is not. Belongs to one event loop."""
+    and with 503 and a reason while it is not. `gather` is awaited before the registry is asked. Belongs to one event loop."""
 
-    def __init__(self, registry: CollectorRegistry, readiness: Readiness) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        readiness: Readiness,
+        gather: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._registry = registry
+        self._gather = gather
         self._readiness = readiness
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -68,7 +76,7 @@ class MetricsPort:
                 with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                     async with asyncio.timeout(_SECONDS):
                         head = await reader.readuntil(b"\r\n\r\n")
-                        writer.write(self._answer(head.decode("latin-1")))
+                        writer.write(await self._answer(head.decode("latin-1")))
                         await writer.drain()
         except asyncio.CancelledError:
             writer.transport.abort()  # the port is being closed, and nobody awaits this task's end but `stop`
@@ -76,7 +84,7 @@ class MetricsPort:
             self._open.discard(task)
             writer.close()
 
-    def _answer(self, head: str) -> bytes:
+    async def _answer(self, head: str) -> bytes:
         words = head.partition("\r\n")[0].split(" ")
         if len(words) != 3:
             return _page(HTTPStatus.BAD_REQUEST)
@@ -86,6 +94,8 @@ class MetricsPort:
         head_only = method == "HEAD"
         match target.partition("?")[0]:
             case "/" | "/metrics":
+                if self._gather is not None:
+                    await self._gather()
                 return _page(HTTPStatus.OK, generate_latest(self._registry), head_only=head_only)
             case "/livez":
                 return _page(HTTPStatus.OK, head_only=head_only)
@@ -95,6 +105,20 @@ class MetricsPort:
                 reason = f"{self._readiness.reason}\n".encode(errors="replace")
                 return _page(HTTPStatus.SERVICE_UNAVAILABLE, reason, head_only=head_only)
         return _page(HTTPStatus.NOT_FOUND)
+
+
+async def start_metrics(port: MetricsPort, settings: Settings) -> tuple[str, str]:
+    """Open the port where the settings want it: the address, empty where there is none; and why it could not be opened,
+    where nobody has asked for one, so that a second server on one machine starts all the same. Raises `Unavailable`."""
+    where = settings.metrics_address
+    if where is None:
+        return "", ""
+    try:
+        return await port.start(*where), ""
+    except Unavailable as error:
+        if not settings.metrics_is_default:
+            raise
+        return "", str(error)
 
 
 def _page(status: HTTPStatus, body: bytes = b"", *, head_only: bool = False) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Final
 
 from peerload.wire.p2p_pb2 import SourceIdentity
@@ -31,6 +32,7 @@ _NUMBERS: Final = (
     "expert_parallel_size",
 )
 _DIGITS: Final = 16
+_SOURCE_ID: Final = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
 
 
 def canonical(identity: SourceIdentity) -> dict[str, Any]:
@@ -61,4 +63,4 @@ def source_id(identity: SourceIdentity) -> str:
 
 def is_source_id(text: str) -> bool:
     """Whether `text` has the form of a source id; what has not is nobody's."""
-    return len(text) == _DIGITS and all(digit in "0123456789abcdef" for digit in text)
+    return _SOURCE_ID.fullmatch(text) is not None

@@ -11,17 +11,20 @@ from typing import Final
 
 from peerload.errors import InvalidArgument
 
-__all__ = ["bytes_field", "submessage", "varint", "varint_field"]
+__all__ = ["bytes_field", "head_of_bytes", "submessage", "varint", "varint_field"]
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
 _LENGTH: Final = 2
 _FIXED32: Final = 5
 _MAX_VARINT_BYTES: Final = 10
+_SHORT: Final = tuple(bytes((number,)) for number in range(0x80))
 
 
 def varint(number: int) -> bytes:
     """An unsigned number (a signed one as its 64-bit two's complement) as a varint."""
+    if 0 <= number < 0x80:
+        return _SHORT[number]
     number &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while number > 0x7F:
@@ -38,7 +41,12 @@ def varint_field(field: int, number: int) -> bytes:
 
 def bytes_field(field: int, *parts: bytes) -> bytes:
     """A field of type bytes, string or message whose content is the parts joined, encoded with one copy."""
-    return b"".join((varint(field << 3 | _LENGTH), varint(sum(map(len, parts))), *parts))
+    return b"".join((head_of_bytes(field, sum(map(len, parts))), *parts))
+
+
+def head_of_bytes(field: int, size: int) -> bytes:
+    """What precedes the content, of that size, of such a field."""
+    return varint(field << 3 | _LENGTH) + varint(size)
 
 
 def submessage(message: bytes, field: int) -> bytes | None:

@@ -9,29 +9,27 @@ child that hangs inside a library; so `DESCRIPTOR` must have been inherited from
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import os
 import signal
 import socket
 import sys
-from typing import Final, NoReturn, cast
+from typing import NoReturn, cast
 
 from peerload.engines.child import message
 from peerload.engines.child.driver import Driver
 from peerload.engines.child.message import Message
 from peerload.engines.child.run import run
+from peerload.orphans import die_with
 
 __all__ = ["main"]
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> NoReturn:
     """Fork when told to, until the owner hangs up."""
     name, descriptor, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    _die_with(owner)
+    die_with(owner)
     # The terminal's Ctrl-C is for the owner to act on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
@@ -57,7 +55,7 @@ def _fork(driver: Driver, control: socket.socket, order: Message) -> None:
     server = os.getpid()
     pid = os.fork()
     if not pid:
-        _die_with(server)
+        die_with(server)
         control.close()
         run(driver, order.words["role"], order.words["settings"], socket.socket(fileno=end))
     os.close(end)
@@ -72,12 +70,6 @@ def _reap(pid: int) -> int | None:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
         return None
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # It went before the kernel knew that this is to be told.
 
 
 if __name__ == "__main__":

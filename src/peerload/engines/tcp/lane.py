@@ -24,7 +24,7 @@ __all__ = ["Connector", "Lane", "Line", "SourceBusy", "Work", "read_reply"]
 WINDOW: Final = 32 * 1024 * 1024
 PIECE: Final = 4 * 1024 * 1024
 """Bytes received with one call and then digested. Smaller ones are in a nearer cache still, but cost more in calls and
-wake-ups than that saves: bench/engines.py measures 1 MiB at three quarters of raw sockets, 4 MiB at nine tenths."""
+wake-ups than that saves: the row `engines` of the bench measures 1 MiB at three quarters of raw sockets, 4 MiB at nine tenths."""
 BATCH: Final = 256
 """Ranges received with one call at most."""
 

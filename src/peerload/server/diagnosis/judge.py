@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -83,7 +82,7 @@ class Judge:
         return "it is not known yet what there is, after an outage" if self._backend.directory.doubtful(query) else ""
 
     def _instances(self, query: Query) -> list[Instance]:
-        return list(itertools.islice(self._backend.directory.find(query), _MOST_INSTANCES))
+        return self._backend.directory.find(query)[:_MOST_INSTANCES]
 
     def _filtered(self, query: Query, instances: Sequence[Instance], before: Sequence[Finding] = ()) -> Verdict:
         directory = self._backend.directory

@@ -104,10 +104,16 @@ class P2pService:
     async def update_status(self, request: bytes, context: Context) -> bytes:
         """A heartbeat, and perhaps a new status. success=false if nobody published that (source, worker, rank)."""
         update = decode(UpdateStatusRequest, request)
+        source_id, worker_id, rank, principal = (
+            update.mx_source_id,
+            update.worker_id,
+            update.worker_rank,
+            context.principal,
+        )
         try:
-            if not update.mx_source_id:
+            if not source_id:
                 raise MissingField("mx_source_id")
-            if not update.worker_id:
+            if not worker_id:
                 raise MissingField("worker_id")
             status = Status.of(update.status)
         except InvalidArgument as error:
@@ -118,20 +124,16 @@ class P2pService:
                 raise InvalidArgument("source_load", "must be a number from 0 to 1")
             # A publisher that overshoots is alive and busy; refusing its heartbeats would declare it dead.
             load = min(1.0, max(0.0, update.source_load))
-        known = await self._backend.update_status(
-            update.mx_source_id,
-            update.worker_id,
-            update.worker_rank,
-            status,
-            load,
-            principal=context.principal,
-            deadline=deadline_on(self._clock, context),
-        )
-        if known:
+        # Almost every heartbeat is no more than that.
+        if self._backend.refresh(source_id, worker_id, rank, status, load, principal=principal):
+            return _UPDATED
+        deadline = deadline_on(self._clock, context)
+        if await self._backend.update_status(
+            source_id, worker_id, rank, status, load, principal=principal, deadline=deadline
+        ):
             return _UPDATED
         return _not_updated(
-            f"unknown: source {shown(update.mx_source_id)}, worker {shown(update.worker_id)}, rank {update.worker_rank}"
-            " (publish it again)"
+            f"unknown: source {shown(source_id)}, worker {shown(worker_id)}, rank {rank} (publish it again)"
         )
 
 

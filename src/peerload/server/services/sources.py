@@ -46,6 +46,7 @@ class SourceService:
         self._parser = parser
         self._misses = misses
         self._checks = checks
+        self._told: tuple[WatchEvent, bytes] | None = None
 
     def methods(self) -> Methods:
         """Its table."""
@@ -123,14 +124,21 @@ class SourceService:
                 if first and named and event.complete and not event.present:
                     self._misses.note(Call.WATCH, query, request, context.peer)
                 first = False
-                yield _watch_response(event, self._backend.now())
+                yield self._encoded(event) + WatchResponse(now=self._backend.now()).SerializeToString()
         except Unavailable as error:
             if first:
                 self._misses.outage(str(error))
             raise
 
+    def _encoded(self, event: WatchEvent) -> bytes:
+        # Watchers who are told the same are told one after the other.
+        if self._told is None or self._told[0] is not event:
+            self._told = event, _watch_response(event)
+        return self._told[1]
 
-def _watch_response(event: WatchEvent, now: int) -> bytes:
+
+def _watch_response(event: WatchEvent) -> bytes:
+    """All of the answer but the time at which it is given."""
     return WatchResponse(
         complete=event.complete,
         present=[record.to_source() for record in event.present],
@@ -139,7 +147,6 @@ def _watch_response(event: WatchEvent, now: int) -> bytes:
             for key in event.gone
         ],
         resume_token=event.resume_token,
-        now=now,
     ).SerializeToString()
 
 

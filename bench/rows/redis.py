@@ -1,25 +1,19 @@
-"""The Redis store: memory a worker, start with 100,000 entries, a heartbeat batch, and the feed's delay under load.
-
-`python bench/shared_store.py [--entries N] [--seconds S]` starts a redis-server of its own on a loopback port, without
-persistence, and prints what it measured. Everything shares the machine.
-"""
+"""The Redis store: memory of a worker, start with many entries, a heartbeat batch, and the feed's delay under load."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import math
 import shutil
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Final
 
-from scale import Fleet
-
+from bench.figures import Figure, percentiles
+from bench.messages import Fleet
+from bench.processes import redis
+from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
@@ -29,6 +23,8 @@ from peerload.store.redis.link import connect
 from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
 
+__all__ = ["measure"]
+
 _WORKERS: Final = 1_000
 _BATCH: Final = 1_000
 _BEATS_A_SECOND: Final = 2_000
@@ -37,23 +33,7 @@ _WRITERS: Final = 16
 _START_SECONDS: Final = 20.0
 
 
-@contextlib.contextmanager
-def redis() -> Iterator[int]:
-    """A running redis-server; its port."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="peerload-redis-") as folder:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-        probe.close()
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-async def used_memory(port: int) -> int:
+async def _used_memory(port: int) -> int:
     """What Redis holds, in bytes, once what it frees in the background is freed."""
     link = await connect(Address("127.0.0.1", port), Credentials())
     try:
@@ -78,12 +58,12 @@ async def opened(url: str) -> RedisStore:
             return store
 
 
-async def memory(port: int, tensors: int) -> None:
+async def _memory(port: int, tensors: int) -> AsyncIterator[Figure]:
     """Redis memory for the publication of a worker, the feed's share included."""
     fleet = Fleet(tensors)
     url = f"redis://127.0.0.1:{port}?namespace=memory-{tensors}"
     await (await opened(url)).close()
-    before = await used_memory(port)
+    before = await _used_memory(port)
     async with MetadataBackend(RedisStore(url, SystemClock()), SystemClock()) as backend:
         numbers = iter(range(_WORKERS))
 
@@ -94,12 +74,12 @@ async def memory(port: int, tensors: int) -> None:
         begun = time.monotonic()
         await asyncio.gather(*(publish() for _ in range(_WRITERS)))
         seconds = time.monotonic() - begun
-    after = await used_memory(port)
-    say(f"Redis memory a worker, {tensors:,} tensors (KB)", (after - before) / _WORKERS / 1_000)
-    say(f"publications a second, {tensors:,} tensors", _WORKERS / seconds)
+    after = await _used_memory(port)
+    yield _figure(f"memory of a worker, {tensors:,} tensors", "KB", (after - before) / _WORKERS / 1_000)
+    yield _figure(f"publications, {tensors:,} tensors", "/s", _WORKERS / seconds, less=False)
 
 
-async def start(port: int, entries: int) -> None:
+async def _start(port: int, entries: int) -> AsyncIterator[Figure]:
     """How long a list of many entries takes, which is what a server does when it starts."""
     store = await opened(f"redis://127.0.0.1:{port}?namespace=start")
     value = {f"member{n}": "x" * 30 for n in range(12)}
@@ -114,11 +94,11 @@ async def start(port: int, entries: int) -> None:
     begun = time.monotonic()
     store = await opened(f"redis://127.0.0.1:{port}?namespace=start")
     listing = await store.list()
-    say(f"open and list {len(listing.entries):,} entries (s)", time.monotonic() - begun)
+    yield _figure(f"open and list {len(listing.entries):,} entries", "s", time.monotonic() - begun)
     await store.close()
 
 
-async def beats(port: int, seconds: float) -> None:
+async def _beats(port: int, seconds: float) -> AsyncIterator[Figure]:
     """One batch of heartbeats, and how late a second server hears of them."""
     url = f"redis://127.0.0.1:{port}?namespace=beats"
     writer, reader = await opened(url), await opened(url)
@@ -131,7 +111,7 @@ async def beats(port: int, seconds: float) -> None:
         begun = time.perf_counter()
         await writer.touch(touches)
         took.append(time.perf_counter() - begun)
-    say(f"a batch of {_BATCH:,} heartbeats (ms, median)", sorted(took)[len(took) // 2] * 1_000)
+    yield _figure(f"a batch of {_BATCH:,} heartbeats", "ms", sorted(took)[len(took) // 2] * 1_000)
 
     sent: dict[int, float] = {}
     delays: list[float] = []
@@ -157,39 +137,26 @@ async def beats(port: int, seconds: float) -> None:
     await asyncio.sleep(0.5)
     hearing.cancel()
     await asyncio.wait([hearing])
-    delays.sort()
-    for name, share in (("median", 0.5), ("p99", 0.99)):
-        delay = delays[min(len(delays) - 1, math.ceil(share * len(delays)) - 1)]
-        say(f"delay of the feed at {_BEATS_A_SECOND:,} heartbeats a second (ms, {name})", delay * 1_000)
+    told = percentiles(delays)
+    case = f"delay of the feed at {_BEATS_A_SECOND:,} heartbeats/s, p99"
+    yield replace(_figure(case, "ms", told["99"]), percentiles=told)
     await writer.close()
     await reader.close()
 
 
-def say(name: str, value: float) -> None:
-    """A line of the answer."""
-    print(f"{name:64} {value:>12,.4g}", flush=True)
+def _figure(case: str, unit: str, value: float, *, less: bool = True) -> Figure:
+    return Figure(row="redis", case=case, store="redis", unit=unit, value=value, less=less)
 
 
-async def measure(arguments: Any) -> None:
+async def _measured(setting: Setting, port: int) -> list[Figure]:
+    parts = [_memory(port, tensors) for tensors in (1_500, 20_000)]
+    parts += [_start(port, setting.records), _beats(port, setting.seconds * 4)]
+    return [figure for part in parts async for figure in part]
+
+
+def measure(setting: Setting) -> Iterator[Figure]:
     """Everything, each part on its own namespace."""
-    with redis() as port:
-        for tensors in (1_500, 20_000):
-            await memory(port, tensors)
-        await start(port, arguments.entries)
-        await beats(port, arguments.seconds)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    arguments = parser.parse_args()
     if shutil.which("redis-server") is None:
-        print("there is no redis-server on the PATH (Debian: apt-get install redis-server)")
         return
-    asyncio.run(measure(arguments))
-
-
-if __name__ == "__main__":
-    main()
+    with redis() as url:
+        yield from asyncio.run(_measured(setting, int(url.rpartition(":")[2])))

@@ -1,12 +1,7 @@
-"""A large fleet on the embedded store: time, memory and disk of 10,000 workers with 1,500 tensors each.
-
-`python bench/scale.py [--workers N] [--tensors N]` starts a server of its own in a temporary folder and prints what
-it measured. Client and server share the machine.
-"""
+"""A large fleet on the embedded store: time, memory and disk of 10,000 workers with 1,500 tensors each."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import signal
@@ -26,18 +21,13 @@ import grpc
 import grpc.aio
 import psutil
 
-from peerload.wire import grpc_health_pb2, p2p_pb2, splice
+from bench.figures import Figure
+from bench.messages import P2P, RANKS, Fleet
+from bench.setting import Setting
+from peerload.wire import grpc_health_pb2, p2p_pb2
 
-_P2P: Final = "/model_express.p2p.P2pService/"
-_PARTS: Final = {
-    "self_attn.qkv_proj": 29_360_128,
-    "self_attn.o_proj": 8_388_608,
-    "mlp.gate_up_proj": 58_720_256,
-    "mlp.down_proj": 29_360_128,
-    "input_layernorm": 4_096,
-}
-"""A layer's tensors and their bytes: as in a model, every layer has the same."""
-_RANKS: Final = 64
+__all__ = ["Figures", "fleet", "measure"]
+
 _IN_FLIGHT: Final = 32
 _CONNECTIONS: Final = 4
 _GETS: Final = 3_000
@@ -66,66 +56,6 @@ class Figures:
     file_bytes: int
     file_bytes_a_worker: float
     restart_seconds: float
-
-
-class Fleet:
-    """Publications of many workers, made by joining parts that are encoded once."""
-
-    def __init__(self, tensors: int, *, twice: bool = False) -> None:
-        self.tensors = tensors
-        self._fields = (3, 20) if twice else (20,)
-        self._identity = p2p_pb2.SourceIdentity(
-            mx_version="0.7.0",
-            model_name="meta/large-model",
-            backend_framework=p2p_pb2.BACKEND_FRAMEWORK_VLLM,
-            tensor_parallel_size=8,
-            dtype="bfloat16",
-        ).SerializeToString()
-        self._lists = [self._tensor_list(rank) for rank in range(_RANKS)]
-
-    def _tensor_list(self, rank: int) -> bytes:
-        """One rank's tensors, at addresses of its own as an allocator would give them, as fields of WorkerMetadata."""
-        chance = random.Random(rank)
-        address = 0x7F00_0000_0000 + chance.randrange(1 << 36) * 512
-        made = p2p_pb2.TensorSourceMetadata()
-        parts = list(_PARTS.items())
-        for number in range(self.tensors):
-            layer, part = divmod(number, len(parts))
-            name, size = parts[part]
-            made.tensors.add(
-                name=f"model.layers.{layer}.{name}.weight",
-                addr=address,
-                size=size,
-                device_id=rank % 8,
-                dtype="torch.bfloat16",
-            )
-            address += size + 512 * chance.randrange(8)
-        # The older field holds the tensors themselves, the newer one a message of them.
-        worker = p2p_pb2.WorkerMetadata(tensors=made.tensors if 3 in self._fields else (), tensor_source=made)
-        return worker.SerializeToString()
-
-    def request(self, number: int) -> bytes:
-        """The encoded publication of worker `number`: as an engine sends it, READY at once."""
-        rank = number % _RANKS
-        worker = p2p_pb2.WorkerMetadata(
-            worker_rank=rank,
-            nixl_metadata=random.Random(number).randbytes(256),
-            status=p2p_pb2.SOURCE_STATUS_READY,
-            agent_name=f"mx-auto-worker{rank}-{number:08x}",
-            accelerator="cuda",
-            topology={"rack": f"r{number // 512}", "host": f"node{number // 8}"},
-        ).SerializeToString()
-        return b"".join(
-            (
-                splice.bytes_field(1, self._identity),
-                splice.bytes_field(2, worker, self._lists[rank]),
-                splice.bytes_field(3, self.worker_id(number).encode()),
-            )
-        )
-
-    @staticmethod
-    def worker_id(number: int) -> str:
-        return f"{number:08x}"
 
 
 class Server:
@@ -203,12 +133,12 @@ async def _all(numbers: range | list[int], call: Callable[[int], Awaitable[None]
     return time.monotonic() - began
 
 
-async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = False) -> Figures:
+async def fleet(workers: int, tensors: int, folder: Path, *, twice: bool = False) -> Figures:
     """Publish, beat, list and fetch a whole fleet against a fresh server.
 
     With `twice` each tensor list is sent in both of its places, as stock engines do for the sake of older servers.
     """
-    fleet = Fleet(tensors, twice=twice)
+    made = Fleet(tensors, twice=twice)
     with _server(folder) as server:
         server.start()
         idle = server.memory()
@@ -216,14 +146,14 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
         channels = [grpc.aio.insecure_channel(server.address, options=options) for _ in range(_CONNECTIONS)]
 
         def method(name: str, number: int) -> Callable[[bytes], Awaitable[bytes]]:
-            made: Callable[[bytes], Awaitable[bytes]] = channels[number % _CONNECTIONS].unary_unary(_P2P + name)
+            made: Callable[[bytes], Awaitable[bytes]] = channels[number % _CONNECTIONS].unary_unary(P2P + name)
             return made
 
         source_id = ""
 
         async def publish(number: int) -> None:
             nonlocal source_id
-            data = await method("PublishMetadata", number)(fleet.request(number))
+            data = await method("PublishMetadata", number)(made.request(number))
             answer = p2p_pb2.PublishMetadataResponse.FromString(data)
             if not answer.success:
                 raise RuntimeError(answer.message)
@@ -232,8 +162,8 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
         async def beat(number: int) -> None:
             request = p2p_pb2.UpdateStatusRequest(
                 mx_source_id=source_id,
-                worker_id=fleet.worker_id(number),
-                worker_rank=number % _RANKS,
+                worker_id=made.worker_id(number),
+                worker_rank=number % RANKS,
                 status=p2p_pb2.SOURCE_STATUS_READY,
                 source_load=0.5,
             )
@@ -242,7 +172,7 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
                 raise RuntimeError("a heartbeat was refused")
 
         async def get(number: int) -> None:
-            request = p2p_pb2.GetMetadataRequest(mx_source_id=source_id, worker_id=fleet.worker_id(number))
+            request = p2p_pb2.GetMetadataRequest(mx_source_id=source_id, worker_id=made.worker_id(number))
             data = await method("GetMetadata", number)(request.SerializeToString())
             if len(data) < 20 * tensors:
                 raise RuntimeError("a worker came back without its tensors")
@@ -260,7 +190,7 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
             chance = random.Random(1)
             apart = [chance.randrange(workers) for _ in range(min(_GETS, workers))]
             fetched = await _all(apart, get)
-            again = await _all([number % _RANKS for number in apart], get)
+            again = await _all([number % RANKS for number in apart], get)
         finally:
             for channel in channels:
                 await channel.close()
@@ -272,7 +202,7 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
     return Figures(
         workers=workers,
         tensors=tensors,
-        request_bytes=len(fleet.request(workers - 1)),
+        request_bytes=len(made.request(workers - 1)),
         publish_seconds=published,
         publish_rate=workers / published,
         heartbeat_rate=workers / beaten,
@@ -290,23 +220,18 @@ async def measure(workers: int, tensors: int, folder: Path, *, twice: bool = Fal
     )
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=10_000)
-    parser.add_argument("--tensors", type=int, default=1_500)
-    parser.add_argument("--twice", action="store_true", help="send tensor lists in both fields, as stock engines do")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="peerload-scale-") as folder:
-        figures = asyncio.run(measure(arguments.workers, arguments.tensors, Path(folder), twice=arguments.twice))
-    for field in fields(figures):
-        value = getattr(figures, field.name)
-        print(
-            f"{field.name.replace('_', ' '):24} {value:>16,.4g}"
-            if isinstance(value, float)
-            else f"{field.name.replace('_', ' '):24} {value:>16,}"
+def measure(setting: Setting) -> Iterator[Figure]:
+    """As a figure for each of what is measured."""
+    with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
+        told = asyncio.run(fleet(10_000, 1_500, Path(folder)))
+    for each in fields(told):
+        unit = "/s" if each.name.endswith("rate") else "s" if each.name.endswith("seconds") else ""
+        yield Figure(
+            row="scale",
+            case=each.name.replace("_", " "),
+            store="sqlite",
+            front="grpc",
+            unit=unit or ("bytes" if "bytes" in each.name else ""),
+            value=float(getattr(told, each.name)),
+            less=unit != "/s",
         )
-
-
-if __name__ == "__main__":
-    main()

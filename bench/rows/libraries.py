@@ -1,29 +1,26 @@
 """What supervised children cost: the engines nixl and mooncake beside a bare read with their libraries, in the same run.
 
-    python bench/libraries.py [--engine nixl] [--rounds 5] [--mib 1024] [--json]
-
-The shapes are those of bench/engines.py. A bare read is one process that reads another's memory with the library alone: no digest, no
+The shapes are those of the row `engines`. A bare read is one process that reads another's memory with the library alone: no digest, no
 limits, nobody who would survive its crash; all its requests made ready inside the time taken, as ours are. Both read from memfds into
-memfds that were touched before; what arrived is compared once, outside the time. Each figure is the median of the rounds, which
-alternate. The CPU seconds are of all the processes that take part.
+memfds that were touched before; what arrived is compared once, outside the time. The rounds alternate. The CPU seconds are of all the
+processes that take part.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
-from engines import content, cut, shapes
 
+from bench.figures import Figure
+from bench.rows.engines import content, cut, shapes
+from bench.setting import Setting
 from peerload.engines.base import JobState, Range, Region
 from peerload.engines.nixl.settings import NixlSettings
 from peerload.engines.shared import address_of, allocate_shared
@@ -170,7 +167,7 @@ def cpu_seconds(*pids: int) -> float:
     return total
 
 
-def measure(engine: str, total: int, rounds: int) -> dict[str, dict[str, float]]:
+def _measured(engine: str, total: int, rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
     """Figures by shape."""
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
@@ -223,35 +220,21 @@ def measure(engine: str, total: int, rounds: int) -> dict[str, dict[str, float]]
             if process.is_alive():
                 process.kill()
                 process.join()
-    result = {}
-    for name, every in figures.items():
-        bare, bare_cpu, speed, cpu = (statistics.median(column) for column in zip(*every[1:], strict=True))
-        result[name] = {"bare GB/s": bare, "GB/s": speed, "of bare": speed / bare, "bare CPU s": bare_cpu, "CPU s": cpu}
-    return result
+    return {name: every[1:] for name, every in figures.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=LIBRARIES, action="append")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--mib", type=int, default=1024, help="MiB to move in each read")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    results = {
-        engine: measure(engine, options.mib * 1024 * 1024, options.rounds) for engine in options.engine or LIBRARIES
-    }
-    if options.json:
-        json.dump(results, sys.stdout, indent=2)
-        print()
-        return
-    for engine, rows in results.items():
-        for name, row in rows.items():
-            bare, speed, share, bare_cpu, cpu = row.values()
-            print(
-                f"{engine}, {name} tensors: {speed:.2f} GB/s with verification, {share:.0%} of the library's bare {bare:.2f}; "
-                f"CPU {cpu:.2f} s, bare {bare_cpu:.2f} s"
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Of both."""
+    for engine in LIBRARIES:
+        for name, every in _measured(engine, setting.mib << 20, setting.rounds).items():
+            bare, bare_cpu, speed, cpu = (statistics.median(column) for column in zip(*every, strict=True))
+            yield Figure(
+                row="libraries",
+                case=f"{engine}, {name} tensors",
+                unit="GB/s",
+                value=speed,
+                bound=bare,
+                bounded_by="the library's bare read",
+                rounds=tuple(each for _, _, each, _ in every),
+                more={"CPU s": cpu, "bare": bare_cpu},
             )
-
-
-if __name__ == "__main__":
-    main()

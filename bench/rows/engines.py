@@ -1,34 +1,34 @@
 """How fast engines move bytes between two processes on this machine, beside raw sockets in the same run.
 
-    python bench/engines.py [--engine tcp] [--rounds 5] [--mib 1024] [--json]
-
 Three shapes of the same size: 4 tensors, 20,000 tensors, and 291 of a real model's proportions. Raw sockets are 1 and 2
 connections over which the source pushes the same bytes, 1 MiB a call, into memory that was touched before, with no
 protocol and no digest; the better of the two counts. The engine's figures include its requests and digests; what arrived
-is compared with the source once, outside the time taken. Each figure is the median of the rounds, which alternate. The CPU
-seconds of both processes together tell what the figures would be on a machine that has nothing else to do: moving bytes over
-loopback is bound by them.
+is compared with the source once, outside the time taken. The rounds alternate. The CPU seconds of both processes together tell what
+the figures would be on a machine that has nothing else to do: moving bytes over loopback is bound by them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import socket
 import statistics
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
 import psutil
 import xxhash
 
+from bench.figures import Figure
+from bench.setting import Setting
 from peerload.engines.base import Descriptor, Importer, JobState, Range, Region
 from peerload.plugins import open_engine
 
+__all__ = ["content", "cut", "measure", "shapes"]
+
+ENGINES = ("tcp", "memfd")
+GOAL = 0.9
 PIECE = 1024 * 1024
 
 
@@ -142,7 +142,7 @@ def pull(importer: Importer, descriptor: Descriptor, ranges: Sequence[Range], de
     return sum(each.length for each in ranges) / seconds / 1e9
 
 
-def measure(engine_name: str, total: int, rounds: int) -> dict[str, dict[str, float]]:
+def _measured(engine_name: str, total: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """All figures, by what was measured."""
     here, there = multiprocessing.Pipe()
     source = multiprocessing.get_context("spawn").Process(target=serve, args=(there, engine_name, total))
@@ -182,33 +182,26 @@ def measure(engine_name: str, total: int, rounds: int) -> dict[str, dict[str, fl
             source.kill()
             source.join()
     # The first round warmed everything up.
-    medians = {
-        name: [statistics.median(each) for each in zip(*every[1:], strict=True)] for name, every in figures.items()
-    }
-    raws = [median for name, median in medians.items() if name.startswith("raw")]
-    fastest, leanest = max(speed for speed, _ in raws), min(cpu for _, cpu in raws)
-    return {
-        name: {"GB/s": speed, "of raw": speed / fastest, "CPU s": cpu, "of raw by CPU": leanest / cpu}
-        for name, (speed, cpu) in medians.items()
-    }
+    return {name: every[1:] for name, every in figures.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="tcp")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--mib", type=int, default=1024, help="MiB to move in each read")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    result = measure(options.engine, options.mib * 1024 * 1024, options.rounds)
-    if options.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-        return
-    for name, row in result.items():
-        speed, of_raw, cpu, by_cpu = row.values()
-        print(f"{name:22} {speed:6.2f} GB/s {of_raw:5.0%} of raw {cpu:7.2f} CPU s {by_cpu:5.0%} of raw")
-
-
-if __name__ == "__main__":
-    main()
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Of the engines that need no other package."""
+    for engine in ENGINES:
+        told = _measured(engine, setting.mib << 20, setting.rounds)
+        medians = {name: [statistics.median(each) for each in zip(*every, strict=True)] for name, every in told.items()}
+        raws = [median for name, median in medians.items() if name.startswith("raw")]
+        fastest, leanest = max(speed for speed, _ in raws), min(cpu for _, cpu in raws)
+        for name, (speed, cpu) in medians.items():
+            ours = name.startswith(engine)
+            yield Figure(
+                row="engines",
+                case=name if ours else f"{name} (beside {engine})",
+                unit="GB/s",
+                value=speed,
+                bound=fastest if ours else None,
+                bounded_by="raw sockets",
+                goal=GOAL if ours else None,
+                rounds=tuple(each for each, _ in told[name]),
+                more={"CPU s": cpu, "of raw by CPU": leanest / cpu},
+            )

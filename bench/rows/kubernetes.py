@@ -1,36 +1,31 @@
 """The Kubernetes store beside the API server that it stands on: what one server does, and what the bare requests allow.
 
-`python bench/kubernetes_store.py [--workers N] [--seconds S]` starts etcd and a kube-apiserver of its own (`make kube` builds
-them) and a server over them. Each line has what that server did a second, what the API server did a second of the very
-requests that the call cannot do without (objects of the same size, as many callers), measured right after, and what part
-of it that is. A call that needs none of the API server has no bound. Everything shares the machine, the callers too.
+The bound of a call is what the API server does a second of the very requests that the call cannot do without (objects of the same size,
+as many callers), measured right after. Everything shares the machine, the callers too. `make kube` builds etcd and kube-apiserver.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib
 import itertools
-import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
 import psutil
-from scale import Fleet
 
+from bench.figures import Figure
+from bench.messages import Fleet
+from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.kubernetes.api import JSON_PATCH, KubeApi
 from peerload.kubernetes.place import KubernetesPlace
 from peerload.wire import p2p_pb2
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 _kube: Any = importlib.import_module("tests.support.kube")
 _live: Any = importlib.import_module("tests.support.live")
 _build: Any = importlib.import_module("tools.build_kubernetes")
@@ -224,17 +219,26 @@ class Bare:
             await self._ask("GET", f"{self._chunks}/{name}-{part}")
 
 
-def say(name: str, ours: Rate, bare: Rate) -> None:
-    """A line of the answer."""
-    print(
-        f"{name:32} {ours.calls:>10,.4g} {bare.calls:>10,.4g} {ours.calls / bare.calls:>8.2f}"
-        f" {ours.writes:>14.2f} {bare.writes:>8.2f}"
-        f" {ours.server_ms:>14,.3g} {ours.cluster_ms:>10,.3g} {bare.cluster_ms:>10,.3g}",
-        flush=True,
+def _figure(case: str, ours: Rate, bare: Rate) -> Figure:
+    return Figure(
+        row="kubernetes",
+        case=case,
+        store="kubernetes",
+        unit="/s",
+        value=ours.calls,
+        bound=bare.calls,
+        bounded_by="bare requests",
+        more={
+            "writes a call": ours.writes,
+            "bare": bare.writes,
+            "CPU ms a call": ours.server_ms,
+            "of the cluster": ours.cluster_ms,
+            "bare of the cluster": bare.cluster_ms,
+        },
     )
 
 
-async def measure(plane: Any, tensors: int, workers: int, seconds: float) -> None:
+async def _measured(plane: Any, tensors: int, workers: int, seconds: float) -> list[Figure]:
     """A fleet of so many workers, on a server of its own."""
     namespace = plane.fresh_namespace()
     kubeconfig = namespace.kubeconfig()
@@ -254,7 +258,12 @@ async def measure(plane: Any, tensors: int, workers: int, seconds: float) -> Non
 
         published = await meter.rate(calls.publish, range(workers))
         size = await bare.learn(instance)
-        print(f"\n{workers} workers, {tensors:,} tensors each ({size})")
+        shape = f"{workers} workers, {tensors:,} tensors ({size})"
+        figures: list[Figure] = []
+
+        def say(name: str, ours: Rate, bare: Rate) -> None:
+            figures.append(_figure(f"{name}: {shape}", ours, bare))
+
         say("publish", published, await meter.rate(bare.publish, range(workers)))
         patched = await timed(bare.change)
         say("UpdateStatus, the status it has", await timed(calls.refresh), patched)
@@ -267,33 +276,15 @@ async def measure(plane: Any, tensors: int, workers: int, seconds: float) -> Non
         await calls.get(0)
         say("GetMetadata, for the first time", await meter.rate(calls.get, range(1, workers)), got)
         if calls.unavailable:
-            print(f"{calls.unavailable} calls were answered UNAVAILABLE, and made again")
+            print(f"    {calls.unavailable} calls were answered UNAVAILABLE, and made again")
+        return figures
 
 
-async def measure_all(arguments: Any) -> None:
+def measure(setting: Setting) -> Iterator[Figure]:
     """Small records, and manifests of two sizes."""
-    with tempfile.TemporaryDirectory(prefix="peerload-kube-") as folder:
-        with _kube.ControlPlane(Path(folder) / "kube").running() as plane:
-            print(f"{'':32} {'calls a second':>30} {'writes a call':>23} {'CPU ms a call':>36}")
-            print(
-                f"{'':32} {'server':>10} {'bare':>10} {'of it':>8} {'server':>14} {'bare':>8}"
-                f" {'server':>14} {'cluster':>10} {'bare':>10}"
-            )
-            for tensors, workers in ((1, 64), (1_500, 64), (20_000, 16)):
-                await measure(plane, tensors, min(workers, arguments.workers), arguments.seconds)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=64, help="at most so many (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each figure that takes time (default: 5)")
-    arguments = parser.parse_args()
     if not (_build.found("etcd") and _build.found("kube-apiserver")):
-        print("there is no kube-apiserver and etcd: make kube builds them")
+        print("    there is no kube-apiserver and etcd: make kube builds them")
         return
-    asyncio.run(measure_all(arguments))
-
-
-if __name__ == "__main__":
-    main()
+    with _kube.ControlPlane(setting.folder / "kube").running() as plane:
+        for tensors, workers in ((1, 64), (1_500, 64), (20_000, 16)):
+            yield from asyncio.run(_measured(plane, tensors, workers, setting.seconds * setting.rounds))

@@ -1,0 +1,33 @@
+"""h2load (Debian: nghttp2-client): the same small call over and over, in one thread."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+__all__ = ["h2load", "is_there"]
+
+
+def is_there() -> bool:
+    """Whether it is installed."""
+    return shutil.which("h2load") is not None
+
+
+def h2load(
+    address: str, path: str, request: bytes, seconds: float, *, connections: int = 8, streams: int = 16
+) -> float:
+    """Calls a second. Raises `RuntimeError` where some were not answered."""
+    shape = {"-D": max(1, round(seconds)), "-c": connections, "-m": streams, "-t": 1}
+    headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+    with tempfile.NamedTemporaryFile() as body:
+        Path(body.name).write_bytes(len(request).to_bytes(5, "big") + request)
+        words = ["h2load", *(str(word) for pair in shape.items() for word in pair), "-d", body.name, *headers]
+        output = subprocess.run([*words, f"http://{address}{path}"], capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"([\d.]+) req/s", output)
+    counted = re.search(r"(\d+) succeeded, (\d+) failed", output)
+    if rate is None or counted is None or int(counted[2]) or not int(counted[1]):
+        raise RuntimeError(f"h2load: {output}")
+    return float(rate[1])

@@ -1,0 +1,194 @@
+"""A pull, verified, beside what the engine alone takes for the same bytes; and the memory that it takes beside the weights."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.figures import Figure, median
+from bench.rows.engines import content, shapes
+from bench.setting import Setting
+from peerload import AsyncClient, ClientSettings, shared_memory
+from peerload.client.digests import digest_all
+from peerload.engines.base import Descriptor, JobState, Range, Region
+from peerload.engines.shared import shared_place
+from peerload.plugins import open_engine
+from peerload.server.app import Server
+from peerload.server.settings import Settings
+
+__all__ = ["measure"]
+
+_GOAL = 0.9
+_MOST_PERCENT = 5.0
+_ENGINES = {"tcp": "bare read", "memfd": "bare mmap and digest"}
+_SMALL_BYTES = 4_096
+_MANY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the source process tells."""
+
+    pid: int
+    fd: int
+    """Of its memfd."""
+    descriptors: dict[str, Descriptor]
+    """By shape, for the engine alone."""
+    address: str
+    """Of the server, where each shape is a model's weights."""
+
+
+def _shapes(total: int) -> dict[str, list[int]]:
+    """Tensor sizes by what they are called here."""
+    found = shapes(total)
+    return {
+        "4 large tensors": found["4"],
+        f"{_MANY:,} tensors of 4 KiB": [_SMALL_BYTES] * min(_MANY, total // _SMALL_BYTES),
+        "291 tensors as in a model": found["291"],
+    }
+
+
+def _cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    return [memory[start : start + size] for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
+
+
+def _serve(pipe: Connection, engine: str, total: int) -> None:
+    asyncio.run(_served(pipe, engine, total))
+
+
+async def _served(pipe: Connection, engine: str, total: int) -> None:
+    """The source: the shapes of one memory by the engine alone, and as models by a client."""
+    memory = shared_memory(total)
+    memory[:] = content(total)
+    place = shared_place(memory)
+    assert place is not None
+    exporter = open_engine(engine).exporter("127.0.0.1")
+    cuts = {name: _cut(memory, sizes) for name, sizes in _shapes(total).items()}
+    descriptors = {name: exporter.publish([Region(view) for view in views]).descriptor for name, views in cuts.items()}
+    settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0)
+    async with Server(settings) as server:
+        async with AsyncClient(server.address, settings=ClientSettings(engines=(engine,))) as client:
+            for name, views in cuts.items():
+                await client.publish({str(at): np.frombuffer(view, "u1") for at, view in enumerate(views)}, model=name)
+            pipe.send(_Source(os.getpid(), place.fd, descriptors, server.address))
+            await asyncio.to_thread(pipe.recv)
+    exporter.close()
+
+
+def _bare_read(source: _Source, engine: str, name: str, sizes: Sequence[int]) -> float:
+    """Seconds to read by the engine alone, into memory that is new as a pull's is."""
+    importer = open_engine(engine).importer()
+    begun = time.perf_counter()
+    memory = importer.allocate(sum(sizes))
+    reader = importer.open(source.descriptors[name])
+    job = reader.read([Range(at, 0, size) for at, size in enumerate(sizes)], _cut(memory, sizes), deadline=120)
+    while (progress := job.poll()).state is JobState.RUNNING:
+        job.wait(1)
+        job.completed()
+    seconds = time.perf_counter() - begun
+    reader.close()
+    importer.close()
+    if progress.state is not JobState.DONE:
+        raise RuntimeError(f"the bare read failed: {progress}")
+    return seconds
+
+
+def _bare_map(source: _Source, sizes: Sequence[int]) -> float:
+    """Seconds to map and to digest, which cannot be avoided where nothing is copied."""
+    opened = os.open(f"/proc/{source.pid}/fd/{source.fd}", os.O_RDONLY)
+    begun = time.perf_counter()
+    mapping = mmap.mmap(opened, sum(sizes), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    digest_all(_cut(memoryview(mapping), sizes))
+    seconds = time.perf_counter() - begun
+    os.close(opened)
+    return seconds
+
+
+async def _pulled(source: _Source, engine: str, name: str) -> float:
+    """Seconds from asking the server to the verified arrays."""
+    async with AsyncClient(source.address, settings=ClientSettings(engines=(engine,))) as client:
+        begun = time.perf_counter()
+        weights = await client.pull(name, framework="np")
+        seconds = time.perf_counter() - begun
+        if len(weights) != weights.report.verified.items:
+            raise RuntimeError("not everything was verified")
+    return seconds
+
+
+def _memory(kind: str) -> int:
+    """`VmRSS`, what this process holds, or `VmHWM`, the most that it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
+
+
+def _pull(pipe: Connection, source: _Source, engine: str, total: int, rounds: int) -> None:
+    """The target: for each shape the seconds of bare reads and of pulls by turns, and bytes held at most beside the weights."""
+    told: dict[str, Any] = {}
+    for name, sizes in _shapes(total).items():
+        bares, pulls, beside = [], [], []
+        for number in range(rounds + 1):
+            bare = _bare_map(source, sizes) if engine == "memfd" else _bare_read(source, engine, name, sizes)
+            Path("/proc/self/clear_refs").write_text("5")  # The most is counted from now.
+            before = _memory("VmRSS")
+            pull = asyncio.run(_pulled(source, engine, name))
+            if number:  # The first round warmed everything up.
+                bares.append(bare)
+                pulls.append(pull)
+                beside.append(_memory("VmHWM") - before - sum(sizes))
+        told[name] = (bares, pulls, beside)
+    pipe.send(told)
+
+
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Of a few large, many small and a model's tensors, over tcp and mapped."""
+    total = setting.mib << 20
+    context = multiprocessing.get_context("spawn")
+    for engine, bounded_by in _ENGINES.items():
+        here, there = context.Pipe()
+        serving = context.Process(target=_serve, args=(there, engine, total))
+        serving.start()
+        try:
+            source = here.recv()
+            ours, theirs = context.Pipe()
+            pulling = context.Process(target=_pull, args=(theirs, source, engine, total, setting.rounds))
+            pulling.start()
+            theirs.close()
+            told = ours.recv()
+            pulling.join()
+            here.send(None)
+        finally:
+            serving.join(10)
+            serving.kill()
+            serving.join()
+        for name, sizes in _shapes(total).items():
+            bares, pulls, beside = told[name]
+            rates = tuple(sum(sizes) / seconds / 1e9 for seconds in pulls)
+            yield Figure(
+                row="pull",
+                case=f"{engine}, {name}",
+                unit="GB/s",
+                value=median(rates),
+                bound=sum(sizes) / median(bares) / 1e9,
+                bounded_by=bounded_by,
+                goal=_GOAL,
+                rounds=rates,
+            )
+            yield Figure(
+                row="pull",
+                case=f"{engine}, {name}: memory beside the weights",
+                unit="%",
+                less=True,
+                value=max(0.0, median(beside) / sum(sizes) * 100),
+                goal=_MOST_PERCENT,
+            )

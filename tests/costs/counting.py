@@ -1,0 +1,199 @@
+"""What an operation costs, in things that can be counted and are the same on every machine.
+
+Rounds to the store, Python calls, messages parsed and encoded, blobs packed, bytes of memory: never time. A server in this process is
+asked through the ASGI application that the fast front is made of, without a transport.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TypeVar
+
+import pytest
+
+from peerload.clock import SystemClock
+from peerload.server import app
+from peerload.server.admission import Admission
+from peerload.server.asgi.app import Application
+from peerload.server.asgi.framing import PREFIX_BYTES, prefix
+from peerload.server.front import Gate, Methods
+from peerload.server.limits import Limits
+from peerload.server.turns import Turns
+from peerload.store.base import ANY, KEEP, Beat, Entry, Expect, Keep, Touch, Touched, Value, Written
+from peerload.store.memory import MemoryStore
+from tests.support.server import serving
+
+__all__ = ["Asked", "CountingStore", "Spent", "asked_directly", "counted", "finished", "peak_bytes"]
+
+T = TypeVar("T")
+PARSES = frozenset({"FromString", "ParseFromString", "MergeFromString"})
+ENCODES = frozenset({"SerializeToString", "SerializePartialToString"})
+P2P = "/model_express.p2p.P2pService/"
+
+
+class CountingStore(MemoryStore):
+    """A store that counts what it is asked: each is a round to a store on another machine."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.rounds: Counter[str] = Counter()
+        self.touched: list[int] = []
+
+    async def put(
+        self,
+        key: str,
+        value: Value,
+        *,
+        blob: bytes | Keep = KEEP,
+        expect: Expect = ANY,
+        beat: Beat | None = None,
+    ) -> Written:
+        self.rounds["put"] += 1
+        return await super().put(key, value, blob=blob, expect=expect, beat=beat)
+
+    async def touch(self, touches: list[Touch]) -> list[Touched]:  # type: ignore[override]
+        self.rounds["touch"] += 1
+        self.touched.append(len(touches))
+        return await super().touch(touches)
+
+    async def get(self, key: str) -> Entry | None:
+        self.rounds["get"] += 1
+        return await super().get(key)
+
+    async def blob(self, key: str, generation: int) -> bytes:
+        self.rounds["blob"] += 1
+        return await super().blob(key, generation)
+
+    def taken(self) -> dict[str, int]:
+        """What was asked since the last time; signs of life apart, which come when they are due."""
+        rounds, self.rounds = dict(self.rounds), Counter()
+        if self.touched == [1]:
+            del rounds["touch"]
+        self.touched = []
+        return rounds
+
+
+@dataclass
+class Spent:
+    """What a block did."""
+
+    calls: int = 0
+    """Python functions entered, and coroutines resumed."""
+    parsed: Counter[str] = field(default_factory=Counter)
+    """Protobuf messages, by name."""
+    encoded: Counter[str] = field(default_factory=Counter)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Spent]:
+    """Count what this thread does, and threads that it starts."""
+    spent = Spent()
+
+    def note(_: FrameType, event: str, what: Any) -> None:
+        if event == "call":
+            spent.calls += 1
+        elif event == "c_call" and what.__name__ in PARSES | ENCODES:
+            owner = what.__self__ if isinstance(what.__self__, type) else type(what.__self__)
+            (spent.parsed if what.__name__ in PARSES else spent.encoded)[owner.DESCRIPTOR.name] += 1
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield spent
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def peak_bytes() -> Iterator[list[int]]:
+    """How much more memory than before there was at most, in a list of one, once the block has ended."""
+    told = [0]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        yield told
+        told[0] = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """What it returns. It must not wait for anything, not even for a turn of the event loop."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("it waited")
+
+
+class Asked:
+    """A server's methods, called as by the fast front."""
+
+    def __init__(self, methods: Methods) -> None:
+        self.admission = Admission(Limits(), None)
+        # On a clock that stands still: nobody waits for a turn because the machine is slow.
+        self.admission._turns = Turns(lambda: 0.0)
+        self._application = Application(methods, self.admission)
+
+    async def call(self, method: str, request: bytes) -> bytes:
+        """The answer. Raises AssertionError for any status but OK."""
+        body: bytes | None = prefix(len(request)) + request
+        answer: list[bytes] = []
+        status = b""
+
+        async def receive() -> dict[str, Any]:
+            nonlocal body
+            sent, body = body, None
+            return {"type": "http.request", "body": sent, "more_body": False}
+
+        async def send(event: Any) -> None:
+            nonlocal status
+            if event["type"] == "http.response.body":
+                answer.append(event["body"])
+            elif event["type"] == "http.response.trailers":
+                status = dict(event["headers"])[b"grpc-status"]
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "raw_path": (P2P + method).encode(),
+            "query_string": b"",
+            "headers": ((b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S")),
+            "extensions": {"http.response.trailers": {}},
+            "client": ("127.0.0.1", 1),
+        }
+        await self._application(scope, receive, send)
+        assert status == b"0"
+        return b"".join(answer)[PREFIX_BYTES:]
+
+
+@contextlib.asynccontextmanager
+async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asked]:
+    """A server over that store, whose front is no more than a table."""
+    made: list[Asked] = []
+
+    class Table:
+        def __init__(self, methods: Methods, *, gate: Gate | None, **more: Any) -> None:
+            made.append(Asked(methods))
+            self.admission = made[-1].admission
+
+        async def start(self, listen: str) -> str:
+            return "127.0.0.1:1"
+
+        async def leave(self, grace: float) -> None: ...
+
+        async def stop(self, grace: float) -> None: ...
+
+    monkeypatch.setitem(app._FRONTS, "grpc", Table)
+    async with serving(store=store, front="grpc", log_level="critical"):
+        yield made[0]

@@ -1,0 +1,246 @@
+"""A guard against slowness that cannot flake: what each call may cost, counted.
+
+The bounds stand a little above what is spent now. Who has to raise one shows with a row of bench/ that it is worth it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from peerload.clock import SystemClock
+from peerload.metadata import manifests
+from peerload.metadata.directory import Directory
+from peerload.metadata.feed import follow
+from peerload.metadata.manifests import zstd
+from peerload.metadata.publication import Publication
+from peerload.metadata.settings import MetadataSettings
+from peerload.store.base import Beat, Entry, Listing
+from peerload.wire import p2p_pb2
+from tests.costs.counting import Asked, CountingStore, asked_directly, counted, finished, peak_bytes
+from tests.support.live import publication, ready
+
+TENSORS = 20_000
+KIB = 1024
+FRAME = 64 * KIB
+"""For everything but the bytes that are moved."""
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    return CountingStore()
+
+
+@pytest.fixture
+async def asked(store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asked]:
+    async with asked_directly(store, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    return publication(tensors=TENSORS).SerializeToString()
+
+
+async def publish(asked: Asked, request: bytes) -> str:
+    answer = p2p_pb2.PublishMetadataResponse.FromString(await asked.call("PublishMetadata", request))
+    assert answer.success
+    return answer.mx_source_id
+
+
+async def fleet(asked: Asked, model: str, workers: int) -> str:
+    source_id = ""
+    for number in range(workers):
+        source_id = await publish(asked, publication(model, f"w{number}", tensors=0).SerializeToString())
+    return source_id
+
+
+def heartbeat(source_id: str, worker_id: str = "w0") -> bytes:
+    return p2p_pb2.UpdateStatusRequest(
+        mx_source_id=source_id, worker_id=worker_id, status=p2p_pb2.SOURCE_STATUS_READY, source_load=0.5
+    ).SerializeToString()
+
+
+def manifest_of(source_id: str) -> bytes:
+    return p2p_pb2.GetMetadataRequest(mx_source_id=source_id, worker_id="w0").SerializeToString()
+
+
+async def test_a_heartbeat_is_answered_without_waiting_and_stored_with_all_the_others(
+    asked: Asked, store: CountingStore
+) -> None:
+    source_id = await fleet(asked, "org/model", 200)
+    await asyncio.sleep(0)
+    store.taken()
+    for number in range(200):
+        finished(asked.call("UpdateStatus", heartbeat(source_id, f"w{number}")))
+    assert store.taken() == {}
+    async with asyncio.timeout(30):
+        while max(store.touched, default=0) < 2:
+            await asyncio.sleep(0.01)
+    # All of them, and the server's sign of life.
+    assert store.touched[-1] == 201
+
+
+async def test_what_a_heartbeat_runs_through(asked: Asked) -> None:
+    request = heartbeat(await fleet(asked, "org/model", 1))
+    finished(asked.call("UpdateStatus", request))
+    with counted() as spent:
+        finished(asked.call("UpdateStatus", request))
+    assert spent.parsed == {"UpdateStatusRequest": 1}
+    assert spent.encoded == {}
+    assert spent.calls <= 100
+
+
+async def test_a_list_costs_what_its_answer_has_and_nothing_for_the_rest_of_the_directory(
+    asked: Asked, store: CountingStore
+) -> None:
+    await fleet(asked, "org/model", 64)
+    request = ready(publication("org/model").identity).SerializeToString()
+    costs = []
+    for others in (0, 300, 300):
+        for number in range(others):
+            await publish(asked, publication(f"org/other-{len(costs)}-{number}", tensors=0).SerializeToString())
+        store.taken()
+        finished(asked.call("ListSources", request))
+        with counted() as spent:
+            answer = finished(asked.call("ListSources", request))
+        assert len(p2p_pb2.ListSourcesResponse.FromString(answer).instances) == 64
+        assert spent.encoded == {}
+        assert "SourceInstanceRef" not in spent.parsed
+        assert store.taken() == {}
+        costs.append(spent.calls)
+    assert costs[0] == costs[1] == costs[2]
+    assert costs[0] <= 120
+
+
+async def test_a_list_is_put_together_from_parts_that_are_encoded_once(asked: Asked) -> None:
+    source_id = await fleet(asked, "org/model", 500)
+    request = ready().SerializeToString()
+    size = len(finished(asked.call("ListSources", request)))
+    with peak_bytes() as peak:
+        finished(asked.call("ListSources", request))
+    # The joined parts, the front's frame of them, and the list of what is joined.
+    assert peak[0] <= 2 * size + 64 * 500 + FRAME
+    # A heartbeat has one part made anew.
+    finished(asked.call("UpdateStatus", heartbeat(source_id)))
+    with counted() as spent:
+        finished(asked.call("ListSources", request))
+    assert spent.encoded.total() <= 1
+
+
+async def test_a_hot_manifest_is_one_copy_of_what_was_published(
+    asked: Asked, store: CountingStore, large: bytes
+) -> None:
+    request = manifest_of(await publish(asked, large))
+    await asked.call("GetMetadata", request)
+    store.taken()
+    with counted() as spent:
+        answer = finished(asked.call("GetMetadata", request))
+    assert len(answer) > len(large) - KIB
+    assert spent.parsed == {"GetMetadataRequest": 1}
+    assert spent.encoded == {}
+    assert spent.calls <= 165
+    assert store.taken() == {}
+    del answer
+    with peak_bytes() as peak:
+        finished(asked.call("GetMetadata", request))
+    # The answer, the front's pieces of it, and the test's own joining of them.
+    assert peak[0] <= 4 * len(large) + FRAME
+
+
+async def test_a_cold_manifest_is_read_and_unpacked_once_for_all_who_ask(
+    asked: Asked, store: CountingStore, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[int] = []
+
+    def unpack(blob: bytes) -> manifests.Parts:
+        unpacked.append(len(blob))
+        return was(blob)
+
+    was = manifests.unpack
+    monkeypatch.setattr(manifests, "unpack", unpack)
+    request = manifest_of(await publish(asked, large))
+    store.taken()
+    answers = await asyncio.gather(*(asked.call("GetMetadata", request) for _ in range(8)))
+    assert len(set(answers)) == 1
+    assert store.taken() == {"blob": 1}
+    assert len(unpacked) == 1
+
+
+async def test_a_publication_is_parsed_once_packed_once_and_written_once(
+    asked: Asked, store: CountingStore, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+
+    class Compressor:
+        def __init__(self, level: int) -> None:
+            self._real = real(level=level)
+            self.set_pledged_input_size, self.flush = self._real.set_pledged_input_size, self._real.flush
+
+        def compress(self, data: bytes) -> bytes:
+            packed.append(len(data))
+            return self._real.compress(data)
+
+    real = zstd.ZstdCompressor
+    monkeypatch.setattr(zstd, "ZstdCompressor", Compressor)
+    await asyncio.to_thread(len, b"")  # who packs is a thread that is there
+    store.taken()
+    with counted() as spent:
+        await publish(asked, large)
+    assert spent.parsed == {"PublishMetadataRequest": 1, "PublishMetadataResponse": 1}
+    assert spent.encoded.keys() <= {"PublishMetadataResponse", "SourceInstanceRef"}
+    assert len(large) - KIB < sum(packed) < len(large) + KIB
+    assert store.taken() == {"put": 1}
+
+
+async def test_the_memory_of_a_publication(asked: Asked, large: bytes) -> None:
+    await publish(asked, large)
+    with peak_bytes() as peak:
+        await publish(asked, large)
+    # What the test sends, what the front hands over, the worker's part of it; and every tensor's name, to look for doubles.
+    assert peak[0] <= 8 * len(large) + FRAME
+
+
+class Listed(CountingStore):
+    """A store whose listing is its own, as one that is read from elsewhere."""
+
+    def __init__(self, rows: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    async def list(self, prefix: str = "") -> Listing:
+        position = (await super().list(prefix)).position
+        entries = [
+            Entry("".join(list(key)), json.loads(value), number, number, Beat(number), 9)
+            for number, (key, value) in enumerate(self._rows, start=10_000)
+        ]
+        return Listing(tuple(entries), position)
+
+
+async def test_a_record_in_the_directory_has_a_kilobyte_and_what_was_listed_is_let_go() -> None:
+    rows = []
+    for number in range(2_000):
+        record = Publication.from_p2p(publication("org/model", f"worker-{number:08}").SerializeToString()).record
+        rows.append((record.key.encode(), json.dumps(record.to_value())))
+    store = Listed(rows)
+    directory = Directory(store, SystemClock(), MetadataSettings())
+    await store.open()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        following = asyncio.create_task(follow(store, (directory,), SystemClock()))
+        async with asyncio.timeout(30):
+            while not directory.synced:
+                await asyncio.sleep(0.001)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    following.cancel()
+    await asyncio.wait([following])
+    await store.close()
+    assert len(directory) == len(rows)
+    assert held <= len(rows) * 1_100
