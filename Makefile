@@ -113,7 +113,7 @@ mooncake: ## Install the libraries that the Mooncake engine's tests need, where 
 		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
 	fi
 
-# Of Debian's package only promtool is used: it examines the alert rules. Nothing is started.
+# Of Debian's package only promtool is used: it examines the alert rules.
 prometheus: ## Install promtool for the tests of the alert rules, where that can be done
 	@if ! command -v promtool >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
@@ -25,6 +26,8 @@ Attribute: TypeAlias = str | int | float | bool
 Kind: TypeAlias = Literal["internal", "client", "server"]
 
 _NAME: Final = "peerload"
+_LAST_WORDS_SECONDS: Final = 2.0
+"""For the last spans, when a process ends."""
 
 
 class Span(Protocol):
@@ -112,7 +115,8 @@ def unrelated() -> contextvars.Context:
 
 def start(service: str) -> Callable[[], None]:
     """Export this process's spans by OTLP over gRPC, as OTEL_* variables say (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME,
-    OTEL_TRACES_SAMPLER …); `service` is its name without those. Returns what exports the last of them, and ends that.
+    OTEL_TRACES_SAMPLER …); `service` is its name without those. Returns what exports the last of them, as far as
+    that takes no more than some seconds, and ends that.
 
     Raises `MissingExtra`.
     """
@@ -125,10 +129,22 @@ def start(service: str) -> Callable[[], None]:
     except ImportError:
         raise MissingExtra("tracing", "otel") from None
     named = os.environ.get("OTEL_SERVICE_NAME") or SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    provider = TracerProvider(resource=Resource.create({} if named else {SERVICE_NAME: service}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    exporter = OTLPSpanExporter()
+    resource = Resource.create({} if named else {SERVICE_NAME: service})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    return provider.shutdown
+
+    def stop() -> None:
+        # A collector that is away is tried again for ten seconds and more, while whoever stops this process waits.
+        ending = threading.Thread(target=provider.shutdown, name="peerload-tracing", daemon=True)
+        ending.start()
+        ending.join(_LAST_WORDS_SECONDS)
+        if ending.is_alive():
+            exporter.shutdown()
+            ending.join(_LAST_WORDS_SECONDS)
+
+    return stop
 
 
 def _trace() -> ModuleType | None:

@@ -143,7 +143,10 @@ class Asked:
     """A server's methods, called as by the fast front."""
 
     def __init__(self, methods: Methods) -> None:
-        self._application = Application(methods, Admission(Limits(), None))
+        self.admission = Admission(Limits(), None)
+        # On a clock that stands still: nobody waits for a turn because the machine is slow.
+        self.admission._turns = Turns(lambda: 0.0)
+        self._application = Application(methods, self.admission)
 
     async def call(self, method: str, request: bytes) -> bytes:
         """The answer. Raises AssertionError for any status but OK."""
@@ -194,6 +197,7 @@ async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, methods: Methods, *, gate: Gate | None, **more: Any) -> None:
             self.admission = Admission(Limits(), gate)
             made.append(Asked(methods))
+            self.admission = made[-1].admission
 
         async def start(self, listen: str) -> str:
             return "127.0.0.1:1"

@@ -23,6 +23,7 @@ from peerload.server.front import BidiMethod, Code, Context, RpcError, StreamMet
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.measures.fleet import OTHER_MODELS
 from peerload.server.measures.store import MeasuredStore
+from peerload.server.settings import Settings
 from peerload.store.base import ABSENT, Feed, Position
 from peerload.store.memory import MemoryStore
 from peerload.tally import Histogram
@@ -146,6 +147,14 @@ def test_a_histogram_counts_between_its_bounds() -> None:
         made.observe(value)
     assert made.buckets() == [("1.0", 2), ("2.0", 3), ("+Inf", 4)]
     assert (made.count, made.sum) == (4, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "named"), [(False, None, 100), (True, None, 0), (True, 7, 7), (False, 0, 0)]
+)
+def test_models_are_named_only_where_everybody_may_see_them(asked: bool, given: int | None, named: int) -> None:
+    settings = Settings(store="memory:", access="/an/access/file" if asked else "", metrics_models=given)
+    assert settings.models_in_metrics == named
 
 
 class BrokenStore(MemoryStore):

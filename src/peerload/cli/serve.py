@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Annotated, Any
 
 import typer
 
-from peerload import tracing
 from peerload.cli.outcome import FAILED, explain
 from peerload.errors import InvalidArgument, PeerloadError
 
@@ -155,7 +155,10 @@ def command(
     ] = None,
     metrics_models: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many models have rows of their own in the metrics (default: 100)."),
+        typer.Option(
+            metavar="N",
+            help="How many models have rows of their own in the metrics (default: 100; none where callers are asked who they are).",
+        ),
     ] = None,
     grace: Annotated[
         float | None,
@@ -311,6 +314,7 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         _print(resolved.table(), as_json)
         return
     from peerload.server import logs
+    from peerload.server.traced import exporting
 
     if resolved.settings.processes > 1:
         from peerload.server.processes.parent import serve
@@ -318,13 +322,13 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
-    stop_tracing = tracing.start("peerload-server") if resolved.settings.tracing else lambda: None
+    # Of several processes each exports its own.
+    tracing = contextlib.nullcontext() if resolved.settings.processes > 1 else exporting(resolved.settings)
     try:
-        asyncio.run(serve(resolved.settings))
+        with tracing:
+            asyncio.run(serve(resolved.settings))
     except InvalidArgument as error:
         raise resolved.named(error) from None
-    finally:
-        stop_tracing()
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

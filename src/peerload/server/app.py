@@ -54,7 +54,7 @@ from peerload.server.traced import traced
 from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
-__all__ = ["Membership", "Server", "change_level", "serve"]
+__all__ = ["Membership", "Server", "serve"]
 
 _log = structlog.get_logger("peerload.server")
 
@@ -115,7 +115,7 @@ class Server:
         self._measures = CallMeasures(self._clock)
         self._delay = LoopDelay()
         self._metrics.tell(self._delay)
-        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.metrics_models))
+        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.models_in_metrics))
         self._parser = Parser()
         self._front: Front | None = None
         self._address = ""
@@ -175,13 +175,7 @@ class Server:
             methods = self._measures.wrap(self._calls.wrap(self._methods()))
             if self._settings.tracing:
                 methods = traced(methods)
-            self._front = front(
-                methods,
-                gate=self._gate,
-                limits=self._settings.limits,
-                tls=tls,
-                port=self._port,
-            )
+            self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls, port=self._port)
             self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
@@ -348,8 +342,7 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
     # Of several processes the parent has the terminal's.
     for number in _STOPS if membership is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, stop_by_signal, number)
-    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
-        loop.add_signal_handler(number, change_level, number, level)
+    logs.follow_signals(settings.log_level)
     server = Server(settings, port=None if membership is None else membership.port)
     attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
     starting = asyncio.create_task(server.start())
@@ -379,13 +372,6 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
         await server.stop(leave=membership is not None and membership.leaving)
         if attending is not None:
             attending.cancel()
-
-
-def change_level(number: signal.Signals, level: str) -> None:
-    """What a signal does that is about the log: from which level on things are told in this process."""
-    logs.set_level(level)
-    # Heard at every level but the quietest.
-    _log.warning("told to change the level of the log", signal=number.name, to=level)
 
 
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
 from peerload import tracing
 from peerload.server.front import Code, Context, Method, Methods, RpcError, Stream, StreamMethod, Unary, UnaryMethod
+from peerload.server.settings import Settings
 from peerload.tracing import Attribute, Span
 
-__all__ = ["traced"]
+__all__ = ["exporting", "traced"]
 
 _STATUS: Final = "rpc.grpc.status_code"
+
+
+@contextmanager
+def exporting(settings: Settings) -> Iterator[None]:
+    """Export this process's spans for the length of a block, where the settings say so. Raises `MissingExtra`."""
+    stop = tracing.start("peerload-server") if settings.tracing else lambda: None
+    try:
+        yield
+    finally:
+        stop()
 
 
 def traced(methods: Methods) -> dict[str, Method]:

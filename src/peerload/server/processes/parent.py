@@ -15,8 +15,8 @@ from peerload import __version__
 from peerload.clock import Clock, SystemClock
 from peerload.errors import PeerloadError
 from peerload.plugins import check_shareable
+from peerload.server import logs
 from peerload.server.addresses import join_address
-from peerload.server.app import change_level
 from peerload.server.listening import SharedPort, listen, parse_listen, reserve
 from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.processes.child import Child
@@ -152,8 +152,8 @@ class Parent:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve by several processes until SIGTERM or SIGINT, then drain. SIGHUP exchanges them; a second signal to stop kills all.
-    SIGUSR1 and SIGUSR2 change the level of the log in each of them, as in a single one.
+    """Serve by several processes until SIGTERM or SIGINT, then drain. SIGHUP exchanges them; SIGUSR1 and SIGUSR2 change
+    the level of all their logs; a second signal to stop kills all.
 
     Raises what `Parent.start` raises.
     """
@@ -168,16 +168,11 @@ async def serve(settings: Settings) -> None:
             # The kernel ends the children with this process.
             signal.signal(each, lambda again, _: os._exit(128 + again))
 
-    def change(number: signal.Signals, level: str) -> None:
-        change_level(number, level)
-        parent.signal(number)
-
     parent = Parent(settings, SystemClock())
     for number in _STOPS:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, parent.exchange)
-    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
-        loop.add_signal_handler(number, change, number, level)
+    logs.follow_signals(settings.log_level, parent.signal)
     stopping = asyncio.create_task(told.wait())
     running = asyncio.create_task(_run(parent))
     try:
