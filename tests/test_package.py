@@ -23,14 +23,14 @@ import importlib, pathlib, pkgutil, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c"}:
+        if name.partition(".")[0] in {"numpy", "tokenizers", "ml_dtypes", "pytest", "hypothesis", "hiredis", "kubernetes", "aiohttp", "torch", "huggingface_hub", "google_crc32c", "starlette", "uvicorn"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())
 import peerload
 assert pathlib.Path(peerload.__file__).is_relative_to(sys.prefix), peerload.__file__
 # What needs an extra, an engine or pytest says so by where it is.
-extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.kubernetes.", "peerload.store.kubernetes.", "peerload.store.redis.", "peerload.testing.")
+extras = ("peerload.demo.minilm", "peerload.integrations.", "peerload.kubernetes.", "peerload.server.page.", "peerload.store.kubernetes.", "peerload.store.redis.", "peerload.testing.")
 for module in pkgutil.walk_packages(peerload.__path__, "peerload."):
     if not module.name.startswith(extras) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -83,6 +83,9 @@ def test_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> Non
         "peerload/cli/__init__.py",
         "peerload/store/redis/lua/put.lua",
         "peerload/store/kubernetes/manifests/crd.yaml",
+        "peerload/server/page/files/index.html",
+        "peerload/server/page/files/uplot/uPlot.esm.js",
+        "peerload/server/page/files/uplot/LICENSE",
     } <= names
     info = f"peerload-{peerload.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names
@@ -100,6 +103,7 @@ def test_sdist_holds_the_sources_the_tests_and_the_documents(built: Path) -> Non
         "Makefile",
         "charts/peerload/values.schema.json",
         "docs/peerload.svg",
+        "docs/ui-desktop.png",
         "examples/weights.py",
         "requirements/dev.txt",
         "src/peerload/__init__.py",

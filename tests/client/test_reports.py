@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peerload import AsyncClient, Selector, Status
+from peerload import AsyncClient, ClientSettings, Selector, Status
 from peerload.client import reports as reports_module
+from peerload.client.connection import Connection
 from peerload.errors import DeadlineExceeded, Fault, PullFailed, TransferFailed
 from peerload.metadata.principals import Principal
-from peerload.metadata.transfers import Outcome, Transfer
+from peerload.metadata.transfers import Outcome, Reading, Transfer
 from peerload.server.app import Server
+from peerload.wire import transfers_pb2
 from tests.client.quick import QUICK
 from tests.client.worker import content
 from tests.client.workers import working
@@ -166,3 +168,65 @@ async def test_nor_does_a_reader_who_has_no_more_time(server: Server, heard: asy
                 await target.read(await target.manifest(found), timeout=0.1)
             assert failed.value.fault is Fault.OURS
     assert heard.empty()
+
+
+# While they last
+
+
+@pytest.fixture
+def tellings(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[transfers_pb2.ProgressRequest]:
+    """What is told of reads that have not ended, in order; the client tells it as fast as it can."""
+    queue: asyncio.Queue[transfers_pb2.ProgressRequest] = asyncio.Queue()
+    progress = Connection.progress
+
+    async def listen(self: Connection, request: Any, *, timeout: float) -> transfers_pb2.ProgressResponse:
+        answer = await progress(self, request, timeout=timeout)
+        queue.put_nowait(request)
+        return answer
+
+    monkeypatch.setattr(Connection, "progress", listen)
+    monkeypatch.setattr(reports_module, "_FIRST_S", 0.001)
+    return queue
+
+
+async def test_a_long_read_is_told_of_while_it_lasts(
+    server: Server, heard: asyncio.Queue[Transfer], tellings: asyncio.Queue[transfers_pb2.ProgressRequest]
+) -> None:
+    tcp = {"tcp": {"max_bytes_per_second": 4 << 20}}
+    async with AsyncClient(server.address, settings=QUICK, engine_settings=tcp) as source, client(server) as target:
+        async with source.publish({"w": bytes(2 << 20)}, model="org/model") as published:
+            pull = asyncio.create_task(target.pull("org/model"))
+            (reading,) = Reading.from_progress((await tellings.get()).SerializeToString())
+            await pull
+            transfer = await heard.get()
+        assert (reading.source, reading.total, reading.engine) == (published.key, 2 << 20, "tcp")
+        assert 0 <= reading.nbytes <= 2 << 20
+        assert (transfer.attempt, transfer.target_worker_id) == (reading.attempt, reading.target_worker_id)
+
+
+async def test_who_gives_up_says_so(
+    server: Server, heard: asyncio.Queue[Transfer], tellings: asyncio.Queue[transfers_pb2.ProgressRequest]
+) -> None:
+    tcp = {"tcp": {"max_bytes_per_second": 1 << 20}}
+    async with AsyncClient(server.address, settings=QUICK, engine_settings=tcp) as source, client(server) as target:
+        async with source.publish({"w": bytes(8 << 20)}, model="org/model"):
+            pull = asyncio.create_task(target.pull("org/model"))
+            first = (await tellings.get()).readings[0]
+            pull.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await pull
+            last = (await tellings.get()).readings[0]
+    assert (first.abandoned, last.abandoned, last.attempt) == (False, True, first.attempt)
+    assert heard.empty()
+
+
+async def test_who_does_not_want_to_tells_nothing(
+    server: Server, heard: asyncio.Queue[Transfer], tellings: asyncio.Queue[transfers_pb2.ProgressRequest]
+) -> None:
+    async with client(server) as source, source.publish({"w": b"bytes"}, model="org/model"):
+        async with client(server, reports=False) as target:
+            await target.pull("org/model")
+            assert target._reports._telling is None
+    assert heard.empty()
+    assert tellings.empty()
+    assert not ClientSettings.from_env({"PEERLOAD_REPORTS": "off"}).reports

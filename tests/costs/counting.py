@@ -192,6 +192,7 @@ async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) 
 
     class Table:
         def __init__(self, methods: Methods, *, gate: Gate | None, **more: Any) -> None:
+            self.admission = Admission(Limits(), gate)
             made.append(Asked(methods))
 
         async def start(self, listen: str) -> str:

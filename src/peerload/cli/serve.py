@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peerload import tracing
 from peerload.cli.outcome import FAILED, explain
 from peerload.errors import InvalidArgument, PeerloadError
 
@@ -152,6 +153,10 @@ def command(
             help="Where Prometheus reads metrics; a port alone is on the host of --listen (default: 9401 if it is free).",
         ),
     ] = None,
+    metrics_models: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many models have rows of their own in the metrics (default: 100)."),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -171,6 +176,13 @@ def command(
     log_format: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
+    ] = None,
+    tracing: Annotated[
+        bool | None,
+        typer.Option(
+            "--tracing/--no-tracing",
+            help="Export traces by OTLP, as OTEL_EXPORTER_OTLP_ENDPOINT and its relatives say; needs peerload[otel] (default: --no-tracing).",
+        ),
     ] = None,
     access: Annotated[
         str | None,
@@ -209,6 +221,13 @@ def command(
         typer.Option(
             "--own-addresses/--any-addresses",
             help="Take only sources that are where their publisher's connection comes from (default: --any-addresses).",
+        ),
+    ] = None,
+    ui: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Show the fleet on a web page there; needs peerload[ui] (default: off).",
         ),
     ] = None,
     processes: Annotated[
@@ -259,10 +278,12 @@ def command(
                 "timeout_stall": timeout_stall,
                 "timeout_silence": timeout_silence,
                 "metrics": metrics,
+                "metrics_models": metrics_models,
                 "grace": grace,
                 "drain_delay": drain_delay,
                 "log_level": log_level,
                 "log_format": log_format,
+                "tracing": tracing,
                 "access": access,
                 "token_audiences": token_audiences,
                 "service_accounts": service_accounts,
@@ -271,6 +292,7 @@ def command(
                 "limit_tensors": limit_tensors,
                 "own_addresses": own_addresses,
                 "processes": processes,
+                "ui": ui,
             },
             print_config,
             as_json,
@@ -296,10 +318,13 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
+    stop_tracing = tracing.start("peerload-server") if resolved.settings.tracing else lambda: None
     try:
         asyncio.run(serve(resolved.settings))
     except InvalidArgument as error:
         raise resolved.named(error) from None
+    finally:
+        stop_tracing()
 
 
 def _print(rows: list[tuple[str, Any, str]], as_json: bool) -> None:

@@ -20,6 +20,7 @@ _TEXTS: Final = {
     "PEERLOAD_TLS_CLIENT_KEY": "tls_client_key",
     "PEERLOAD_TLS_NAME": "tls_name",
 }
+_SWITCHES: Final = {"PEERLOAD_REPORTS": "reports", "PEERLOAD_TLS": "tls"}
 _YES: Final = ("1", "true", "yes", "on")
 _NO: Final = ("0", "false", "no", "off")
 
@@ -49,6 +50,9 @@ class ClientSettings:
     engines: tuple[str, ...] = ("memfd", "tcp") if sys.platform == "linux" else ("tcp",)
     """Engines to serve with and to read with, in order of preference. A source offers all of them that can serve where its
     weights are; a target takes the first that both sides have, and the next where it turns out that it cannot read by that."""
+    reports: bool = True
+    """Whether the server is told how reads go and how they ended: that failed sources are asked after at once, and that people
+    see what moves, comes from there. Nothing waits for it, and no pull fails by it."""
     token_path: str = "/var/run/secrets/tokens/modelexpress"
     """A file with the bearer token that is sent with every call; where it does not exist, none is sent."""
     tls: bool = False
@@ -88,8 +92,8 @@ class ClientSettings:
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> ClientSettings:
         """The defaults, changed by what the environment says: MX_HEARTBEAT_INTERVAL_SECS, PEERLOAD_CLAIM_LEASE,
-        MX_AUTH_TOKEN_PATH, PEERLOAD_ENGINES (names with commas between them), PEERLOAD_TLS (1 or 0), PEERLOAD_TLS_CA,
-        PEERLOAD_TLS_CLIENT_CERT, PEERLOAD_TLS_CLIENT_KEY and PEERLOAD_TLS_NAME."""
+        MX_AUTH_TOKEN_PATH, PEERLOAD_ENGINES (names with commas between them), PEERLOAD_REPORTS and PEERLOAD_TLS (1 or 0),
+        PEERLOAD_TLS_CA, PEERLOAD_TLS_CLIENT_CERT, PEERLOAD_TLS_CLIENT_KEY and PEERLOAD_TLS_NAME."""
         env = os.environ if env is None else env
         changes: dict[str, float | str | bool | tuple[str, ...]] = {}
         for variable, name in _SECONDS.items():
@@ -101,10 +105,11 @@ class ClientSettings:
         for variable, name in _TEXTS.items():
             if text := env.get(variable):
                 changes[name] = text
-        if text := env.get("PEERLOAD_TLS", "").strip().lower():
-            if text not in (*_YES, *_NO):
-                raise InvalidArgument("PEERLOAD_TLS", f"{text[:200]!r} is neither 1 nor 0")
-            changes["tls"] = text in _YES
+        for variable, name in _SWITCHES.items():
+            if text := env.get(variable, "").strip().lower():
+                if text not in (*_YES, *_NO):
+                    raise InvalidArgument(variable, f"{text[:200]!r} is neither 1 nor 0")
+                changes[name] = text in _YES
         if engines := env.get("PEERLOAD_ENGINES"):
             changes["engines"] = tuple(name.strip() for name in engines.split(",") if name.strip())
         return cls(**changes)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from peerload.clock import Clock, SystemClock
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
+from peerload.server import logs
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
@@ -26,8 +27,14 @@ from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
 from peerload.server.listening import SharedPort
+from peerload.server.measures.calls import CallMeasures
+from peerload.server.measures.fleet import FleetCollector
+from peerload.server.measures.loop import LoopDelay
+from peerload.server.measures.port import PortCollector
+from peerload.server.measures.store import MeasuredStore
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort, start_metrics
+from peerload.server.page.page import Page
 from peerload.server.readiness import Readiness
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
@@ -38,13 +45,16 @@ from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reflection import Reflection
+from peerload.server.services.server import ServerService
 from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.server.tls import TlsKeeper
+from peerload.server.traced import traced
+from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
-__all__ = ["Membership", "Server", "serve"]
+__all__ = ["Membership", "Server", "change_level", "serve"]
 
 _log = structlog.get_logger("peerload.server")
 
@@ -74,7 +84,11 @@ class Server:
         self._settings = settings
         self._port = port
         self._clock = SystemClock() if clock is None else clock
-        self._store = open_store(settings.store, self._clock) if store is None else store
+        self._store = MeasuredStore(
+            open_store(settings.store, self._clock) if store is None else store,
+            self._clock,
+            traced=settings.tracing,
+        )
         self._backend = MetadataBackend(
             self._store,
             self._clock,
@@ -94,8 +108,14 @@ class Server:
         self._readiness = Readiness()
         self._metrics_port = MetricsPort(self._metrics.registry, self._readiness)
         self._metrics_address = ""
+        self._traffic = None if settings.ui_address is None else Traffic(self._backend.directory, self._clock)
+        self._page: Page | None = None
         self._misses = Misses(self._backend, self._clock, self._metrics)
         self._calls = Calls()
+        self._measures = CallMeasures(self._clock)
+        self._delay = LoopDelay()
+        self._metrics.tell(self._delay)
+        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.metrics_models))
         self._parser = Parser()
         self._front: Front | None = None
         self._address = ""
@@ -113,14 +133,19 @@ class Server:
         return self._metrics_address
 
     @property
+    def metrics(self) -> Metrics:
+        """What it tells Prometheus, whether or not there is a port for that."""
+        return self._metrics
+
+    @property
+    def ui_address(self) -> str:
+        """`HOST:PORT` of the web page, as bound; empty where there is none."""
+        return "" if self._page is None else self._page.address
+
+    @property
     def backend(self) -> MetadataBackend:
         """What the services stand on."""
         return self._backend
-
-    @property
-    def metrics(self) -> Metrics:
-        """What is counted."""
-        return self._metrics
 
     @property
     def readiness(self) -> Readiness:
@@ -141,17 +166,23 @@ class Server:
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
+            self._tasks.append(asyncio.create_task(self._delay.run(), name="peerload-loop-delay"))
             # Before the front: a server that cannot start must have answered nobody.
             self._metrics_address, no_metrics = await start_metrics(self._metrics_port, self._settings)
             tls = await self._start_tls()
+            await self._start_page(tls)
             front = _FRONTS[self._settings.front]
+            methods = self._measures.wrap(self._calls.wrap(self._methods()))
+            if self._settings.tracing:
+                methods = traced(methods)
             self._front = front(
-                self._calls.wrap(self._methods()),
+                methods,
                 gate=self._gate,
                 limits=self._settings.limits,
                 tls=tls,
                 port=self._port,
             )
+            self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -162,12 +193,15 @@ class Server:
             store=self._store.url,
             tls="off" if tls is None else "mutual" if tls.mutual else "on",
             metrics=self._metrics_address or "off",
+            ui=self.ui_address or "off",
             version=__version__,
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
         if missing := _missing_beyond_loopback(self._address, tls, self._gate):
             _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
+        if self._page is not None and (missing := _missing_beyond_loopback(self.ui_address, tls, self._gate)):
+            _log.warning(f"whoever reaches the web page's port is shown the fleet without {missing}: see docs/ui.md")
 
     async def failed(self) -> None:
         """Wait until a part of the server has ended that never should; raises what it ended with."""
@@ -195,6 +229,8 @@ class Server:
             else:
                 await asyncio.sleep(self._settings.drain_delay)
             # Calls are turned away one by one before the front is stopped: it would cut off those in its queue.
+            if self._page is not None:
+                await self._page.stop()
             await self._calls.drain(grace)
             await self._calls.hush()
             await self._front.stop(_LAST_WORDS_SECONDS)
@@ -219,7 +255,8 @@ class Server:
             P2pService(self._backend, self._clock, self._parser, self._misses, checks),
             SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
-            TransferService(self._backend),
+            TransferService(self._backend, self._traffic),
+            ServerService(self._backend, self._clock, lambda: self._address),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
@@ -232,6 +269,15 @@ class Server:
     def _ask_again(self) -> None:
         """Let those who watch show anew that they may."""
         self._backend.watchers.end_all("who may do what has changed; watch again")
+
+    async def _start_page(self, tls: TlsKeeper | None) -> None:
+        where = self._settings.ui_address
+        if where is None or self._traffic is None:
+            return
+        page = Page(self._backend, self._store, self._readiness, self._traffic, self._clock)
+        await page.start(*where, gate=self._gate, tls=tls, server=lambda: self._address)
+        self._page = page
+        self._tasks.append(asyncio.create_task(page.run(), name="peerload-page"))
 
     async def _start_tls(self) -> TlsKeeper | None:
         files = self._settings.tls
@@ -252,6 +298,8 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._page is not None:
+            await self._page.stop()
         await self._metrics_port.stop()
         self._parser.close()
         if self._gate is not None:
@@ -276,7 +324,8 @@ class Membership(Protocol):
 
 
 async def serve(settings: Settings, *, membership: Membership | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGUSR1 has the log tell everything,
+    SIGUSR2 what the settings say.
 
     Raises what `Server.start` raises.
     """
@@ -299,6 +348,8 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
     # Of several processes the parent has the terminal's.
     for number in _STOPS if membership is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, stop_by_signal, number)
+    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
+        loop.add_signal_handler(number, change_level, number, level)
     server = Server(settings, port=None if membership is None else membership.port)
     attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
     starting = asyncio.create_task(server.start())
@@ -328,6 +379,13 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
         await server.stop(leave=membership is not None and membership.leaving)
         if attending is not None:
             attending.cancel()
+
+
+def change_level(number: signal.Signals, level: str) -> None:
+    """What a signal does that is about the log: from which level on things are told in this process."""
+    logs.set_level(level)
+    # Heard at every level but the quietest.
+    _log.warning("told to change the level of the log", signal=number.name, to=level)
 
 
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:

@@ -9,7 +9,9 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-__all__ = ["configure"]
+from peerload.server.requests import CURRENT
+
+__all__ = ["configure", "set_level"]
 
 
 def configure(level: str, form: str, stream: TextIO | None = None, *, process: int | None = None) -> None:
@@ -24,6 +26,7 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, process: i
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         *([] if process is None else [_Naming(process)]),
+        _with_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -55,7 +58,7 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, process: i
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("peerload").setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
 
 
@@ -68,6 +71,19 @@ class _Naming:
     def __call__(self, _: Any, __: str, event: EventDict) -> EventDict:
         event["process"] = self._process
         return event
+
+
+def set_level(level: str) -> None:
+    """From which level on our own lines are told, from now on: a name of the standard library's, lower-case."""
+    logging.getLogger("peerload").setLevel(level.upper())
+
+
+def _with_request_id(_: Any, __: str, event: EventDict) -> EventDict:
+    """What is told while a call is answered says which."""
+    call = CURRENT.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
 
 
 def _text(value: Any) -> str:

@@ -35,6 +35,7 @@ _LEAST_MESSAGE: Final = 1024 * 1024
 
 _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
+_OFF: Final = "off"
 _LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 _FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
 
@@ -67,6 +68,19 @@ def _metrics(text: object) -> object:
             split_address(given)
         except ValueError:
             raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off") from None
+    return given
+
+
+def _ui(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    given = text.strip()
+    if given.lower() == _OFF:
+        return _OFF
+    try:
+        split_address(given)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
     return given
 
 
@@ -178,6 +192,9 @@ class Settings(BaseSettings):
         default=_METRICS_AUTO,
         description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",
     )
+    metrics_models: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=100, description="Models that have rows of their own in the metrics; the others are counted together."
+    )
     grace: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that calls in flight get to end when the server is told to stop."
     )
@@ -191,6 +208,9 @@ class Settings(BaseSettings):
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
+    tracing: bool = Field(
+        default=False, description="Whether traces are exported by OTLP, as OTEL_* variables say (peerload[otel])."
+    )
     access: str = Field(
         default="",
         description="The access file: tokens, service accounts and client certificates, and who may do what.",
@@ -219,6 +239,14 @@ class Settings(BaseSettings):
         default=1,
         description="Processes that serve on the one port, each with a directory of its own over the one store.",
     )
+    ui: Annotated[str, BeforeValidator(_ui)] = Field(
+        default=_OFF, description="Address of the web page, HOST:PORT, or off; port 0 takes a free one."
+    )
+
+    @property
+    def ui_address(self) -> tuple[str, int] | None:
+        """Host and port of the web page; None: there is none."""
+        return None if self.ui == _OFF else split_address(self.ui)
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -331,6 +359,9 @@ def resolve(flags: Mapping[str, Any]) -> Resolved:
     resolved = Resolved(settings, origins)
     try:
         _ = settings.tls
+        if settings.ui_address is not None and settings.processes > 1:
+            # Each would see the transfers of its own clients alone.
+            raise InvalidArgument("ui", "is for a server of one process; --processes asks for more")
     except InvalidArgument as error:
         raise resolved.named(error) from None
     return resolved

@@ -266,7 +266,8 @@ class ArtifactPull:
             reader = ArtifactReader(
                 calls, importer, agent, manifest, self._whole(), executor=context.executor, done=done
             )
-            with context.reports.attempt(context.reader, source, context.engine, self._bytes):
+            left = sum(manifest.chunks[index].length for index in missing)
+            with context.reports.attempt(context.reader, source, context.engine, self._bytes, left):
                 await reader.run(missing)
 
     async def _look(self) -> None:

@@ -16,6 +16,7 @@ from peerload.clock import Clock, SystemClock
 from peerload.errors import PeerloadError
 from peerload.plugins import check_shareable
 from peerload.server.addresses import join_address
+from peerload.server.app import change_level
 from peerload.server.listening import SharedPort, listen, parse_listen, reserve
 from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.processes.child import Child
@@ -90,6 +91,12 @@ class Parent:
         """Put new processes in the places of all, one after the other, in the background."""
         self._exchange_wanted.set()
 
+    def signal(self, number: int) -> None:
+        """Send all processes that serve a signal."""
+        for place in self._places:
+            if place.child is not None:
+                place.child.signal(number)
+
     async def failed(self) -> None:
         """Wait until something has ended that never should; raises what it ended with."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -146,6 +153,7 @@ class Parent:
 
 async def serve(settings: Settings) -> None:
     """Serve by several processes until SIGTERM or SIGINT, then drain. SIGHUP exchanges them; a second signal to stop kills all.
+    SIGUSR1 and SIGUSR2 change the level of the log in each of them, as in a single one.
 
     Raises what `Parent.start` raises.
     """
@@ -160,10 +168,16 @@ async def serve(settings: Settings) -> None:
             # The kernel ends the children with this process.
             signal.signal(each, lambda again, _: os._exit(128 + again))
 
+    def change(number: signal.Signals, level: str) -> None:
+        change_level(number, level)
+        parent.signal(number)
+
     parent = Parent(settings, SystemClock())
     for number in _STOPS:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, parent.exchange)
+    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, settings.log_level)):
+        loop.add_signal_handler(number, change, number, level)
     stopping = asyncio.create_task(told.wait())
     running = asyncio.create_task(_run(parent))
     try:

@@ -30,11 +30,13 @@ ROLES: Final[Mapping[str, Role]] = {
     "/peerload.v1.ClaimService/Release": Role.PUBLISH,
     "/peerload.v1.ClaimService/Renew": Role.PUBLISH,
     "/peerload.v1.DiagnosisService/Explain": Role.READ,
+    "/peerload.v1.ServerService/Describe": Role.READ,
     "/peerload.v1.SourceService/GetManifest": Role.READ,
     "/peerload.v1.SourceService/List": Role.READ,
     "/peerload.v1.SourceService/Publish": Role.PUBLISH,
     "/peerload.v1.SourceService/Watch": Role.READ,
     "/peerload.v1.SourceService/Withdraw": Role.PUBLISH,
+    "/peerload.v1.TransferService/Progress": Role.READ,
     "/peerload.v1.TransferService/Report": Role.READ,
 }
 """The least role for every other method. One that is not here nobody may call."""
