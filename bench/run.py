@@ -71,7 +71,7 @@ def main() -> None:
                 for figure in row.measure(setting):
                     figures.append(figure)
                     print(f"    {line(figure)}", flush=True)
-            except (RuntimeError, PeerloadError, OSError) as error:
+            except (RuntimeError, PeerloadError, OSError, EOFError) as error:
                 failed.append(name)
                 print(f"    this row ends here: {error}", flush=True)
             print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
