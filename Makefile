@@ -1,5 +1,6 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server, chromium and what Mooncake links to, if they are missing).
+# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
+# are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
@@ -29,12 +30,13 @@ FRONT ?=
 KINDS ?=
 ROWS ?=
 OUT ?= bench-results
+DOCKER ?= docker
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake scale histories chaos soak fuzz check format bench wire lock build clean
+.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -69,7 +71,7 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis chromium kube mooncake ## Run every test but the scale ones (some minutes)
+test: install redis chromium kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
@@ -109,6 +111,27 @@ mooncake: ## Install the libraries that the Mooncake engine's tests need, where 
 			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null; } || \
 			echo "==> They could not be installed: those tests are skipped"; }; \
 		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
+	fi
+
+# Of Debian's package only promtool is used: it examines the alert rules.
+prometheus: ## Install promtool for the tests of the alert rules, where that can be done
+	@if ! command -v promtool >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing prometheus, for the tests of the alert rules" && \
+			{ apt-get install -y -qq --no-install-recommends prometheus >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
+			echo "==> It could not be installed: those tests are skipped"; }; \
+		else echo "==> There is no promtool (Debian: apt-get install prometheus): those tests are skipped"; fi; \
+	fi
+
+shells: ## Install zsh and fish for the tests of completion, where that can be done
+	@if ! { command -v zsh && command -v fish; } >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> Installing zsh and fish, for the tests of completion" && \
+			{ apt-get install -y -qq --no-install-recommends zsh fish >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; } || \
+			echo "==> They could not be installed: those tests are skipped"; }; \
+		else echo "==> There is no zsh or no fish (Debian: apt-get install zsh fish): those tests are skipped"; fi; \
 	fi
 
 scale: install redis kube mooncake ## Run the large and long tests
@@ -159,18 +182,27 @@ bench: install redis ## Measure ROWS (all plain ones), and write figures and cur
 wire: install ## Compile the protos again, after changing one
 	@$(BIN)/python tools/generate_wire.py
 
+# What the image is made of is pinned as what is tested.
+LOCK_IMAGE := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	--constraint requirements/dev.txt
+
 # nodeps.txt is kept by hand: `uv pip compile --no-deps --generate-hashes` prints the lines for a new version.
 lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
+	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m build --no-isolation
+
+image: ## Build the container image peerload:VERSION (needs docker, or DOCKER=podman)
+	@$(DOCKER) build --tag peerload:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/peerload/__init__.py) .
 
 clean: ## Remove .venv, caches and builds
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

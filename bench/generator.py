@@ -23,7 +23,7 @@ from bench.http2 import Connection, head_of
 
 __all__ = ["Call", "Load", "Told", "generate"]
 
-_WARM_SECONDS: Final = 0.4
+_WARM_SECONDS: Final = 0.3
 """Until connections, caches and windows are what they stay."""
 _GIVE_UP_SECONDS: Final = 60.0
 _TURN_SECONDS: Final = 0.005

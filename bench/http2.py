@@ -21,7 +21,8 @@ _FRAME: Final = struct.Struct(">HBBBI")
 _LARGEST_WINDOW: Final = 2**31 - 1
 _FIRST_WINDOW: Final = 65_535
 _LARGEST_FRAME: Final = 16_384
-_READ_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 1 << 18
+"""For what has come; a frame has at most 16 KiB."""
 _SAID_AT: Final = 1 << 26
 """So much is read before the connection's window is opened again."""
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -84,7 +85,8 @@ class Connection:
             + _frame(_SETTINGS, 0, 0, settings)
             + _frame(_WINDOW_UPDATE, 0, 0, (_LARGEST_WINDOW - _FIRST_WINDOW).to_bytes(4, "big"))
         )
-        self._in = bytearray()
+        self._in = bytearray(_READ_BYTES)
+        self._filled = 0
         self._stream = -1
         self._open: dict[int, _Open] = {}
         self._held: deque[int] = deque()
@@ -121,17 +123,17 @@ class Connection:
     def receive(self) -> list[Done]:
         """Read what is there, and return which calls have ended. Raises `ConnectionError` when the server hangs up."""
         try:
-            data = self.socket.recv(_READ_BYTES)
+            count = self.socket.recv_into(memoryview(self._in)[self._filled :])
         except BlockingIOError:
             return []
-        if not data:
+        if not count:
             raise ConnectionError(f"the server hung up with {self.in_flight} calls in flight")
-        self._in += data
+        self._filled += count
         return self._ended(time.perf_counter())
 
     def _ended(self, now: float) -> list[Done]:
         ended: list[Done] = []
-        buffer, at, end = self._in, 0, len(self._in)
+        buffer, at, end = self._in, 0, self._filled
         while end - at >= 9:
             high, low, kind, flags, stream = _FRAME.unpack_from(buffer, at)
             size = high << 8 | low
@@ -151,7 +153,8 @@ class Connection:
                     self.in_flight -= 1
                     ended.append(Done(over.call, now - over.begun, 0 if kind == _RST_STREAM else over.size))
             at += 9 + size
-        del buffer[:at]
+        buffer[: end - at] = buffer[at:end]
+        self._filled = end - at
         if self._read > _SAID_AT:
             self._out += _frame(_WINDOW_UPDATE, 0, 0, self._read.to_bytes(4, "big"))
             self._read = 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from bench.messages import Fleet
+from bench.messages import P2P, Fleet
 from peerload.clock import SystemClock
 from peerload.metadata.manifests import pack
 from peerload.metadata.publication import Publication
 from peerload.plugins import open_store
 from peerload.store.base import Beat
+from peerload.wire.identity import source_id
 
-__all__ = ["fleets", "seed"]
+__all__ = ["fleets", "heartbeats", "seed"]
 
 _WRITERS = 256
 _MODEL = 100
@@ -32,6 +33,16 @@ def fleets(records: int) -> Iterator[tuple[Fleet, range]]:
         yield Fleet(0, model=f"other/{number}"), range(min(_MODEL, left))
         left -= _MODEL
         number += 1
+
+
+def heartbeats(records: int) -> list[tuple[str, bytes]]:
+    """One of each worker of a store of so many records, as calls."""
+    return [
+        (f"{P2P}UpdateStatus", fleet.update(source, number))
+        for fleet, workers in fleets(records)
+        for source in (source_id(fleet.identity),)
+        for number in workers
+    ]
 
 
 def seed(url: str, records: int) -> None:

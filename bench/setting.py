@@ -37,6 +37,8 @@ class Setting:
     """MiB that are moved in each read."""
     generators: int
     """Processes that make the load."""
+    cross: bool
+    """Whether every store is measured with every front."""
     folder: Path
     """For what is only there during the run."""
 
@@ -71,8 +73,12 @@ class Setting:
             yield server
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Every store with every front."""
-        return itertools.product(self.stores, self.fronts)
+        """The stores and fronts to measure: unless all are wanted, each front over the first store, and the others over the last."""
+        if self.cross:
+            yield from itertools.product(self.stores, self.fronts)
+        else:
+            yield from ((self.stores[0], front) for front in self.fronts)
+            yield from ((store, self.fronts[-1]) for store in self.stores[1:])
 
     def beside_bare(
         self,

@@ -158,6 +158,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
         here, there = context.Pipe()
         serving = context.Process(target=_serve, args=(there, engine, total))
         serving.start()
+        there.close()
         try:
             source = here.recv()
             ours, theirs = context.Pipe()

@@ -7,11 +7,9 @@ from functools import partial
 
 from bench.figures import Figure
 from bench.generator import Load, generate
-from bench.messages import P2P
 from bench.processes import served
-from bench.seeding import fleets
+from bench.seeding import heartbeats
 from bench.setting import Setting
-from peerload.wire.identity import source_id
 
 __all__ = ["measure"]
 
@@ -41,14 +39,8 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 value=(server.memory() - held) / records,
                 goal=_MOST_BYTES if records == setting.records else None,
             )
-            calls = [
-                (f"{P2P}UpdateStatus", fleet.update(source, number))
-                for fleet, workers in fleets(records)
-                for source in (source_id(fleet.identity),)
-                for number in workers
-            ]
             before = server.cpu()
-            (told,) = generate(server.address, _SECONDS, Load(calls, rate=_RATE))
+            (told,) = generate(server.address, _SECONDS, Load(heartbeats(records), rate=_RATE))
             if told.failed:
                 raise RuntimeError(f"{told.failed} heartbeats failed")
             yield figure(

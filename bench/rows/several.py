@@ -7,25 +7,23 @@ from collections.abc import Iterator
 
 from bench.figures import Figure, median
 from bench.generator import Load, generate
-from bench.messages import P2P, Fleet
-from bench.setting import Setting, published
+from bench.processes import served
+from bench.seeding import heartbeats
+from bench.setting import Setting
 
 __all__ = ["measure"]
 
-_WORKERS = 2_000
+_RECORDS = 3_000
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """UpdateStatus of 2,000 workers on 64 connections. The load needs cores too: on few, expect little."""
-    fleet = Fleet(0)
+    """UpdateStatus of 3,000 workers on 64 connections. The load needs cores too: on few, expect little."""
+    load = Load(heartbeats(_RECORDS), connections=64, streams=2, processes=max(2, setting.generators))
     most = max(2, (os.cpu_count() or 2) // 2)
     for front in setting.fronts:
         rates: dict[int, list[float]] = {}
         for processes in (1, most):
-            with setting.serving("sqlite", front, "--processes", str(processes)) as server:
-                source_id = published(server.address, fleet, range(_WORKERS))
-                calls = [(f"{P2P}UpdateStatus", fleet.update(source_id, number)) for number in range(_WORKERS)]
-                load = Load(calls, connections=64, streams=2, processes=max(2, setting.generators))
+            with setting.filled(_RECORDS) as url, served(url, front, "--processes", str(processes)) as server:
                 told = [generate(server.address, setting.seconds, load)[0] for _ in range(setting.rounds)]
             if failed := sum(each.failed for each in told):
                 raise RuntimeError(f"{failed} calls failed")

@@ -16,8 +16,8 @@ from peerload.wire import sources_pb2
 __all__ = ["measure"]
 
 _WATCHERS = 1_000
-_ON_EACH = 200
-"""Streams of one connection; it may have 256."""
+_ON_EACH = 100
+"""Streams of one connection; it may have no more."""
 _PUBLICATIONS = 10
 _QUIET_SECONDS = 0.5
 _PATIENCE_SECONDS = 30.0

@@ -11,20 +11,23 @@ import sys
 import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.server import app
+from peerload.server import admission, app
 from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
 from peerload.server.asgi.framing import PREFIX_BYTES, prefix
 from peerload.server.front import Gate, Methods
 from peerload.server.limits import Limits
+from peerload.server.turns import Turns
 from peerload.store.base import ANY, KEEP, Beat, Entry, Expect, Keep, Touch, Touched, Value, Written
 from peerload.store.memory import MemoryStore
 from tests.support.server import serving
@@ -34,6 +37,7 @@ __all__ = ["Asked", "CountingStore", "Spent", "asked_directly", "counted", "fini
 T = TypeVar("T")
 PARSES = frozenset({"FromString", "ParseFromString", "MergeFromString"})
 ENCODES = frozenset({"SerializeToString", "SerializePartialToString"})
+OURS = str(Path(app.__file__).parent.parent)
 P2P = "/model_express.p2p.P2pService/"
 
 
@@ -84,7 +88,7 @@ class Spent:
     """What a block did."""
 
     calls: int = 0
-    """Python functions entered, and coroutines resumed."""
+    """Functions of ours entered, and coroutines resumed: what asyncio does depends on what its timers are at."""
     parsed: Counter[str] = field(default_factory=Counter)
     """Protobuf messages, by name."""
     encoded: Counter[str] = field(default_factory=Counter)
@@ -95,9 +99,9 @@ def counted() -> Iterator[Spent]:
     """Count what this thread does, and threads that it starts."""
     spent = Spent()
 
-    def note(_: FrameType, event: str, what: Any) -> None:
+    def note(frame: FrameType, event: str, what: Any) -> None:
         if event == "call":
-            spent.calls += 1
+            spent.calls += frame.f_code.co_filename.startswith(OURS)
         elif event == "c_call" and what.__name__ in PARSES | ENCODES:
             owner = what.__self__ if isinstance(what.__self__, type) else type(what.__self__)
             (spent.parsed if what.__name__ in PARSES else spent.encoded)[owner.DESCRIPTOR.name] += 1
@@ -139,12 +143,24 @@ class Asked:
     """A server's methods, called as by the fast front."""
 
     def __init__(self, methods: Methods) -> None:
-        self._application = Application(methods, Admission(Limits(), None))
+        self.admission = Admission(Limits(), None)
+        # On a clock that stands still: nobody waits for a turn because the machine is slow.
+        self.admission._turns = Turns(lambda: 0.0)
+        self._application = Application(methods, self.admission)
 
     async def call(self, method: str, request: bytes) -> bytes:
         """The answer. Raises AssertionError for any status but OK."""
-        body: bytes | None = prefix(len(request)) + request
         answer: list[bytes] = []
+        status = await self._ask(P2P + method, request, answer.append)
+        assert status == b"0"
+        return b"".join(answer)[PREFIX_BYTES:]
+
+    async def watch(self, request: bytes, hear: Callable[[bytes], None]) -> None:
+        """Be told what changes, framed, until cancelled."""
+        await self._ask("/peerload.v1.SourceService/Watch", request, hear)
+
+    async def _ask(self, path: str, request: bytes, hear: Callable[[bytes], None]) -> bytes:
+        body: bytes | None = prefix(len(request)) + request
         status = b""
 
         async def receive() -> dict[str, Any]:
@@ -155,22 +171,21 @@ class Asked:
         async def send(event: Any) -> None:
             nonlocal status
             if event["type"] == "http.response.body":
-                answer.append(event["body"])
+                hear(event["body"])
             elif event["type"] == "http.response.trailers":
                 status = dict(event["headers"])[b"grpc-status"]
 
         scope = {
             "type": "http",
             "method": "POST",
-            "raw_path": (P2P + method).encode(),
+            "raw_path": path.encode(),
             "query_string": b"",
-            "headers": ((b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"5S")),
+            "headers": ((b"content-type", b"application/grpc"), (b"te", b"trailers")),
             "extensions": {"http.response.trailers": {}},
             "client": ("127.0.0.1", 1),
         }
         await self._application(scope, receive, send)
-        assert status == b"0"
-        return b"".join(answer)[PREFIX_BYTES:]
+        return status
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +195,9 @@ async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) 
 
     class Table:
         def __init__(self, methods: Methods, *, gate: Gate | None, **more: Any) -> None:
+            self.admission = Admission(Limits(), gate)
             made.append(Asked(methods))
+            self.admission = made[-1].admission
 
         async def start(self, listen: str) -> str:
             return "127.0.0.1:1"
@@ -190,5 +207,7 @@ async def asked_directly(store: CountingStore, monkeypatch: pytest.MonkeyPatch) 
         async def stop(self, grace: float) -> None: ...
 
     monkeypatch.setitem(app._FRONTS, "grpc", Table)
+    # However slow the machine is, nobody has to wait for a turn.
+    monkeypatch.setattr(admission, "Turns", partial(Turns, lambda: 0.0))
     async with serving(store=store, front="grpc", log_level="critical"):
         yield made[0]

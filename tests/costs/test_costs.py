@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -20,11 +20,12 @@ from peerload.metadata.manifests import zstd
 from peerload.metadata.publication import Publication
 from peerload.metadata.settings import MetadataSettings
 from peerload.store.base import Beat, Entry, Listing
-from peerload.wire import p2p_pb2
+from peerload.wire import p2p_pb2, sources_pb2
 from tests.costs.counting import Asked, CountingStore, asked_directly, counted, finished, peak_bytes
 from tests.support.live import publication, ready
 
 TENSORS = 20_000
+WATCHERS = 200
 KIB = 1024
 FRAME = 64 * KIB
 """For everything but the bytes that are moved."""
@@ -59,6 +60,12 @@ async def fleet(asked: Asked, model: str, workers: int) -> str:
     return source_id
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 def heartbeat(source_id: str, worker_id: str = "w0") -> bytes:
     return p2p_pb2.UpdateStatusRequest(
         mx_source_id=source_id, worker_id=worker_id, status=p2p_pb2.SOURCE_STATUS_READY, source_load=0.5
@@ -78,9 +85,7 @@ async def test_a_heartbeat_is_answered_without_waiting_and_stored_with_all_the_o
     for number in range(200):
         finished(asked.call("UpdateStatus", heartbeat(source_id, f"w{number}")))
     assert store.taken() == {}
-    async with asyncio.timeout(30):
-        while max(store.touched, default=0) < 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: max(store.touched, default=0) > 1)
     # All of them, and the server's sign of life.
     assert store.touched[-1] == 201
 
@@ -92,7 +97,7 @@ async def test_what_a_heartbeat_runs_through(asked: Asked) -> None:
         finished(asked.call("UpdateStatus", request))
     assert spent.parsed == {"UpdateStatusRequest": 1}
     assert spent.encoded == {}
-    assert spent.calls <= 100
+    assert spent.calls <= 62
 
 
 async def test_a_list_costs_what_its_answer_has_and_nothing_for_the_rest_of_the_directory(
@@ -113,8 +118,9 @@ async def test_a_list_costs_what_its_answer_has_and_nothing_for_the_rest_of_the_
         assert "SourceInstanceRef" not in spent.parsed
         assert store.taken() == {}
         costs.append(spent.calls)
-    assert costs[0] == costs[1] == costs[2]
-    assert costs[0] <= 120
+    # (Now and then it is time to look at what else is due.)
+    assert max(costs) - min(costs) <= 10
+    assert max(costs) <= 85
 
 
 async def test_a_list_is_put_together_from_parts_that_are_encoded_once(asked: Asked) -> None:
@@ -143,7 +149,7 @@ async def test_a_hot_manifest_is_one_copy_of_what_was_published(
     assert len(answer) > len(large) - KIB
     assert spent.parsed == {"GetMetadataRequest": 1}
     assert spent.encoded == {}
-    assert spent.calls <= 165
+    assert spent.calls <= 120
     assert store.taken() == {}
     del answer
     with peak_bytes() as peak:
@@ -233,9 +239,7 @@ async def test_a_record_in_the_directory_has_a_kilobyte_and_what_was_listed_is_l
     try:
         before = tracemalloc.get_traced_memory()[0]
         following = asyncio.create_task(follow(store, (directory,), SystemClock()))
-        async with asyncio.timeout(30):
-            while not directory.synced:
-                await asyncio.sleep(0.001)
+        await until(lambda: directory.synced)
         held = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -244,3 +248,21 @@ async def test_a_record_in_the_directory_has_a_kilobyte_and_what_was_listed_is_l
     await store.close()
     assert len(directory) == len(rows)
     assert held <= len(rows) * 1_100
+
+
+async def test_a_thousand_watchers_are_told_by_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked_directly(CountingStore(), monkeypatch) as asked:
+        await fleet(asked, "org/model", 1)
+        selector = sources_pb2.Selector(model_name="org/model")
+        request = sources_pb2.WatchRequest(selector=selector).SerializeToString()
+        heard: list[list[bytes]] = [[] for _ in range(WATCHERS)]
+        watching = [asyncio.create_task(asked.watch(request, each.append)) for each in heard]
+        await until(lambda: all(len(each) == 1 for each in heard))
+        with counted() as spent:
+            await publish(asked, publication("org/model", "another", tensors=0).SerializeToString())
+            await until(lambda: all(len(each) == 2 for each in heard))
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
+    # What they are told is encoded once, and for each of them the time at which it is told.
+    assert spent.encoded["WatchResponse"] == 1 + WATCHERS

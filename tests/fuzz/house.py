@@ -14,7 +14,9 @@ from unittest import mock
 
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server import app
+from peerload.server.admission import Admission
 from peerload.server.front import BidiMethod, Code, Context, Method, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.limits import Limits
 from peerload.server.settings import Settings
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
@@ -47,6 +49,7 @@ class _Unspoken:
 
     def __init__(self, methods: Methods, *given: Any, **settings: Any) -> None:
         self.methods = methods
+        self.admission = Admission(Limits(), None)
 
     async def start(self, listen: str) -> str:
         return listen
@@ -80,6 +83,10 @@ class _Call(Context):
     @property
     def principal(self) -> Principal:
         return self._principal
+
+    @property
+    def request_id(self) -> str:
+        return "fuzz"
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         pass

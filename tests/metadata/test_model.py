@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,8 @@ class World:
             assert overdue == {id(held) for held in expiry.quiet.values()}
             assert not overdue & fresh
             assert len(fresh) + len(expiry.quiet) + len(expiry.expired) == len(directory)
+            everybody = (held for ranks in directory.find(Query()) for held in ranks)
+            assert directory.census.counts() == Counter((held.record.model_name, held.shown) for held in everybody)
 
 
 async def run(history: list[tuple[Any, ...]]) -> None:

@@ -312,7 +312,7 @@ async def test_a_cancelled_reader_takes_nothing_from_the_others(backend: FakeMet
 
 
 async def test_the_cache_is_bounded(backend: FakeMetadataBackend) -> None:
-    manifests = backend._manifests
+    manifests = backend.manifests
     manifests._limit = 4000
     for number in range(20):
         await backend.publish(publication(f"w{number}", tensors=5))

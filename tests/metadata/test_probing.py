@@ -297,9 +297,9 @@ async def test_many_silent_ones_are_asked_a_few_at_a_time(backend: FakeMetadataB
     await backend.clock.advance(3)
     assert sorted(network.asked) == sorted(f"w{number}" for number in range(200))
     assert await ready(backend) == []
-    assert len(backend._prober._turns) <= 200  # type: ignore[union-attr]
+    assert len(backend.prober._turns) <= 200  # type: ignore[union-attr]
     await backend.clock.advance(60)
-    assert not backend._prober._turns  # type: ignore[union-attr]
+    assert not backend.prober._turns  # type: ignore[union-attr]
     assert not backend.directory.expiry.quiet
 
 
@@ -345,8 +345,8 @@ def test_whatever_happens_the_living_are_listed(history: list[tuple[str, int, fl
                     case "live":
                         network.answers.pop(name, None)
                         dead.pop(name, None)
-                    case "report" if backend._prober is not None:
-                        backend._prober.report(listening(name).key.encode())
+                    case "report" if backend.prober is not None:
+                        backend.prober.report(listening(name).key.encode())
                     case "withdraw" if name in heard:
                         await backend.withdraw(SOURCE, name)
                         del heard[name]

@@ -113,6 +113,18 @@ def test_each_line_of_the_log_names_its_process(several: Several) -> None:
     assert {1, 2} <= {line.get("process") for line in several.events("serving")}
 
 
+def test_all_change_the_level_of_their_log_together(several: Several) -> None:
+    several.wait_for_both()
+    several.signal(signal.SIGUSR1)
+    several.signal(signal.SIGUSR2)
+    changes = "told to change the level of the log"
+    eventually(
+        lambda: {line.get("process") for line in several.events(changes) if line["to"] != "debug"} == {None, 1, 2},
+        what="the changes back",
+    )
+    assert {line.get("process") for line in several.events(changes) if line["to"] == "debug"} == {None, 1, 2}
+
+
 def test_what_one_process_is_told_every_process_knows(several: Several) -> None:
     several.wait_for_both()
     with Rpc(several.address) as rpc:
@@ -220,3 +232,26 @@ def test_metrics_of_several_keep_their_labels() -> None:
         assert f'calls_total{{code="ok",process="{number}"}} 3.0' in page
         assert f'seconds_bucket{{le="1.0",process="{number}"}} 1.0' in page
     assert page.count("# TYPE calls_total counter") == 1
+
+
+def test_signals_change_the_level_of_all_their_logs(several: Several) -> None:
+    def told() -> int:
+        return len({each.get("process") for each in several.events("told to change the level of the log")})
+
+    several.signal(signal.SIGUSR1)
+    eventually(lambda: told() == 3, what="the parent and both processes")
+    with Rpc(several.address) as rpc:
+        assert rpc.healthy()
+    (ended, *_) = eventually(lambda: several.events("a call has ended"), what="a line for a call")
+    assert ended["process"] in (1, 2)
+    assert ended["request_id"]
+    several.signal(signal.SIGUSR2)
+    eventually(lambda: len(several.events("told to change the level of the log")) == 6, what="the way back")
+
+
+def test_every_metric_is_told_for_each_process(several: Several) -> None:
+    several.wait_for_both()
+    page = several.page("/metrics")
+    for name in ("peerload_feed_up", "peerload_rpc_in_flight", "peerload_directory_lag_seconds_count"):
+        lines = [line for line in page.splitlines() if line.startswith(name)]
+        assert {number for number in "12" for line in lines if f'process="{number}"' in line} == {"1", "2"}, name

@@ -433,6 +433,7 @@ async def test_reflection_tells_what_is_served(server: Server) -> None:
                 "model_express.p2p.P2pService",
                 "peerload.v1.ClaimService",
                 "peerload.v1.DiagnosisService",
+                "peerload.v1.ServerService",
                 "peerload.v1.SourceService",
                 "peerload.v1.TransferService",
             ]

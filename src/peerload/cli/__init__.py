@@ -40,7 +40,10 @@ _TRY: Final = "Try it"
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "serve": Command("peerload.cli.serve", "Run the directory server.", _SERVER),
-    "doctor": Command("peerload.cli.doctor", "Examine the store before servers use it.", _SERVER),
+    "doctor": Command(
+        "peerload.cli.doctor", "Examine a store, a server's place or a worker's, before they are used.", _SERVER
+    ),
+    "health": Command("peerload.cli.health", "Ask a server whether it can answer calls.", _SERVER),
     "kubernetes": Command("peerload.cli.kubernetes", "Print what the Kubernetes store needs in a cluster.", _SERVER),
     "token": Command("peerload.cli.token", "Make a token for clients of a server that asks who they are.", _SERVER),
     "share": Command("peerload.cli.share", "Offer a model's folder to peers.", _WEIGHTS),
@@ -52,6 +55,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "explain": Command("peerload.cli.explain", "Say why a worker found no source.", _SOURCES),
     "watch": Command("peerload.cli.watch", "Show every change as it happens.", _SOURCES),
     "rm": Command("peerload.cli.rm", "Take source records back.", _SOURCES),
+    "completion": Command("peerload.cli.completion", "Have a shell complete commands and options.", _TRY),
     "demo": Command("peerload.cli.demo", "Show it on this machine, with real weights.", _TRY),
 }
 """The commands in the order in which help lists them."""
@@ -100,14 +104,20 @@ def main() -> None:
     if not os.environ.get("PEERLOAD_DEBUG"):
         # gRPC writes about failed handshakes on stderr by itself; what is wrong is said once, by us.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    completing = "_PEERLOAD_COMPLETE" in os.environ
-    app = build_app(COMMANDS if completing else words[:1])
+    words = [word for word in _words() if not word.startswith("-")]
+    app = build_app(words[:1])
     try:
         app(prog_name="peerload")
     except PeerloadError as error:
         explain(error)
         raise SystemExit(exit_status(error)) from None
+
+
+def _words() -> list[str]:
+    """What was written after the program's name: here, or so far in a shell that asks for completions."""
+    if "_PEERLOAD_COMPLETE" not in os.environ:
+        return sys.argv[1:]
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
 
 
 def _root(

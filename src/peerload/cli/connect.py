@@ -92,11 +92,18 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def connect(server: ServerOptions, *, host: str | None = None, limit_rate: str | None = None) -> AsyncClient:
-    """A client, not yet connected. Raises `InvalidArgument` for an option that cannot be read."""
+def connect(
+    server: ServerOptions,
+    *,
+    host: str | None = None,
+    limit_rate: str | None = None,
+    settings: ClientSettings | None = None,
+) -> AsyncClient:
+    """A client, not yet connected; with other settings than those of the options where some are given. Raises
+    `InvalidArgument` for an option that cannot be read."""
     from peerload.client import AsyncClient
 
-    settings = server.settings()
+    settings = settings or server.settings()
     slow = {"max_bytes_per_second": parse_size(limit_rate, "--limit-rate")} if limit_rate else {}
     # Engines that cannot be slowed down say so.
     return AsyncClient(

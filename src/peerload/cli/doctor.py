@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import enum
 import json
-import signal
-import sys
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from peerload.cli.console import err, say, table, write
-from peerload.cli.options import Json
+from peerload.cli import examined
+from peerload.cli.connect import ServerOptions, with_server
+from peerload.cli.console import say, table, write
+from peerload.cli.examined import STYLES, engine_reports, finding_text, findings_json, until_told
+from peerload.cli.options import Host, Json
 from peerload.cli.outcome import FAILED, UNREACHABLE, run, usage_error
 from peerload.cli.text import clean, plural
 from peerload.errors import InvalidArgument
-from peerload.finding import Finding, Level, worst
+from peerload.finding import Level, worst
 
 if TYPE_CHECKING:
     from peerload.doctor.engines import EngineReport
@@ -29,11 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_STYLES: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
-_LONG: Final = 1_000
+
+class What(enum.StrEnum):
+    """What is examined."""
+
+    STORE = "store"
+    ENGINES = "engines"
+    SERVER = "server"
+    WORKER = "worker"
 
 
+@with_server
 def command(
+    what: Annotated[
+        What,
+        typer.Argument(metavar="[store|engines|server|worker]", help="What to examine.", show_default="store"),
+    ] = What.STORE,
     store: Annotated[
         str | None,
         typer.Option(
@@ -42,47 +50,61 @@ def command(
             show_default=False,
         ),
     ] = None,
-    engines: Annotated[
-        bool,
-        typer.Option(
-            "--engines",
-            help="Examine, in place of the store, the engines that move bytes between workers: run it where a worker will run.",
-        ),
-    ] = False,
+    engines: Annotated[bool, typer.Option("--engines", help="The same as `peerload doctor engines`.")] = False,
+    host: Host = None,
     as_json: Json = False,
+    *,
+    server: ServerOptions,
 ) -> None:
-    """Examine the store before servers use it, or the engines before workers do.
+    """Examine a part of a deployment where it is to run, before it does.
 
-    Says what was found, why it matters and what to do: whether the store is there and of this release's layout, its settings,
-    rights, room, replicas and clock, and how fast it is. It is tried by writing and reading back; what was written is
-    removed, also after Ctrl-C. No server need run, and those that do are not disturbed.
+    Says what was found, why it matters and what to do.
 
-    Run it where a server will run, as the user that it will run as.
+    store: whether it is there and of this release's layout, its settings, rights, room, replicas and clock, and how fast it is.
+    It is tried by writing and reading back; what was written is removed, also after Ctrl-C. No server need run, and those
+    that do are not disturbed.
 
-    With --engines each engine that is installed moves 64 MiB between two processes here: what works, how fast, and what is
+    server: all that `peerload serve` with the same environment needs: its store, ports, TLS files, access file, packages.
+
+    worker: all that a worker needs: the server and its clock, TLS files, a token, whether peers reach this machine, engines.
+    The options about the server are for this one.
+
+    engines: each engine that is installed moves 64 MiB between two processes here: what works, how fast, and what is
     missing. Those in use are what PEERLOAD_ENGINES says, else memfd and tcp; only about these anything is a problem.
+
+    Run it where a server or a worker will run, as the user that it will run as.
 
     \b
       peerload doctor
       peerload doctor --store redis://redis.internal:6379
       peerload doctor --store kubernetes:inference
-      peerload doctor --engines
+      peerload doctor server
+      peerload doctor worker --server peerload.internal:8001
+      peerload doctor engines
       peerload doctor --json | jq '.store.findings[] | select(.level != "ok")'
 
-    Exit status: 0 nothing is wrong (there may be warnings), 1 a problem, 2 wrong usage, 4 the store could not be reached.
+    Exit status: 0 nothing is wrong (there may be warnings), 1 a problem, 2 wrong usage, 4 the store (of a worker: the server)
+    could not be reached.
     """
     from peerload.server.settings import resolve
 
     if engines:
-        if store is not None:
-            usage_error("--store and --engines exclude each other")
+        if what not in (What.STORE, What.ENGINES):
+            usage_error(f"--engines and {what} exclude each other")
+        what = What.ENGINES
+    if store is not None and what in (What.ENGINES, What.WORKER):
+        usage_error(f"--store and {'--engines' if engines else what} exclude each other")
+    if what is What.ENGINES:
         run(lambda: _engines(as_json))
+        return
+    if what is What.WORKER:
+        run(lambda: examined.worker(server, host, as_json))
         return
     try:
         settings = resolve({"store": store}).settings
     except InvalidArgument as error:
         usage_error(str(error))
-    run(lambda: _doctor(settings, as_json))
+    run(lambda: examined.server(settings, as_json) if what is What.SERVER else _doctor(settings, as_json))
 
 
 async def _doctor(settings: Settings, as_json: bool) -> None:
@@ -97,12 +119,7 @@ async def _doctor(settings: Settings, as_json: bool) -> None:
         store = open_store(settings.store, clock)
     except InvalidArgument as error:
         usage_error(str(error))
-    main = asyncio.current_task()
-    assert main is not None
-    with contextlib.suppress(NotImplementedError):
-        # SIGTERM ends it as Ctrl-C does: what was written to try the store is removed.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
-    with err().status(f"Examining {clean(store.url)} …") if sys.stderr.isatty() else contextlib.nullcontext():
+    with until_told(f"Examining {clean(store.url)} …"):
         report = await examine_store(store, clock)
     if as_json:
         typer.echo(json.dumps(_json(report), indent=2))
@@ -115,28 +132,8 @@ async def _doctor(settings: Settings, as_json: bool) -> None:
 
 
 async def _engines(as_json: bool) -> None:
-    from peerload.client.settings import ClientSettings
-    from peerload.client.threads import in_thread
-    from peerload.clock import SystemClock
-    from peerload.doctor.engines import examinable, examine_engine
-
-    try:
-        used = ClientSettings.from_env().engines
-        names = [*used, *(name for name in examinable() if name not in used)]
-    except InvalidArgument as error:
-        usage_error(str(error))
-    main = asyncio.current_task()
-    assert main is not None
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
-    clock = SystemClock()
-
-    def examine(stop: threading.Event) -> list[EngineReport]:
-        return [examine_engine(name, used=name in used, clock=clock, stop=stop) for name in names if not stop.is_set()]
-
-    with err().status("Moving bytes …") if sys.stderr.isatty() else contextlib.nullcontext():
-        with ThreadPoolExecutor(1) as executor:
-            reports = await in_thread(executor, examine)
+    with until_told("Moving bytes …"):
+        reports = await engine_reports()
     level = worst(finding for report in reports for finding in report.findings)
     if as_json:
         typer.echo(json.dumps({"level": level, "engines": [_engine_json(report) for report in reports]}, indent=2))
@@ -145,7 +142,9 @@ async def _engines(as_json: bool) -> None:
         for report in reports:
             for finding in report.findings:
                 in_use = "yes" if report.used else "-"
-                made.add_row(report.name, in_use, Text(finding.level, style=_STYLES[finding.level]), _text(finding))
+                made.add_row(
+                    report.name, in_use, Text(finding.level, style=STYLES[finding.level]), finding_text(finding)
+                )
         write(made)
     if level is Level.PROBLEM:
         raise typer.Exit(FAILED)
@@ -158,19 +157,15 @@ def _engine_json(report: EngineReport) -> dict[str, Any]:
         "works": report.works,
         "bytes_per_second": round(report.bytes_per_second),
         "level": report.level,
-        "findings": _findings(report.findings),
+        "findings": findings_json(report.findings),
     }
-
-
-def _findings(findings: Sequence[Finding]) -> list[dict[str, str]]:
-    return [{"level": finding.level, "what": finding.what, "advice": finding.advice} for finding in findings]
 
 
 def _show(report: StoreReport) -> None:
     say(f"Store {clean(report.url)}", style="bold")
     made = table("LEVEL", "FOUND")
     for finding in report.findings:
-        made.add_row(Text(finding.level, style=_STYLES[finding.level]), _text(finding))
+        made.add_row(Text(finding.level, style=STYLES[finding.level]), finding_text(finding))
     write(made)
     counts = {level: sum(finding.level is level for finding in report.findings) for level in Level}
     if not report.reached:
@@ -183,14 +178,7 @@ def _show(report: StoreReport) -> None:
         verdict = f"Servers can use it, with {plural(counts[Level.WARNING], 'warning')}."
     else:
         verdict = "Servers can use it."
-    say(verdict, style=_STYLES[report.level])
-
-
-def _text(finding: Finding) -> Text:
-    """On a terminal the advice has a line of its own; piped, a finding is one line."""
-    if not finding.advice or not sys.stdout.isatty():
-        return Text(clean(str(finding), limit=_LONG))
-    return Text.assemble(clean(finding.what, limit=_LONG), "\n", (f"→ {clean(finding.advice, limit=_LONG)}", "bold"))
+    say(verdict, style=STYLES[report.level])
 
 
 def _json(report: StoreReport) -> dict[str, Any]:
@@ -202,6 +190,6 @@ def _json(report: StoreReport) -> dict[str, Any]:
             "reached": report.reached,
             "rehearsed": report.rehearsed,
             "level": report.level,
-            "findings": _findings(report.findings),
+            "findings": findings_json(report.findings),
         },
     }

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, NoReturn
 
 import typer
@@ -41,7 +41,8 @@ TERMINATED: Final = 143
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a command's coroutine to its end, and leave with the status that fits how it ended."""
     try:
-        asyncio.run(work())
+        with _traced():
+            asyncio.run(work())
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except asyncio.CancelledError:
@@ -55,6 +56,21 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     except (PeerloadError, OSError) as error:
         explain(error)
         raise typer.Exit(exit_status(error)) from None
+
+
+@contextlib.contextmanager
+def _traced() -> Iterator[None]:
+    """Export traces, where PEERLOAD_TRACING asks for it. Raises `MissingExtra`."""
+    if os.environ.get("PEERLOAD_TRACING", "").strip().lower() not in ("1", "true", "yes", "on"):
+        yield
+        return
+    from peerload import tracing
+
+    stop = tracing.start("peerload")
+    try:
+        yield
+    finally:
+        stop()
 
 
 def explain(error: BaseException) -> None:

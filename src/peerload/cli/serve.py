@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Annotated, Any
 
@@ -152,6 +153,13 @@ def command(
             help="Where Prometheus reads metrics; a port alone is on the host of --listen (default: 9401 if it is free).",
         ),
     ] = None,
+    metrics_models: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many models have rows of their own in the metrics (default: 100; none where callers are asked who they are).",
+        ),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -171,6 +179,13 @@ def command(
     log_format: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="console for people, json for programs (default: console on a terminal)."),
+    ] = None,
+    tracing: Annotated[
+        bool | None,
+        typer.Option(
+            "--tracing/--no-tracing",
+            help="Export traces by OTLP, as OTEL_EXPORTER_OTLP_ENDPOINT and its relatives say; needs peerload[otel] (default: --no-tracing).",
+        ),
     ] = None,
     access: Annotated[
         str | None,
@@ -266,10 +281,12 @@ def command(
                 "timeout_stall": timeout_stall,
                 "timeout_silence": timeout_silence,
                 "metrics": metrics,
+                "metrics_models": metrics_models,
                 "grace": grace,
                 "drain_delay": drain_delay,
                 "log_level": log_level,
                 "log_format": log_format,
+                "tracing": tracing,
                 "access": access,
                 "token_audiences": token_audiences,
                 "service_accounts": service_accounts,
@@ -297,6 +314,7 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         _print(resolved.table(), as_json)
         return
     from peerload.server import logs
+    from peerload.server.traced import exporting
 
     if resolved.settings.processes > 1:
         from peerload.server.processes.parent import serve
@@ -304,8 +322,11 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
         from peerload.server.app import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
+    # Of several processes each exports its own.
+    tracing = contextlib.nullcontext() if resolved.settings.processes > 1 else exporting(resolved.settings)
     try:
-        asyncio.run(serve(resolved.settings))
+        with tracing:
+            asyncio.run(serve(resolved.settings))
     except InvalidArgument as error:
         raise resolved.named(error) from None
 

@@ -10,8 +10,10 @@ from peerload.client.cached import PulledModel
 from peerload.client.client import AsyncClient
 from peerload.client.delivery import WeightStream
 from peerload.client.explanation import Asked, Explanation, Finding, Miss, Unanswered, Verdict
+from peerload.client.health import Health, ServerInfo
 from peerload.client.identity import Framework, Identity, SourceType, StockIdentity
 from peerload.client.manifest import Item, Manifest, SourceManifest
+from peerload.client.measures import register_metrics
 from peerload.client.opening import Opening
 from peerload.client.replicas import Replica, replicas
 from peerload.client.settings import ClientSettings
@@ -49,6 +51,7 @@ __all__ = [
     "Form",
     "Framework",
     "Given",
+    "Health",
     "Identity",
     "Item",
     "Manifest",
@@ -61,6 +64,7 @@ __all__ = [
     "PulledModel",
     "Replica",
     "Selector",
+    "ServerInfo",
     "Source",
     "SourceChange",
     "SourceEvent",
@@ -78,6 +82,7 @@ __all__ = [
     "WeightIterator",
     "WeightStream",
     "Weights",
+    "register_metrics",
     "replicas",
     "server_address",
     "shared_copy",

@@ -21,6 +21,7 @@ from peerload.client.connection import Connection
 from peerload.client.delivery import WeightStream
 from peerload.client.engines import Engines
 from peerload.client.explanation import Explanation, explain
+from peerload.client.health import Health, ServerInfo, ask, describe
 from peerload.client.host import advertised_host, topology_from
 from peerload.client.identity import Identity, StockIdentity
 from peerload.client.manifest import Item, SourceManifest
@@ -147,6 +148,15 @@ class BaseClient:
         of what it was asked itself; at most `limit` reasons, 1,000 of them at most. Raises `InvalidArgument`.
         """
         return await explain(self._connection, model, source_id, limit)
+
+    async def health(self, *, live: bool = False) -> Health:
+        """Whether the server can answer calls, and why not; with `live`, whether it answers at all. Nobody need be allowed to
+        ask. Raises `Unavailable` where none could be asked."""
+        return await ask(self._connection, live=live)
+
+    async def server_info(self) -> ServerInfo:
+        """What the server is that answers, and how far its clock is from this host's."""
+        return await describe(self._connection, self._clock)
 
     async def manifest(self, source: SourceInfo | SourceKey) -> SourceManifest:
         """What a source offers and how to read it.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from peerload import tracing
 from peerload.client.connection import Connection
 from peerload.errors import PeerloadError
 from peerload.wire import claims_pb2
@@ -57,7 +58,7 @@ class Claim:
         return Claimed(response.acquired, response.claim.note, response.claim.left_ms / 1000)
 
     async def __aenter__(self) -> Self:
-        self._heart = asyncio.create_task(self._renew_forever(), name="peerload-claim")
+        self._heart = asyncio.create_task(self._renew_forever(), name="peerload-claim", context=tracing.unrelated())
         return self
 
     async def __aexit__(

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from peerload import tracing
 from peerload.client.addresses import Place, Servers, resolve
 from peerload.client.handshake import Diagnosis, diagnose
 from peerload.client.route import Link, Resolve, Route
@@ -25,7 +26,16 @@ from peerload.client.tls import ClientTls
 from peerload.clock import Clock
 from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
 from peerload.stamps import Stamp, stamp
-from peerload.wire import claims_pb2, diagnosis_pb2, p2p_pb2, sources_pb2, transfers_pb2
+from peerload.wire import (
+    claims_pb2,
+    diagnosis_pb2,
+    grpc_health_pb2,
+    health_pb2,
+    p2p_pb2,
+    server_pb2,
+    sources_pb2,
+    transfers_pb2,
+)
 
 __all__ = ["Connection"]
 
@@ -38,6 +48,9 @@ _DIAGNOSIS: Final = "/peerload.v1.DiagnosisService/"
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 _MAX_TOKEN_BYTES: Final = 64 * 1024
+_RPC: Final = {"rpc.system": "grpc"}
+_REQUEST_ID: Final = "x-request-id"
+_MAX_REQUEST_ID: Final = 128
 
 _SETTLED_S: Final = 1.0
 """A watch that has been told of changes for so long turns to every server again, at once, when it ends."""
@@ -102,6 +115,18 @@ class Connection:
     async def list(self, request: sources_pb2.ListRequest) -> sources_pb2.ListResponse:
         """The sources that a selector lets through."""
         return await self._call(f"{_SOURCES}List", request, sources_pb2.ListResponse)
+
+    async def check(self, request: grpc_health_pb2.HealthCheckRequest) -> grpc_health_pb2.HealthCheckResponse:
+        """Whether a service is served, by the protocol that everybody speaks."""
+        return await self._call("/grpc.health.v1.Health/Check", request, grpc_health_pb2.HealthCheckResponse)
+
+    async def health(self, request: health_pb2.HealthRequest) -> health_pb2.HealthResponse:
+        """The same in the words of the stock contract, with the reason."""
+        return await self._call("/model_express.health.HealthService/GetHealth", request, health_pb2.HealthResponse)
+
+    async def describe(self, request: server_pb2.DescribeRequest) -> server_pb2.DescribeResponse:
+        """What the server is, and what time it has."""
+        return await self._call("/peerload.v1.ServerService/Describe", request, server_pb2.DescribeResponse)
 
     async def explain(self, request: diagnosis_pb2.ExplainRequest) -> diagnosis_pb2.ExplainResponse:
         """Why lists gave nothing."""
@@ -223,7 +248,7 @@ class Connection:
         return await self._once(link, method, request, answer, end - loop.time())
 
     async def _once(self, link: Link, method: str, request: Message, answer: type[M], timeout: float) -> M:
-        with link.calling() as channel:
+        with link.calling() as channel, tracing.span(method.removeprefix("/"), _RPC, kind="client"):
             call = channel.unary_unary(
                 method,
                 request_serializer=lambda message: message.SerializeToString(),
@@ -244,7 +269,9 @@ class Connection:
             raise DeadlineExceeded(f"the name of the server at {self.address} was not resolved in time") from None
 
     def _failed(self, link: Link, error: grpc.aio.AioRpcError, method: str) -> PeerloadError:
-        failure = to_error(error.code(), error.details() or "", link.place.name, method)
+        trailing = error.trailing_metadata() or ()
+        request_id = next((str(value) for key, value in trailing if key == _REQUEST_ID), "")
+        failure = to_error(error.code(), error.details() or "", link.place.name, method, request_id[:_MAX_REQUEST_ID])
         if isinstance(failure, Unavailable):
             # A connection that is lost is made anew by who comes next, not when gRPC thinks that it is time.
             self._route.failed(link, for_good=isinstance(failure, (NotReached, Stopping)))
@@ -286,7 +313,7 @@ class Connection:
                 self._settings.token_path,
                 link.place.name,
             )
-        return metadata
+        return (*metadata, *tracing.headers())
 
 
 class _Hopeless(NotReached):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
+from peerload import tracing
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
 from peerload.client.search import fetch_manifest, get_manifest
@@ -50,7 +51,8 @@ class Manifests:
         if not is_stock(source):
             known = self._known.get(source.key)
             if known is None:
-                known = await fetch_manifest(self._connection, source.key, self._executor)
+                with tracing.span("peerload.manifest", {"peerload.source": str(source)}):
+                    known = await fetch_manifest(self._connection, source.key, self._executor)
                 self._known[source.key] = known
             yield known
             return

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from peerload import tracing
 from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
 from peerload.client.manifests import Manifests, is_stock
 from peerload.client.mapped import mapped_regions
+from peerload.client.measures import MEASURES
 from peerload.client.reports import Reader as ReadBy
 from peerload.client.reports import Reports
 from peerload.client.search import Search, Wanted
@@ -40,6 +42,7 @@ from peerload.errors import (
     VerificationFailed,
 )
 from peerload.metadata.records import SourceKey
+from peerload.tracing import Attribute
 
 __all__ = ["Pull", "PullContext"]
 
@@ -108,6 +111,7 @@ class Pull:
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
         self._manifests = Manifests(context.connection, context.agents, context.executor)
+        self._reads = 0
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -126,6 +130,13 @@ class Pull:
 
         Raises `NoSource`, `Ambiguous`, `PullFailed`, `DeadlineExceeded`, `Unavailable`, and what the target raises.
         """
+        with tracing.span("peerload.pull", {"peerload.wanted": str(self._wanted.selector)}) as span:
+            report = await self._run()
+            span.set_attribute("peerload.bytes", report.bytes_moved)
+            span.set_attribute("peerload.attempts", len(report.attempts))
+            return report
+
+    async def _run(self) -> PullReport:
         loop = asyncio.get_running_loop()
         start = loop.time()
         self._wait_until = start + self._wait
@@ -143,6 +154,10 @@ class Pull:
 
     async def _first(self) -> list[SourceInfo]:
         """The sources to begin with; waits for one if it may."""
+        with tracing.span("peerload.find"):
+            return await self._found()
+
+    async def _found(self) -> list[SourceInfo]:
         try:
             if sources := await self._search.now():
                 return sources
@@ -207,9 +222,10 @@ class Pull:
 
         Raises `PullFailed` if none is left to try, `Unavailable` if that cannot be known.
         """
-        sources = [source for source in await self._search.now() if self._worth(source)]
-        if not sources and self._left() > 0:
-            sources = await self._search.appear(self._left())
+        with tracing.span("peerload.find"):
+            sources = [source for source in await self._search.now() if self._worth(source)]
+            if not sources and self._left() > 0:
+                sources = await self._search.appear(self._left())
         if not sources:
             raise PullFailed(f"no source of {self._wanted.selector} could give it", self._lines())
         return sources
@@ -235,7 +251,9 @@ class Pull:
                 for endpoint in endpoints:
                     address = endpoint.address
                     try:
-                        await self._read(found, source, endpoint, deadline)
+                        with tracing.span("peerload.read", _of(source, endpoint)) as span:
+                            await self._read(found, source, endpoint, deadline)
+                            span.set_attribute("peerload.bytes", max(0, self._verified() - before))
                         break
                     except TransferFailed as failure:
                         # Of the source nothing is known yet, and there is another way to it.
@@ -310,6 +328,9 @@ class Pull:
         if all(slot.verified for slot in target.slots):
             await in_thread(context.executor, lambda stop: reader.close())
         else:
+            if self._reads:
+                MEASURES.retry(endpoint.engine)
+            self._reads += 1
             with context.reports.attempt(
                 context.reader, source, endpoint.engine, self._verified, total - base
             ) as under:
@@ -355,6 +376,15 @@ class Pull:
 
     def _with_attempts(self, text: str) -> str:
         return "\n".join([text, *(f"  - {line}" for line in self._lines())])
+
+
+def _of(source: SourceInfo, endpoint: Descriptor) -> dict[str, Attribute]:
+    """What a span says of a read."""
+    return {
+        "peerload.source": str(source),
+        "peerload.engine": endpoint.engine,
+        "peerload.address": endpoint.address,
+    }
 
 
 def _allocator(importer: Importer, target: Target) -> Allocate:

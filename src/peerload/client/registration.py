@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
+from peerload import tracing
 from peerload.client.connection import Connection
 from peerload.client.settings import ClientSettings
 from peerload.clock import Clock
@@ -93,7 +94,9 @@ class Registration:
 
     def start(self) -> None:
         """Heartbeat from now on, until `stop`."""
-        self._heart = asyncio.create_task(self._beat_forever(), name=f"peerload-heartbeat-{self.key.worker_id}")
+        self._heart = asyncio.create_task(
+            self._beat_forever(), name=f"peerload-heartbeat-{self.key.worker_id}", context=tracing.unrelated()
+        )
 
     async def stop(self) -> None:
         """Heartbeat no more."""

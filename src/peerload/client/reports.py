@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from peerload.client.connection import Connection
+from peerload.client.measures import MEASURES
 from peerload.client.sources import SourceInfo
 from peerload.client.transfer import SourceBusy
 from peerload.clock import Clock
@@ -137,6 +138,7 @@ class Reports:
             outcome = _OUTCOMES[failure.fault]
             raise
         finally:
+            MEASURES.read(engine, outcome, under.right, loop.time() - under.begun)
             self._end(under, outcome)
 
     async def close(self) -> None:

@@ -85,12 +85,16 @@ def _last_cause(message: str) -> str:
     return message.rpartition("last error:")[2].removesuffix(": OK").rpartition(": ")[2].strip(" ]}").lower()
 
 
-def to_error(code: grpc.StatusCode, message: str, address: str, method: str) -> errors.PeerloadError:
+def to_error(
+    code: grpc.StatusCode, message: str, address: str, method: str, request_id: str = ""
+) -> errors.PeerloadError:
     """The exception that tells of a call's status. `address` and `method` are named where the text alone would not
-    say who did not answer what."""
+    say who did not answer what; `request_id`, by which the server's log knows the call, where only that tells more."""
     make = _ERRORS.get(code)
     if make is None:
         text = f"the server at {address} answered {code.name} to {method}: {message}"
+        if request_id:
+            text += f" (request_id {request_id})"
         if code is grpc.StatusCode.UNIMPLEMENTED:
             text = f"what answers at {address} does not know {method}: is it a Peerload server?"
         return errors.PeerloadError(text)

@@ -315,6 +315,8 @@ class Client:
     find = _waits(AsyncClient.find)
     watch = _iterates(AsyncClient.watch)
     explain = _waits(AsyncClient.explain)
+    health = _waits(AsyncClient.health)
+    server_info = _waits(AsyncClient.server_info)
     manifest = _waits(AsyncClient.manifest)
     read = _waits(AsyncClient.read)
     withdraw = _waits(AsyncClient.withdraw)

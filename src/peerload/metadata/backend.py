@@ -17,7 +17,7 @@ from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavai
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
-from peerload.metadata.feed import follow
+from peerload.metadata.feed import FeedTally, follow
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.held import Held
@@ -44,6 +44,7 @@ from peerload.metadata.watch_event import WatchEvent
 from peerload.metadata.watchers import Watchers
 from peerload.metadata.writes import ATTEMPTS, Writes
 from peerload.store.base import Entry, Store
+from peerload.tally import Histogram
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import is_source_id
 
@@ -71,9 +72,10 @@ class MetadataBackend:
         self.directory = Directory(store, clock, self.settings)
         self.watchers = Watchers(self.directory)
         self.reaper = Reaper(store, self.directory, clock, self.settings)
-        self._reviver = Reviver(store, self.directory, clock)
+        self.reviver = Reviver(store, self.directory, clock)
+        self.feed = FeedTally()
         self._health = Health(self.directory, self.settings)
-        self._manifests = Manifests(store, self.settings.manifest_cache_bytes)
+        self.manifests = Manifests(store, self.settings.manifest_cache_bytes)
         self._confirm = Confirm(store, clock)
         self._holding = Holding(self.directory, self._health, clock, self.settings)
         self._patience = Patience(clock, self.settings, self._hopeful)
@@ -86,10 +88,10 @@ class MetadataBackend:
             patience=self._patience,
             server_id=secrets.token_hex(8),
         )
-        self._prober: Prober | None = None
+        self.prober: Prober | None = None
         if self.settings.probe:
-            self._prober = Prober(self.directory, clock, self.settings, dial or Dialer(clock).dial)
-        self._suspicions = Suspicions(self.directory, self._prober)
+            self.prober = Prober(self.directory, clock, self.settings, dial or Dialer(clock).dial)
+        self._suspicions = Suspicions(self.directory, self.prober)
         self.claims = Leases(
             _CLAIM_PREFIX,
             store,
@@ -113,16 +115,16 @@ class MetadataBackend:
         await self._store.open()
         self._ended = asyncio.get_running_loop().create_future()
         loops: dict[str, Coroutine[Any, Any, None]] = {
-            "feed": follow(self._store, (self.claims, self.directory), self._clock),
+            "feed": follow(self._store, (self.claims, self.directory, self.feed), self._clock),
             "heartbeats": self.heartbeats.run(),
             "amends": self._writes.run(),
             "expiry": self._tick(),
             "reaper": self.reaper.run(),
             "claims": self.claims.run(),
-            "reviver": self._reviver.run(),
+            "reviver": self.reviver.run(),
         }
-        if self._prober is not None:
-            loops["prober"] = self._prober.run()
+        if self.prober is not None:
+            loops["prober"] = self.prober.run()
         self._holding.begin()
         for name, loop in loops.items():
             task = asyncio.create_task(loop, name=f"metadata {name}")
@@ -148,7 +150,7 @@ class MetadataBackend:
             task.cancel()
         await asyncio.wait(tasks)
         await self.heartbeats.close(_CLOSE_SECONDS)
-        await self._manifests.close()
+        await self.manifests.close()
         await self._confirm.close()
         await self._store.close()
         if self._ended is not None and not self._ended.done():
@@ -162,6 +164,11 @@ class MetadataBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def lag(self) -> Histogram:
+        """How long the directory takes to know of this server's own writes, in seconds."""
+        return self._writes.lag
 
     @property
     def heartbeats(self) -> Heartbeats:
@@ -194,7 +201,7 @@ class MetadataBackend:
         """Keep a publication, durably, in place of what was published under its key before. Raises `NotAllowed` where that
         is another principal's, or the model is not in this one's scope."""
         check_model(principal, publication.record.model_name)
-        blob = await self._manifests.pack(publication)
+        blob = await self.manifests.pack(publication)
         await self._writes.publish(publication, blob, principal=principal, deadline=deadline)
         return publication.key
 
@@ -425,10 +432,10 @@ class MetadataBackend:
         return found if query.limit is None else found[: query.limit]
 
     async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
-        parts = self._manifests.cached(key, generation)
+        parts = self.manifests.cached(key, generation)
         if parts is not None:
             return parts
-        return await self._patience.ask(partial(self._manifests.read, key, generation), deadline)
+        return await self._patience.ask(partial(self.manifests.read, key, generation), deadline)
 
     def _hopeful(self) -> bool:
         """Whether a fault of the store may be a short one."""

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from peerload.clock import Clock
+from peerload.metadata.census import Census
 from peerload.metadata.expiry import Expiry
 from peerload.metadata.feed_time import FeedTime
 from peerload.metadata.held import Group, Held
@@ -54,6 +55,7 @@ class Directory:
         self._lost_data_at: int | None = None
         self.synced = False
         """Whether the store was ever listed."""
+        self.census = Census()
         self.liveness = Liveness(
             timeout_ms=settings.heartbeat_timeout_ms, tolerance_ms=round(settings.alive_tolerance * 1000)
         )
@@ -193,8 +195,12 @@ class Directory:
             self._index.renamed(before, record)
             held.put(record, now)
             self._judge(key, held)
-            # What is published changes only with a new generation.
-            if held.shown is not was or before.generation != record.generation:
+            # What is published changes only with a new generation; a name, if at all, only in how it is spelled.
+            if (
+                held.shown is not was
+                or before.generation != record.generation
+                or before.model_name != record.model_name
+            ):
                 self._tell(Seen(record.key, before, was, record, held.shown))
         self._notify(key)
 
@@ -225,6 +231,7 @@ class Directory:
         self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
 
     def _tell(self, seen: Seen) -> None:
+        self.census.note(seen.before, seen.before_status, seen.after, seen.after_status)
         if self.on_change is not None and self.synced:
             self.on_change(seen)
         self.changed.beat()

@@ -10,8 +10,9 @@ import structlog
 from peerload.clock import Clock
 from peerload.errors import Compacted, Unavailable
 from peerload.store.base import Feed, Listing, Position, Store
+from peerload.tally import SIZES, Histogram
 
-__all__ = ["Reader", "follow"]
+__all__ = ["FeedTally", "Reader", "follow"]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -30,6 +31,22 @@ class Reader(Protocol):
     def apply(self, feed: Feed) -> None:
         """Take in some changes."""
         ...
+
+
+class FeedTally:
+    """A reader that counts what comes."""
+
+    def __init__(self) -> None:
+        self.listings = 0
+        self.batches = Histogram(SIZES)
+        """Changes in each batch that had any; its sum is how many there were."""
+
+    def replace(self, listing: Listing) -> None:
+        self.listings += 1
+
+    def apply(self, feed: Feed) -> None:
+        if feed.changes:
+            self.batches.observe(len(feed.changes))
 
 
 async def follow(store: Store, readers: tuple[Reader, ...], clock: Clock) -> None:

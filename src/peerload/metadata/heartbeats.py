@@ -17,6 +17,7 @@ from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import settled_within
 from peerload.store.base import Beat, Store, Touch, Touched
+from peerload.tally import SIZES, Histogram
 
 __all__ = ["Heartbeats"]
 
@@ -76,12 +77,19 @@ class Heartbeats:
         self._last_alive = 0.0
         self._last_failed = False
         self._writing_since: float | None = None
+        self.batches = Histogram(SIZES)
+        """Heartbeats in each batch that was stored; its sum is how many there were."""
 
     @property
     def failed(self) -> bool:
         """Whether the last write failed, or the present one takes long: then no heartbeat may be taken on trust."""
         since = self._writing_since
         return self._last_failed or (since is not None and self._clock.monotonic() - since > _TRUSTED_SECONDS)
+
+    @property
+    def pending(self) -> int:
+        """How many wait for the next batch."""
+        return len(self._pending)
 
     def stamp(self, key: str, held: int) -> int:
         """The stamp for a heartbeat of this key that arrives now: later than every one before it. `held` is the stamp
@@ -172,6 +180,8 @@ class Heartbeats:
         alive = await self._alive()
         results = await self._store.touch([alive, *(one.touch for one in pending)])
         self._last_alive = self._clock.monotonic()
+        if pending:
+            self.batches.observe(len(pending))
         if self._episode is not None:
             if results[0] is Touched.MISSING:
                 self._episode = None

@@ -79,22 +79,27 @@ class Manifests:
         self._limit = cache_bytes
         self._cached: OrderedDict[tuple[str, int], Parts] = OrderedDict()
         self._bytes = 0
+        self.hits = 0
+        self.misses = 0
+        """Questions that the cache answered, and that had to wait for the store."""
         self._reading: dict[tuple[str, int], asyncio.Task[Parts]] = {}
 
     def cached(self, key: str, generation: int) -> Parts | None:
         """From the cache, or None."""
         place = (key, generation)
         parts = self._cached.get(place)
-        if parts is not None:
+        if parts is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._cached.move_to_end(place)
         return parts
 
     async def read(self, key: str, generation: int) -> Parts:
         """Raises `NotFound` where the store has no such generation any more, `Damaged` and `Unavailable`."""
-        parts = self.cached(key, generation)
-        if parts is not None:
-            return parts
         place = (key, generation)
+        if (parts := self._cached.get(place)) is not None:
+            return parts  # somebody else's question has brought it meanwhile
         task = self._reading.get(place)
         if task is None:
             task = self._reading[place] = asyncio.ensure_future(self._load(place))

@@ -64,6 +64,8 @@ class Prober:
         self._order = itertools.count()
         self._wake = Pulse()
         self._running: set[asyncio.Task[None]] = set()
+        self.answers = dict.fromkeys(Answer, 0)
+        """How many probes ended so."""
         self.on_accepted: Callable[[str, int, int], None] | None = None
         """Called with the key, the generation and the beginning (store's clock) of each probe that found somebody listening."""
         directory.expiry.on_quiet = self._look
@@ -142,6 +144,7 @@ class Prober:
         turn = self._turns[key]
         turn.reported = False
         answer = await self._ask(record.endpoints, dict(record.topology).get("host", ""))
+        self.answers[answer] += 1
         if answer is Answer.ACCEPTED and self.on_accepted is not None:
             self.on_accepted(key, record.generation, since)
         elif answer is Answer.REFUSED and self._directory.refused(key, record.generation, since):

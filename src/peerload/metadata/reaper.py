@@ -39,6 +39,12 @@ class Reaper:
         self._directory = directory
         self._clock = clock
         self._settings = settings
+        self.sweeps = 0
+        self.broken_off = 0
+        """Sweeps that an outage ended."""
+        self.marked = 0
+        self.removed = 0
+        """Sources, since the start, by this server."""
 
     async def run(self) -> None:
         """Sweep every `reaper_interval` until cancelled; an outage ends a sweep, not the reaper."""
@@ -47,29 +53,35 @@ class Reaper:
             try:
                 await self.sweep()
             except Unavailable as error:
+                self.broken_off += 1
                 _log.warning("a sweep was broken off", error=str(error))
 
     async def sweep(self) -> Swept:
         """Look once. Raises `Unavailable`. Does nothing while servers and feed have not been up for long enough."""
-        marked = removed = 0
+        before = Swept(self.marked, self.removed)
         self._directory.sweep()
+        self.sweeps += 1
         for key, held in self._directory.expired():
             # Asked again each time: writing takes a while, and the feed may have broken off meanwhile.
             if not self._directory.settled:
-                return Swept(marked, removed)
-            marked += await self._mark(key, held)
+                return self._since(before)
+            self.marked += await self._mark(key, held)
         gc_ms = round(self._settings.gc_timeout * 1000)
         now = self._directory.now()
         for key, held in list(self._directory.marked.items()):
             if not self._directory.settled:
-                return Swept(marked, removed)
+                return self._since(before)
             mark = held.record.mark
             if mark is not None and self._directory.liveness.age(mark.since, now) >= gc_ms:
-                removed += await self._remove(key, held.record.store_revision, mark.judged)
+                self.removed += await self._remove(key, held.record.store_revision, mark.judged)
         await self._forget_servers(now)
-        if marked or removed:
-            _log.info("reaped", marked=marked, removed=removed)
-        return Swept(marked, removed)
+        swept = self._since(before)
+        if swept.marked or swept.removed:
+            _log.info("reaped", marked=swept.marked, removed=swept.removed)
+        return swept
+
+    def _since(self, before: Swept) -> Swept:
+        return Swept(self.marked - before.marked, self.removed - before.removed)
 
     async def _mark(self, key: str, held: Held) -> bool:
         revision, judged = held.record.store_revision, held.stamp

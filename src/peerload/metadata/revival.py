@@ -26,6 +26,8 @@ class Reviver:
         self._store = store
         self._directory = directory
         self._clock = clock
+        self.revived = 0
+        """Marks undone since the start, by this server."""
 
     async def run(self) -> None:
         """Write back, as soon as there is something to, until cancelled."""
@@ -55,6 +57,7 @@ class Reviver:
                     )
                     known = written.revision
                     revived += 1
+                    self.revived += 1
                 except Conflict as conflict:
                     known = conflict.revision
             # Whatever the store holds by now, the feed tells whether there is more to do.

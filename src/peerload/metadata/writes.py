@@ -21,6 +21,7 @@ from peerload.metadata.records import SourceKey, SourceRecord, Status, with_stat
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse
 from peerload.store.base import ABSENT, Beat, Store, Touch, Touched, Value, Written
+from peerload.tally import Histogram
 
 __all__ = ["ATTEMPTS", "Writes"]
 
@@ -72,6 +73,8 @@ class Writes:
         self._unseen: dict[str, int] = {}
         self._amends: dict[str, _Amend] = {}
         self._amend = Pulse()
+        self.lag = Histogram()
+        """Seconds from a durable write until this server's directory had it; such as were not waited for longer are among them."""
         self.heartbeats = Heartbeats(store, clock, settings, server_id, on_mistake=self._amend_later)
 
     async def publish(
@@ -304,7 +307,12 @@ class Writes:
     async def _written(self, key: str, revision: int) -> None:
         """Wait until the directory knows of a write of this server's, as `_seen` does."""
         self._unseen[key] = revision
-        if await self._seen(key, revision) and self._unseen.get(key) == revision:
+        begun = self._clock.monotonic()
+        try:
+            seen = await self._seen(key, revision)
+        finally:
+            self.lag.observe(self._clock.monotonic() - begun)
+        if seen and self._unseen.get(key) == revision:
             del self._unseen[key]
 
     async def _seen(self, key: str, revision: int) -> bool:

@@ -3,10 +3,11 @@ they hold."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
 
-from peerload.errors import LimitExceeded
+from peerload.errors import LimitExceeded, PeerloadError
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.front import Context, Gate, Method, UnaryMethod
 from peerload.server.limits import Limits
@@ -19,6 +20,9 @@ HEALTH_PATHS: Final = ("/grpc.health.v1.", "/model_express.health.")
 """What the paths of health services begin with. They answer whatever the server is at."""
 
 
+_SETTINGS: Final = ("--limit-calls", "--limit-watches", "--limit-message-bytes", "--limit-bytes-in-flight")
+
+
 class Places:
     """So many calls of one kind, each for the length of a `with` block; one more raises `LimitExceeded`."""
 
@@ -27,6 +31,11 @@ class Places:
         self._setting = setting
         self._unit = unit
         self._taken = 0
+
+    @property
+    def limit(self) -> int:
+        """How many there may be."""
+        return self._limit
 
     @property
     def taken(self) -> int:
@@ -64,6 +73,24 @@ class Admission:
             limits.limit_bytes_in_flight, setting="--limit-bytes-in-flight", max_waiting=limits.limit_bytes_in_flight
         )
         """Held by an answer until the transport has taken it."""
+
+        self.turned_away = dict.fromkeys(_SETTINGS, 0)
+        """How many calls each limit has turned away, by its setting."""
+
+    @property
+    def kinds(self) -> Mapping[str, Places]:
+        """The places that there are, by what takes them."""
+        return {
+            "calls": self._calls,
+            "watches": self._watches,
+            "health_calls": self._health_calls,
+            "health_watches": self._health_watches,
+        }
+
+    def note(self, error: PeerloadError) -> None:
+        """A call was not let in for this reason."""
+        if isinstance(error, LimitExceeded):
+            self.turned_away[error.field] = self.turned_away.get(error.field, 0) + 1
 
     def places(self, path: str, method: Method) -> Places:
         """Those of a method's calls."""

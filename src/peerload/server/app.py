@@ -19,6 +19,7 @@ from peerload.clock import Clock, SystemClock
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
+from peerload.server import logs
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
@@ -26,6 +27,11 @@ from peerload.server.front import Front, Gate, Method
 from peerload.server.front_grpc import GrpcFront
 from peerload.server.front_h2corn import H2cornFront
 from peerload.server.listening import SharedPort
+from peerload.server.measures.calls import CallMeasures
+from peerload.server.measures.fleet import FleetCollector
+from peerload.server.measures.loop import LoopDelay
+from peerload.server.measures.port import PortCollector
+from peerload.server.measures.store import MeasuredStore
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.page.page import Page
@@ -39,10 +45,12 @@ from peerload.server.services.health import HealthService, StandardHealth
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reflection import Reflection
+from peerload.server.services.server import ServerService
 from peerload.server.services.sources import SourceService
 from peerload.server.services.transfers import TransferService
 from peerload.server.settings import Settings
 from peerload.server.tls import TlsKeeper
+from peerload.server.traced import traced
 from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
@@ -76,7 +84,11 @@ class Server:
         self._settings = settings
         self._port = port
         self._clock = SystemClock() if clock is None else clock
-        self._store = open_store(settings.store, self._clock) if store is None else store
+        self._store = MeasuredStore(
+            open_store(settings.store, self._clock) if store is None else store,
+            self._clock,
+            traced=settings.tracing,
+        )
         self._backend = MetadataBackend(
             self._store,
             self._clock,
@@ -100,6 +112,10 @@ class Server:
         self._page: Page | None = None
         self._misses = Misses(self._backend, self._clock, self._metrics)
         self._calls = Calls()
+        self._measures = CallMeasures(self._clock)
+        self._delay = LoopDelay()
+        self._metrics.tell(self._delay)
+        self._metrics.tell(FleetCollector(self._backend, self._store, self._clock, settings.models_in_metrics))
         self._parser = Parser()
         self._front: Front | None = None
         self._address = ""
@@ -117,6 +133,11 @@ class Server:
         return self._metrics_address
 
     @property
+    def metrics(self) -> Metrics:
+        """What it tells Prometheus, whether or not there is a port for that."""
+        return self._metrics
+
+    @property
     def ui_address(self) -> str:
         """`HOST:PORT` of the web page, as bound; empty where there is none."""
         return "" if self._page is None else self._page.address
@@ -125,11 +146,6 @@ class Server:
     def backend(self) -> MetadataBackend:
         """What the services stand on."""
         return self._backend
-
-    @property
-    def metrics(self) -> Metrics:
-        """What is counted."""
-        return self._metrics
 
     @property
     def readiness(self) -> Readiness:
@@ -150,18 +166,17 @@ class Server:
             self._tasks.append(asyncio.create_task(self._backend.run(), name="peerload-backend"))
             self._tasks.append(asyncio.create_task(self._follow_backend(), name="peerload-readiness"))
             self._tasks.append(asyncio.create_task(self._misses.run(), name="peerload-misses"))
+            self._tasks.append(asyncio.create_task(self._delay.run(), name="peerload-loop-delay"))
             # Before the front: a server that cannot start must have answered nobody.
             self._metrics_address, no_metrics = await start_metrics(self._metrics_port, self._settings)
             tls = await self._start_tls()
             await self._start_page(tls)
             front = _FRONTS[self._settings.front]
-            self._front = front(
-                self._calls.wrap(self._methods()),
-                gate=self._gate,
-                limits=self._settings.limits,
-                tls=tls,
-                port=self._port,
-            )
+            methods = self._measures.wrap(self._calls.wrap(self._methods()))
+            if self._settings.tracing:
+                methods = traced(methods)
+            self._front = front(methods, gate=self._gate, limits=self._settings.limits, tls=tls, port=self._port)
+            self._metrics.tell(PortCollector(self._measures, self._front.admission, tls))
             self._address = await self._front.start(self._settings.listen)
         except BaseException:
             await self._let_go()
@@ -235,6 +250,7 @@ class Server:
             SourceService(self._backend, self._clock, self._parser, self._misses, checks),
             DiagnosisService(self._backend, self._misses, lambda: self._address),
             TransferService(self._backend, self._traffic),
+            ServerService(self._backend, self._clock, lambda: self._address),
             HealthService(self._readiness, self._clock),
             ApiService(),
             StandardHealth(self._readiness, names),
@@ -302,7 +318,8 @@ class Membership(Protocol):
 
 
 async def serve(settings: Settings, *, membership: Membership | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGUSR1 has the log tell everything,
+    SIGUSR2 what the settings say.
 
     Raises what `Server.start` raises.
     """
@@ -325,6 +342,7 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
     # Of several processes the parent has the terminal's.
     for number in _STOPS if membership is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, stop_by_signal, number)
+    logs.follow_signals(settings.log_level)
     server = Server(settings, port=None if membership is None else membership.port)
     attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
     starting = asyncio.create_task(server.start())

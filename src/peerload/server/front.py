@@ -23,11 +23,15 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from peerload.metadata.principals import Principal
 
+if TYPE_CHECKING:
+    from peerload.server.admission import Admission
+
 __all__ = [
+    "REQUEST_ID_KEY",
     "Bidi",
     "BidiMethod",
     "Code",
@@ -42,6 +46,9 @@ __all__ = [
     "Unary",
     "UnaryMethod",
 ]
+
+REQUEST_ID_KEY: Final = "x-request-id"
+"""Metadata of a call, and trailing metadata of an error: what the call is known by."""
 
 _MAX_ESCAPED_MESSAGE: Final = 4_000
 """Messages travel percent-encoded in a header, and transports bound all headers together (8 KiB is common)."""
@@ -120,6 +127,11 @@ class Context(Protocol):
         """Who calls, as the gate found; `ANYONE` where there is no gate."""
         ...
 
+    @property
+    def request_id(self) -> str:
+        """What the call is known by in logs, and in the trailing metadata of an error: see `peerload.server.requests`."""
+        ...
+
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         """Send these after the answer, in place of any set before."""
         ...
@@ -175,6 +187,11 @@ Methods: TypeAlias = Mapping[str, Method]
 
 class Front(Protocol):
     """What speaks gRPC on one address."""
+
+    @property
+    def admission(self) -> Admission:
+        """What lets its calls in."""
+        ...
 
     async def start(self, listen: str) -> str:
         """Listen on `HOST:PORT` (port 0: any free one) and serve; the address that was bound.

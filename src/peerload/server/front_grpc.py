@@ -15,6 +15,7 @@ from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
 from peerload.server.front import (
+    REQUEST_ID_KEY,
     Bidi,
     BidiMethod,
     Code,
@@ -31,6 +32,7 @@ from peerload.server.front import (
 from peerload.server.limits import SMALL_BYTES, Limits
 from peerload.server.listening import SharedPort, parse_listen
 from peerload.server.listening import listen as bound_to
+from peerload.server.requests import CURRENT, request_id
 from peerload.server.status import to_rpc_error
 from peerload.server.tls import Tls, TlsKeeper
 
@@ -68,8 +70,9 @@ class GrpcFront:
         self._tls = tls
         self._port = port
         limits = Limits() if limits is None else limits
+        self.admission = Admission(limits, gate)
         self._server = grpc.aio.server(
-            handlers=(_Table(methods, Admission(limits, gate)),), options=_options(limits, shared=port is not None)
+            handlers=(_Table(methods, self.admission),), options=_options(limits, shared=port is not None)
         )
 
     async def start(self, listen: str) -> str:
@@ -198,20 +201,22 @@ class _Way:
     @contextlib.asynccontextmanager
     async def open(self, context: Any) -> AsyncIterator[_Call]:
         """For the length of a call. Errors in it become its status."""
+        call = _Call(context)
+        CURRENT.set(call)
         try:
             with self._places:
-                call = _Call(context)
                 call.principal = await self.admission.admit(self._path, call)
                 yield call
             return
         except RpcError as error:
             failure = error
         except PeerloadError as error:
+            self.admission.note(error)
             known = to_rpc_error(error)
             if known is None:
                 raise
             failure = known
-        await _abort(context, failure)
+        await _abort(context, failure, call.request_id)
 
     async def hold_answer(self, answer: bytes, call: _Call, context: Any) -> bytes:
         """Find room for a large answer, until it has been sent."""
@@ -290,8 +295,8 @@ async def _send(answers: AsyncIterator[bytes], context: Any, way: _Way) -> None:
             await close()
 
 
-async def _abort(context: Any, error: RpcError) -> Any:
-    trailing = tuple(context.trailing_metadata() or ())
+async def _abort(context: Any, error: RpcError, request_id: str) -> Any:
+    trailing = (*(context.trailing_metadata() or ()), (REQUEST_ID_KEY, request_id))
     if error.details is not None:
         trailing += ((_DETAILS_KEY, error.details),)
     await context.abort(_CODES[int(error.code)], error.message, trailing)
@@ -300,10 +305,11 @@ async def _abort(context: Any, error: RpcError) -> Any:
 class _Call(Context):
     """A `Context` over grpc's; everything is looked up only when it is asked for."""
 
-    __slots__ = ("_context", "principal")
+    __slots__ = ("_context", "_request_id", "principal")
 
     def __init__(self, context: Any) -> None:
         self._context = context
+        self._request_id = ""
         self.principal: Principal = ANYONE
 
     @property
@@ -326,6 +332,13 @@ class _Call(Context):
     def client_certificate(self) -> bytes | None:
         pems = self._context.auth_context().get("x509_pem_cert")
         return bytes(pems[0]) if pems else None
+
+    @property
+    def request_id(self) -> str:
+        if not self._request_id:
+            given = self._context.invocation_metadata() or ()
+            self._request_id = request_id(value for key, value in given if key == REQUEST_ID_KEY)
+        return self._request_id
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         self._context.set_trailing_metadata(pairs)

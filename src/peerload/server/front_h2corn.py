@@ -121,7 +121,7 @@ class H2cornFront:
     ) -> None:
         self._methods = methods
         self._limits = Limits() if limits is None else limits
-        self._admission = Admission(self._limits, gate)
+        self.admission = Admission(self._limits, gate)
         self._tls = tls
         self._shared = port is not None
         self._sockets: list[socket.socket] = [] if port is None else list(port.sockets)
@@ -197,7 +197,7 @@ class H2cornFront:
     async def _open(self) -> _Generation:
         import h2corn
 
-        application = Application(self._methods, self._admission)
+        application = Application(self._methods, self.admission)
         limits = self._limits
         config = h2corn.Config(
             bind=tuple(f"fd://{each.fileno()}" for each in self._sockets),

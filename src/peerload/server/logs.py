@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
-__all__ = ["configure"]
+from peerload.server.requests import CURRENT
+
+__all__ = ["configure", "follow_signals", "set_level"]
+
+_log = structlog.get_logger("peerload.server")
 
 
 def configure(level: str, form: str, stream: TextIO | None = None, *, process: int | None = None) -> None:
@@ -23,6 +30,7 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, process: i
     people = form == "console" or (form == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_request_id,
         *([] if process is None else [_Naming(process)]),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -55,8 +63,35 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, process: i
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("peerload").setLevel(level.upper())
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """From which level on our own lines are told, from now on: a name of the standard library's, lower-case."""
+    logging.getLogger("peerload").setLevel(level.upper())
+
+
+def follow_signals(usual: str, pass_on: Callable[[int], None] = lambda number: None) -> None:
+    """From now on SIGUSR1 has everything told, and SIGUSR2 what the level `usual` has. In a running event loop; `pass_on` is
+    told of each, for processes that are to do the same."""
+
+    def change(number: signal.Signals, level: str) -> None:
+        set_level(level)
+        # Heard at every level but the quietest.
+        _log.warning("told to change the level of the log", signal=number.name, to=level)
+        pass_on(number)
+
+    for number, level in ((signal.SIGUSR1, "debug"), (signal.SIGUSR2, usual)):
+        asyncio.get_running_loop().add_signal_handler(number, change, number, level)
+
+
+def _with_request_id(_: Any, __: str, event: EventDict) -> EventDict:
+    """What is told while a call is answered says which."""
+    call = CURRENT.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
 
 
 class _Naming:

@@ -62,6 +62,11 @@ class Room:
         self._line: dict[asyncio.Future[None], int] = {}
 
     @property
+    def limit(self) -> int:
+        """Bytes that there is room for."""
+        return self._limit
+
+    @property
     def used(self) -> int:
         """Bytes that are held now."""
         return self._used

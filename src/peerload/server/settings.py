@@ -36,6 +36,7 @@ _LEAST_MESSAGE: Final = 1024 * 1024
 _METRICS_AUTO: Final = "auto"
 _METRICS_OFF: Final = "off"
 _OFF: Final = "off"
+_SHOWN_MODELS: Final = 100
 _LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
 _FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
 
@@ -192,6 +193,11 @@ class Settings(BaseSettings):
         default=_METRICS_AUTO,
         description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",
     )
+    metrics_models: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+        default=None,
+        description="Models that have rows of their own in the metrics, the others are counted together; "
+        "by default 100, and none where callers are asked who they are.",
+    )
     grace: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=10.0, description="Seconds that calls in flight get to end when the server is told to stop."
     )
@@ -205,6 +211,9 @@ class Settings(BaseSettings):
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
+    tracing: bool = Field(
+        default=False, description="Whether traces are exported by OTLP, as OTEL_* variables say (peerload[otel])."
+    )
     access: str = Field(
         default="",
         description="The access file: tokens, service accounts and client certificates, and who may do what.",
@@ -287,6 +296,14 @@ class Settings(BaseSettings):
         if self.metrics_is_default:
             return host, DEFAULT_METRICS_PORT
         return (host, int(self.metrics)) if self.metrics.isdigit() else split_address(self.metrics)
+
+    @property
+    def models_in_metrics(self) -> int:
+        """How many models the metrics name. Whoever asks there is not asked who he is, so none where the port for calls tells
+        only some callers."""
+        if self.metrics_models is not None:
+            return self.metrics_models
+        return 0 if self.authenticates else _SHOWN_MODELS
 
     @property
     def limits(self) -> Limits:

@@ -82,6 +82,11 @@ class TlsKeeper:
         """Whether clients must show a certificate."""
         return self.files.client_ca is not None
 
+    @property
+    def expires(self) -> int:
+        """When the certificate that is held does, in milliseconds since 1970."""
+        return self._held.pair.validity.ends
+
     def current(self) -> Tls:
         """What to meet a new connection with; the same object until the files have changed."""
         found = stamps(self.files)

@@ -14,6 +14,7 @@ from peerload.server.asgi.framing import Disconnected, Messages, Receive
 from peerload.server.asgi.headers import timeout_of
 from peerload.server.asgi.inflate import ENCODINGS
 from peerload.server.front import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.requests import CURRENT
 from peerload.server.status import to_rpc_error
 
 __all__ = ["Application"]
@@ -84,6 +85,7 @@ class Application:
             return
         deadline = None if head.timeout is None else asyncio.get_running_loop().time() + head.timeout
         call = Call(scope, send, deadline, self._admission)
+        CURRENT.set(call)
         route = None if scope["query_string"] else self._routes.get(scope["raw_path"])
         failure = head.wrong
         if route is None:
@@ -113,6 +115,7 @@ class Application:
         except RpcError as error:
             return error
         except PeerloadError as error:
+            self._admission.note(error)
             known = to_rpc_error(error)
             if known is None:
                 raise

@@ -10,8 +10,9 @@ from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
 from peerload.server.asgi.framing import PREFIX_BYTES, Disconnected, prefix
 from peerload.server.asgi.headers import encoded_binary, encoded_message, metadata_of
-from peerload.server.front import Code, Context, RpcError
+from peerload.server.front import REQUEST_ID_KEY, Code, Context, RpcError
 from peerload.server.limits import SMALL_BYTES
+from peerload.server.requests import request_id
 
 __all__ = ["Call", "Send"]
 
@@ -21,6 +22,7 @@ _PIECE_BYTES: Final = 256 * 1024
 """Of a large answer a piece is handed over at a time: the server takes the next once the reader has taken others."""
 _HEADERS: Final = ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip,deflate"))
 _START: Final[dict[str, Any]] = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_REQUEST_ID: Final = REQUEST_ID_KEY.encode()
 _END: Final[dict[str, Any]] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK: Final = ((b"grpc-status", b"0"),)
 
@@ -28,7 +30,17 @@ _OK: Final = ((b"grpc-status", b"0"),)
 class Call(Context):
     """A `Context`, and the answer's way out. Everything is looked up only when it is asked for."""
 
-    __slots__ = ("_admission", "_complete", "_deadline", "_scope", "_send", "_started", "_trailing", "principal")
+    __slots__ = (
+        "_admission",
+        "_complete",
+        "_deadline",
+        "_request_id",
+        "_scope",
+        "_send",
+        "_started",
+        "_trailing",
+        "principal",
+    )
 
     def __init__(self, scope: Mapping[str, Any], send: Send, deadline: float | None, admission: Admission) -> None:
         self._scope = scope
@@ -39,6 +51,7 @@ class Call(Context):
         self._trailing: tuple[tuple[str, str | bytes], ...] = ()
         self._started = False
         self._complete = False
+        self._request_id = ""
 
     @property
     def metadata(self) -> Mapping[str, tuple[str | bytes, ...]]:
@@ -64,6 +77,13 @@ class Call(Context):
         tls = self._scope["extensions"].get("tls")
         chain = tls["client_cert_chain"] if tls else ()
         return chain[0].encode() if chain else None
+
+    @property
+    def request_id(self) -> str:
+        if not self._request_id:
+            given = self._scope["headers"]
+            self._request_id = request_id(value.decode("latin-1") for key, value in given if key == _REQUEST_ID)
+        return self._request_id
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         self._trailing = pairs
@@ -97,6 +117,7 @@ class Call(Context):
             (b"grpc-status", str(int(error.code)).encode()),
             (b"grpc-message", encoded_message(error.message)),
             *self._trailers(),
+            (_REQUEST_ID, self.request_id.encode()),
         ]
         if error.details is not None:
             status.append((b"grpc-status-details-bin", encoded_binary(error.details)))

@@ -7,7 +7,7 @@ before it has been read; until then at most a flow-control window of it is here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from peerload.server.admission import Admission
@@ -32,6 +32,29 @@ def prefix(size: int) -> bytes:
     return size.to_bytes(PREFIX_BYTES, "big")
 
 
+class _Read:
+    """What the server has read of a request, once it has. `on_wait` is called only where that has to be waited for: small
+    requests are there whole when their call begins, and a timer for each of them would be much of what they cost."""
+
+    __slots__ = ("_event", "_on_wait")
+
+    def __init__(self, event: Awaitable[MutableMapping[str, Any]], on_wait: Callable[[], None]) -> None:
+        self._event = event
+        self._on_wait = on_wait
+
+    def __await__(self) -> Generator[Any, Any, MutableMapping[str, Any]]:
+        steps = self._event.__await__()
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            event: MutableMapping[str, Any] = end.value
+            return event
+        self._on_wait()
+        # What is waited for is handed on as it is, and waited for to its end.
+        yield step
+        return (yield from steps)
+
+
 class Messages:
     """The messages of one call's request.
 
@@ -54,7 +77,6 @@ class Messages:
 
     async def only(self) -> tuple[bytes, Held]:
         """The one message, and the room it takes. Raises `RpcError` for none or several, and what `next` raises."""
-        self._hurry()
         await self._more()
         if self._is_one_small and not self._ended:
             # The end mostly comes in an event of its own.
@@ -62,15 +84,13 @@ class Messages:
         if self._is_one_small and self._ended:
             self._be_patient()
             return bytes(memoryview(self._buffer)[PREFIX_BYTES:]), await self._admission.requests.take(0, None)
-        got = await self.next()
+        got = await self.next(idle=False)
         if got is None:
             raise RpcError(Code.INTERNAL, "the request has no message")
         message, held = got
         try:
-            if not self._ended:
-                self._hurry()
-                while not self._ended:
-                    await self._more()
+            while not self._ended:
+                await self._more()
             if self._buffer:
                 raise RpcError(Code.INTERNAL, "the request has more than one message")
         except BaseException:
@@ -79,8 +99,9 @@ class Messages:
         self._be_patient()
         return message, held
 
-    async def next(self) -> tuple[bytes, Held] | None:
-        """The next message and the room it takes; None after the last.
+    async def next(self, *, idle: bool = True) -> tuple[bytes, Held] | None:
+        """The next message and the room it takes; None after the last. Unless the client may be `idle`, its time begins before
+        the message has begun.
 
         Raises `RpcError` for what is malformed, `LimitExceeded` for what is too large or finds no room, `Disconnected`.
         """
@@ -90,9 +111,7 @@ class Messages:
                 if buffer:
                     raise RpcError(Code.INTERNAL, "the request ends within a message")
                 return None
-            await self._more()
-            if buffer and not self.slow:
-                self._hurry()
+            await self._more(hurried=not idle or bool(buffer))
         compressed, size = buffer[0], int.from_bytes(buffer[1:PREFIX_BYTES], "big")
         if compressed > 1:
             raise RpcError(Code.INTERNAL, "the request is not framed as gRPC frames messages")
@@ -106,13 +125,11 @@ class Messages:
         self._be_patient()
         held = await self._admission.requests.take(needed, self._until)
         try:
-            if len(buffer) < size:
-                self._hurry()
-                while len(buffer) < size:
-                    if self._ended:
-                        raise RpcError(Code.INTERNAL, "the request ends within a message")
-                    await self._more()
-                self._be_patient()
+            while len(buffer) < size:
+                if self._ended:
+                    raise RpcError(Code.INTERNAL, "the request ends within a message")
+                await self._more()
+            self._be_patient()
             message = bytes(memoryview(buffer)[:size]) if len(buffer) > size else bytes(buffer)
             del buffer[:size]
             if compressed:
@@ -129,8 +146,8 @@ class Messages:
         size = len(self._buffer) - PREFIX_BYTES
         return 0 <= size <= SMALL_BYTES and self._buffer[:PREFIX_BYTES] == prefix(size)
 
-    async def _more(self) -> None:
-        event = await self._receive()
+    async def _more(self, *, hurried: bool = True) -> None:
+        event = await (_Read(self._receive(), self._hurry) if hurried else self._receive())
         if event["type"] != "http.request":
             raise Disconnected
         body = event.get("body")
@@ -139,7 +156,9 @@ class Messages:
         self._ended = not event.get("more_body", False)
 
     def _hurry(self) -> None:
-        """From now on the client has a limited time."""
+        """From now on the client has a limited time, if it has not already."""
+        if self.slow:
+            return
         late = asyncio.get_running_loop().time() + self._admission.limits.timeout_request
         if self._until is None or late < self._until:
             self.slow = True

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.addresses import join_address
 from peerload.server.front import Gate
+from peerload.server.requests import request_id
 
 __all__ = ["CERTIFICATE", "MANIFEST", "WATCH", "Visitor", "admit"]
 
@@ -30,6 +31,7 @@ class Visitor:
     client_certificate: bytes | None = None
     deadline: float | None = None
     principal: Principal = ANYONE
+    request_id: str = field(default_factory=lambda: request_id(()))
 
     @classmethod
     def of(cls, request: HTTPConnection) -> Visitor:
@@ -40,6 +42,7 @@ class Visitor:
             peer=f"{'ipv6' if ':' in host else 'ipv4'}:{join_address(host, port)}",
             metadata={"authorization": headers} if headers else {},
             client_certificate=request.scope.get("state", {}).get(CERTIFICATE),
+            request_id=request_id(request.headers.getlist("x-request-id")),
         )
 
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:

@@ -111,6 +111,12 @@ class Child:
         """Tell it to stop with all the others."""
         self._messages.tell(do="stop")
 
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it serves: before that it may not know what to do with one."""
+        if self.started:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):

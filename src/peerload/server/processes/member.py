@@ -23,6 +23,7 @@ from peerload.server.listening import SharedPort
 from peerload.server.processes.merged import families
 from peerload.server.processes.messages import Messages
 from peerload.server.settings import Settings
+from peerload.server.traced import exporting
 
 __all__ = ["main"]
 
@@ -70,7 +71,8 @@ async def _run(number: int, end: socket.socket) -> int:
     logs.configure(settings.log_level, settings.log_format, process=number)
     port = SharedPort(tuple(socket.socket(fileno=each) for each in first["sockets"]))
     try:
-        await serve(settings, membership=Member(messages, told, port))
+        with exporting(settings):
+            await serve(settings, membership=Member(messages, told, port))
     except PeerloadError as error:
         field = error.field if isinstance(error, InvalidArgument) else ""
         messages.tell(failed=str(error).removeprefix(f"{field}: "), field=field)
@@ -88,6 +90,9 @@ def main() -> None:
     # They are the parent's to act on, and reach all processes of a terminal.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until it listens to them: a signal for all may come while one begins.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     sys.exit(asyncio.run(_run(number, socket.socket(fileno=descriptor))))
 
 

@@ -15,6 +15,7 @@ from peerload import __version__
 from peerload.clock import Clock, SystemClock
 from peerload.errors import PeerloadError
 from peerload.plugins import check_shareable
+from peerload.server import logs
 from peerload.server.addresses import join_address
 from peerload.server.listening import SharedPort, listen, parse_listen, reserve
 from peerload.server.metrics_http import MetricsPort, start_metrics
@@ -90,6 +91,12 @@ class Parent:
         """Put new processes in the places of all, one after the other, in the background."""
         self._exchange_wanted.set()
 
+    def signal(self, number: int) -> None:
+        """Send all processes that serve a signal."""
+        for place in self._places:
+            if place.child is not None:
+                place.child.signal(number)
+
     async def failed(self) -> None:
         """Wait until something has ended that never should; raises what it ended with."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +152,8 @@ class Parent:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve by several processes until SIGTERM or SIGINT, then drain. SIGHUP exchanges them; a second signal to stop kills all.
+    """Serve by several processes until SIGTERM or SIGINT, then drain. SIGHUP exchanges them; SIGUSR1 and SIGUSR2 change
+    the level of all their logs; a second signal to stop kills all.
 
     Raises what `Parent.start` raises.
     """
@@ -164,6 +172,7 @@ async def serve(settings: Settings) -> None:
     for number in _STOPS:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, parent.exchange)
+    logs.follow_signals(settings.log_level, parent.signal)
     stopping = asyncio.create_task(told.wait())
     running = asyncio.create_task(_run(parent))
     try:

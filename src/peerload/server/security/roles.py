@@ -30,6 +30,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "/peerload.v1.ClaimService/Release": Role.PUBLISH,
     "/peerload.v1.ClaimService/Renew": Role.PUBLISH,
     "/peerload.v1.DiagnosisService/Explain": Role.READ,
+    "/peerload.v1.ServerService/Describe": Role.READ,
     "/peerload.v1.SourceService/GetManifest": Role.READ,
     "/peerload.v1.SourceService/List": Role.READ,
     "/peerload.v1.SourceService/Publish": Role.PUBLISH,

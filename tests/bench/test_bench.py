@@ -1,0 +1,95 @@
+"""What the figures of the bench rest on: its load asks what it says, and its tables say what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.figures import Figure, percentiles
+from bench.generator import Load, generate
+from bench.messages import P2P, Fleet
+from bench.processes import Process, bare
+from bench.report import write
+from bench.rows import ROWS
+from bench.seeding import fleets, seed
+from peerload.clock import SystemClock
+from peerload.metadata.publication import Publication
+from peerload.plugins import open_store
+from peerload.wire import p2p_pb2
+
+SMALL, LARGE = f"{P2P}UpdateStatus", f"{P2P}PublishMetadata"
+
+
+@pytest.fixture(scope="module", params=["grpc", "h2corn"])
+def handler(request: pytest.FixtureRequest):
+    if request.param == "h2corn":
+        pytest.importorskip("h2corn")
+    with bare(request.param, {SMALL: b"small", LARGE: bytes(700_000)}) as process:
+        yield process
+
+
+def test_a_fleet_makes_each_call_once_over_its_own_connection(handler: Process) -> None:
+    # More than a window of HTTP/2 both ways: nothing of it may get stuck.
+    calls = [call for _ in range(12) for call in ((SMALL, b"x"), (LARGE, bytes(200_000)), (SMALL, b"y"))]
+    (told,) = generate(handler.address, 0, Load(calls, connections=12, each=3, processes=2))
+    assert told.failed == 0
+    assert {path: len(times) for path, times in told.times.items()} == {SMALL: 24, LARGE: 12}
+    assert told.size > 12 * 700_000
+
+
+def test_loads_beside_each_other_and_calls_that_fail(handler: Process) -> None:
+    closed = Load([(SMALL, bytes(size)) for size in range(50)], connections=2, streams=4)
+    timed = Load([(SMALL, b"x")], connections=2, rate=100)
+    wrong = Load([(f"{P2P}Nothing", b"")], connections=1, streams=1)
+    answered, paced, refused = generate(handler.address, 0.5, closed, timed, wrong)
+    assert answered.failed == paced.failed == 0
+    assert answered.rate > 0
+    assert 0 < paced.made <= 0.8 * 100
+    assert refused.failed > 0
+    assert refused.rate == 0
+
+
+def test_a_fleet_is_what_a_server_takes() -> None:
+    for tensors in (0, 7):
+        fleet = Fleet(tensors)
+        found = Publication.from_p2p(fleet.request(70))
+        assert (found.key.worker_id, found.key.worker_rank) == (fleet.worker_id(70), 70 % 64)
+        assert found.record.item_count == tensors
+        assert p2p_pb2.UpdateStatusRequest.FromString(fleet.update("s", 70)).worker_id == fleet.worker_id(70)
+
+
+async def test_a_seeded_store_has_what_is_asked_for(tmp_path: Path) -> None:
+    import asyncio
+
+    url = f"sqlite:{tmp_path / 'seeded.sqlite'}"
+    await asyncio.to_thread(seed, url, 300)
+    store = open_store(url, SystemClock())
+    await store.open()
+    assert len((await store.list("source/")).entries) == 300
+    await store.close()
+    assert [len(workers) for _, workers in fleets(100_000)][:3] == [64, 1_024, 10_000]
+    assert sum(len(workers) for _, workers in fleets(100_000)) == 100_000
+
+
+def test_figures_say_how_near_they_are_to_their_bound(tmp_path: Path) -> None:
+    rate = Figure(row="r", case="c", unit="/s", value=80.0, bound=100.0, goal=0.8, rounds=(70.0, 80.0, 90.0))
+    late = Figure(row="r", case="c", unit="ms", value=20.0, bound=10.0, less=True, goal=0.8)
+    alone = Figure(row="r", case="c", unit="ms", value=0.0, less=True, goal=0, curve="size", at=10.0)
+    assert (rate.fraction, rate.met, rate.spread) == (0.8, True, 0.25)
+    assert (late.fraction, late.met) == (0.5, False)
+    assert (alone.fraction, alone.met) == (None, True)
+    assert percentiles([0.001 * number for number in range(1, 101)])["99"] == pytest.approx(100.0)
+    write(tmp_path, [rate, late, alone], 1.0)
+    assert [each["met"] for each in json.loads((tmp_path / "figures.json").read_text())["figures"]] == [
+        True,
+        False,
+        True,
+    ]
+    assert "| 80 /s | 100 () | 0.80 | ≥ 0.8 ✓ |" in (tmp_path / "figures.md").read_text()
+
+
+def test_every_row_stands_in_the_readme() -> None:
+    page = (Path(__file__).parents[2] / "bench" / "README.md").read_text()
+    assert all(f"\n| `{name}`{'' if row.plain else '*'} |" in page for name, row in ROWS.items())
