@@ -18,8 +18,8 @@ import pytest
 import structlog
 
 from peerload.clock import SystemClock
-from peerload.errors import Compacted, Conflict, InvalidArgument, Unavailable
-from peerload.store.base import ABSENT, Beat, Store, Touch, Touched
+from peerload.errors import Compacted, Conflict, Damaged, InvalidArgument, Unavailable
+from peerload.store.base import ABSENT, Beat, Put, Store, Touch, Touched
 from peerload.store.redis.link import Command, Link, connect
 from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
@@ -300,6 +300,26 @@ async def test_publishing_waits_for_replicas(tmp_path: Path) -> None:
             await recovered(store)
             await store.put("k", {"n": 2}, blob=b"x" * 1_000_000)
             assert other.ask("STRLEN", "{peerload}:blob:k") == 1_000_000
+
+
+async def test_an_entry_that_cannot_be_read_keeps_nobody_from_the_others(redis: RedisProcess, store: Store) -> None:
+    await store.put("good", {"n": 1})
+    written = await store.put("bad", {"n": 2})
+    redis.ask("HSET", "{peerload}:entries", "bad", f"{written.revision} {written.generation} - {{")
+    listing = await store.list()
+    assert [entry.key for entry in listing.entries] == ["good"]
+    with pytest.raises(Damaged, match="bad"):
+        await store.get("bad")
+    written = await store.put("bad", {"n": 4})
+    feed = await next_feed(store.watch(listing.position))
+    assert [change.entry.revision for change in feed.changes if isinstance(change, Put)] == [written.revision]
+    assert [entry.key for entry in (await store.list()).entries] == ["bad", "good"]
+    # And an item of the feed that is none.
+    last = written.revision
+    redis.ask("XADD", "{peerload}:feed", f"{last + 1}-0", "p", str(last), "k", "bad", "v", "{", "b", "")
+    with structlog.testing.capture_logs() as logs, pytest.raises(Compacted):
+        await anext(store.watch(listing.position))
+    assert [line["event"] for line in logs] == ["the feed cannot be read here"]
 
 
 async def test_a_newer_layout_is_refused(redis: RedisProcess, store: Store) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from peerload.errors import Compacted, InvalidArgument, Unavailable
-from peerload.store.base import Beat, Touch, Touched
+from peerload.errors import Compacted, Damaged, InvalidArgument, Unavailable
+from peerload.store.base import Beat, Put, Touch, Touched
 from peerload.store.sqlite import SqliteStore
 from peerload.store.sqlite.home import file_system
 from peerload.store.sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
@@ -284,6 +284,25 @@ async def test_a_damaged_file_is_an_outage(store: SqliteStore, path: Path) -> No
         await store.open()
         await store.list()
     await store.close()
+
+
+async def test_an_entry_that_cannot_be_read_keeps_nobody_from_the_others(store: SqliteStore, path: Path) -> None:
+    await store.put("good", {"n": 1})
+    bad = await store.put("bad", {"n": 2})
+    position = (await store.list()).position
+    await store.put("bad", {"n": 3}, expect=bad.revision)
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE entries SET value = '{' WHERE key = 'bad'")
+    with pytest.raises(Compacted):
+        await anext(store.watch(position))
+    listing = await store.list()
+    assert [entry.key for entry in listing.entries] == ["good"]
+    with pytest.raises(Damaged, match="bad"):
+        await store.get("bad")
+    written = await store.put("bad", {"n": 4})
+    feed = await anext(store.watch(listing.position))
+    assert [change.entry.revision for change in feed.changes if isinstance(change, Put)] == [written.revision]
+    assert [entry.key for entry in (await store.list()).entries] == ["bad", "good"]
 
 
 async def test_a_store_made_anew_repeats_no_revision(path: Path, clock: ManualClock) -> None:

@@ -284,7 +284,8 @@ class Store(Protocol):
         """All entries whose key begins with `prefix`, in order of their keys' code points, and the position from
         which to watch on.
 
-        No change is lost between the two: what is not in the entries is in the feed from that position.
+        No change is lost between the two: what is not in the entries is in the feed from that position. An entry that
+        cannot be read is left out, and the log says so: one must not keep servers from all the others.
         """
         ...
 

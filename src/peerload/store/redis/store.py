@@ -14,7 +14,7 @@ from typing import Final, Literal
 import structlog
 
 from peerload.clock import Clock
-from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Compacted, Conflict, Damaged, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
@@ -41,6 +41,7 @@ from peerload.store.base import (
     check_prefix,
     encode_value,
 )
+from peerload.store.damage import readable, relisted
 from peerload.store.redis import checks, examination
 from peerload.store.redis.layout import Keys, load_text, read_changes, read_entry, read_position, write_position
 from peerload.store.redis.link import Command, Link, Replies
@@ -307,7 +308,10 @@ class RedisStore:
             raise NewerLayout(f"{self.url} was taken over by a newer Peerload (layout {layout.decode()})")
         if last is None or now_epoch != epoch.encode() or int(last) < seen:
             raise Compacted("the position is not one of this store's feed")
-        changes, end = read_changes(items, seen)
+        try:
+            changes, end = read_changes(items, seen)
+        except Damaged as error:
+            raise relisted(error) from error
         more = len(items) == _BATCH_ITEMS
         if not more and end < int(last):
             raise Compacted("the feed has lost its end")
@@ -321,7 +325,7 @@ class RedisStore:
             ((held_epoch, *flat),) = await self._run(pool, "page", start, end, _PAGE_ENTRIES, seconds=_PAGE_SECONDS)
             if held_epoch != epoch.encode():
                 return None
-            pages += map(read_entry, flat[::3], flat[1::3], flat[2::3])
+            pages += readable(lambda row: read_entry(*row), zip(flat[::3], flat[1::3], flat[2::3], strict=True))
             if len(flat) < 3 * _PAGE_ENTRIES:
                 return tuple(pages)
             start = b"(" + flat[-3]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from peerload.errors import Compacted, Damaged, NotFound
 from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, Position, Put, decode_value
+from peerload.store.damage import readable, relisted
 from peerload.store.sqlite.layout import transaction
 
 __all__ = ["Batch", "find_blob", "find_entry", "list_entries", "read_feed", "trim_feed"]
@@ -64,7 +65,7 @@ def list_entries(connection: sqlite3.Connection, prefix: str) -> Listing:
         epoch, _ = _feed(connection)
         last = _last(connection)
         rows = connection.execute(f"SELECT {_ENTRY} FROM {_ENTRIES} WHERE {where} ORDER BY e.key", bounds)
-        entries = tuple([_entry(row) for row in rows])
+        entries = tuple(readable(_entry, rows))
     return Listing(entries, _position(epoch, last))
 
 
@@ -91,9 +92,11 @@ def read_feed(connection: sqlite3.Connection, position: Position, prefix: str) -
         for number, (row_id, kind, key, beats, *entry) in enumerate(rows, start=1):
             seen = row_id
             characters += len(beats or "") + len(entry[1] or "")
-            changes.extend(
-                change for change in _changes(row_id, kind, key, beats, entry) if _key(change).startswith(prefix)
-            )
+            try:
+                found = _changes(row_id, kind, key, beats, entry)
+            except Damaged as error:
+                raise relisted(error) from error
+            changes.extend(change for change in found if _key(change).startswith(prefix))
             if number == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
                 more = True
                 break
@@ -134,7 +137,7 @@ def _entry(row: Sequence[Any]) -> Entry:
     beat = None if stamp is None else Beat(stamp, load)
     try:
         return Entry(key, decode_value(value), revision, generation, beat, blob_size)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise Damaged(f"the value of entry {key!r} cannot be read: {error}") from error
 
 
