@@ -47,13 +47,18 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 rates: list[float] = []
                 bares: list[float] = []
                 writes: list[float] = []
+                times: list[float] = []
                 with bare(front, {_PATH: answer}) as handler:
                     for _ in range(setting.rounds):
                         for address, into in ((server.address, rates), (handler.address, bares)):
                             (told,) = generate(address, setting.seconds, load)
-                            if told.failed:
-                                raise RuntimeError(f"{told.failed} publications failed")
+                            if told.failed or not told.rate:
+                                raise RuntimeError(
+                                    f"{told.failed} publications failed, {told.rate:.0f}/s were answered"
+                                )
                             into.append(told.rate)
+                            if into is rates:
+                                times += told.all_times
                         writes.append(asyncio.run(_writes(url, requests[:64], setting.seconds)))
             bound = 1 / (1 / median(bares) + parse + press + 1 / median(writes))
             yield Figure(
@@ -67,7 +72,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 bounded_by="bare + parse + compress + write",
                 goal=_GOAL,
                 rounds=tuple(rates),
-                percentiles=percentiles(told.all_times if told.times else []),
+                percentiles=percentiles(times),
                 more={
                     "bare/s": median(bares),
                     "parse ms": parse * 1e3,
@@ -97,7 +102,7 @@ async def _writes(url: str, requests: list[bytes], seconds: float) -> float:
         await asyncio.gather(*(write() for _ in range(_IN_FLIGHT)))
     finally:
         await store.close()
-    return done / seconds
+    return max(done, 1) / seconds
 
 
 def measure_heartbeats(setting: Setting) -> Iterator[Figure]:

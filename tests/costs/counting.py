@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from peerload.clock import SystemClock
+from peerload.metadata.liveness import SERVER_PREFIX
 from peerload.server import admission, app
 from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
@@ -58,12 +59,14 @@ class CountingStore(MemoryStore):
         expect: Expect = ANY,
         beat: Beat | None = None,
     ) -> Written:
-        self.rounds["put"] += 1
+        self.rounds["put"] += not key.startswith(SERVER_PREFIX)
         return await super().put(key, value, blob=blob, expect=expect, beat=beat)
 
     async def touch(self, touches: list[Touch]) -> list[Touched]:  # type: ignore[override]
-        self.rounds["touch"] += 1
-        self.touched.append(len(touches))
+        # Its own sign of life a server gives when it is due.
+        if len(touches) > 1:
+            self.rounds["touch"] += 1
+            self.touched.append(len(touches))
         return await super().touch(touches)
 
     async def get(self, key: str) -> Entry | None:
@@ -75,12 +78,9 @@ class CountingStore(MemoryStore):
         return await super().blob(key, generation)
 
     def taken(self) -> dict[str, int]:
-        """What was asked since the last time; signs of life apart, which come when they are due."""
-        rounds, self.rounds = dict(self.rounds), Counter()
-        if self.touched == [1]:
-            del rounds["touch"]
-        self.touched = []
-        return rounds
+        """What was asked since the last time; signs of life apart."""
+        rounds, self.rounds, self.touched = +self.rounds, Counter(), []
+        return dict(rounds)
 
 
 @dataclass

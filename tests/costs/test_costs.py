@@ -85,7 +85,7 @@ async def test_a_heartbeat_is_answered_without_waiting_and_stored_with_all_the_o
     for number in range(200):
         finished(asked.call("UpdateStatus", heartbeat(source_id, f"w{number}")))
     assert store.taken() == {}
-    await until(lambda: max(store.touched, default=0) > 1)
+    await until(lambda: bool(store.touched))
     # All of them, and the server's sign of life.
     assert store.touched[-1] == 201
 

@@ -10,18 +10,14 @@ import { colours, onColours } from "./colours.js";
 import { translucent } from "./chart.js";
 import { Flows } from "./flows.js";
 import { brief, bytes, count, plural, rate, span } from "./format.js";
-import { inOrder, STATUS } from "./fleet.js";
+import { STATUS } from "./fleet.js";
+import { arrange, depthOf } from "./lanes.js";
 
-const SIZES = [26, 23, 20, 16, 13, 11, 9, 7, 6, 5, 4, 3];
 const FRAME_MS = 33;
 const SLOWEST_MS = 1_000;
 const FADE_MS = 25_000;
 const GHOST_MS = 8_000;
 const PULSE_MS = 900;
-const LABEL = 20;
-const EDGE = 12;
-const GAP = 0.6;
-const MOST_RANKS = 256;
 const MOST_TRACES = 600;
 
 export class Swarm {
@@ -107,111 +103,14 @@ export class Swarm {
     }
     for (const place of this.nodes.keys()) if (!present.has(place)) this.nodes.delete(place);
     const depths = new Map();
-    for (const place of present) this.nodes.get(place).depth = this.#depth(place, present, depths);
+    for (const place of present) this.nodes.get(place).depth = depthOf(place, present, this.flows.parents, depths);
     const ordered = [...lanes.values()].sort((a, b) => b.workers + 50 * b.moving - (a.workers + 50 * a.moving) || (a.model < b.model ? -1 : 1));
     const most = Math.max(1, Math.floor(this.height / (phone.matches ? 62 : 58)));
     this.hiddenLanes = Math.max(0, ordered.length - most);
     this.lanes = ordered.slice(0, most);
     for (const each of ordered.slice(most)) for (const node of each.nodes) this.nodes.delete(node.place);
-    this.#place();
+    arrange(this.lanes, { width: this.width, height: this.height, hidden: this.hiddenLanes });
     this.nobody.hidden = present.size > 0;
-  }
-
-  #depth(place, present, depths) {
-    const chain = [];
-    let at = place;
-    while (!depths.has(at)) {
-      chain.push(at);
-      const parent = this.flows.parents.get(at);
-      if (parent === undefined || !present.has(parent) || chain.includes(parent) || chain.length > 40) {
-        depths.set(at, 0);
-        chain.pop();
-        break;
-      }
-      at = parent;
-    }
-    let depth = depths.get(at);
-    while (chain.length) depths.set(chain.pop(), (depth += 1));
-    return depths.get(place);
-  }
-
-  /** Lanes take the room that they need at the largest size at which all find room; those in which weights spread take what is
-   * left. */
-  #place() {
-    for (const lane of this.lanes) {
-      const columns = [];
-      for (const node of lane.nodes) (columns[node.depth] ??= []).push(node);
-      lane.columns = columns.filter(Boolean);
-      for (const column of lane.columns) column.sort(byWorker);
-      lane.cells = lane.columns.length > 1 ? [] : cellsOf(lane.columns[0] ?? []);
-      lane.missing = [];
-    }
-    const space = this.height - (this.hiddenLanes ? 28 : 8);
-    const room = this.width - 2 * EDGE;
-    const need = (lane, size) => {
-      const cells = lane.cells.reduce((sum, group) => sum + group.length + (group.length > 1 ? GAP : 0), 0) || lane.nodes.length;
-      const flat = Math.ceil(cells / Math.max(1, Math.floor(room / size) - (cells > lane.nodes.length ? 2 : 0))) * size;
-      const deep = lane.columns.length > 1 ? Math.max(flat * 1.6, phone.matches ? 40 : 84) : flat;
-      return LABEL + deep + 12;
-    };
-    const all = (size) => this.lanes.reduce((sum, lane) => sum + need(lane, size), 0);
-    const size = SIZES.find((each) => all(each) <= space) ?? SIZES.at(-1);
-    const spare = Math.max(0, space - all(size));
-    const weights = this.lanes.map((lane) => (lane.columns.length > 1 ? Math.sqrt(lane.nodes.length) : 0));
-    const weight = weights.reduce((sum, each) => sum + each, 0);
-    let top = 4;
-    for (const [index, lane] of this.lanes.entries()) {
-      lane.top = top;
-      lane.height = need(lane, size) + (weight ? (spare * weights[index]) / weight : 0);
-      top += lane.height;
-      if (lane.columns.length > 1) this.#spread(lane, room);
-      else this.#fill(lane, size, room);
-    }
-  }
-
-  /** Row by row; the ranks of a replica together, with a cross for each that is missing. */
-  #fill(lane, size, room) {
-    const across = Math.max(1, room / size);
-    let [x, y] = [0, 0];
-    for (const group of lane.cells) {
-      if (x && group.length > 1 && group.length <= across && x + group.length > across) [x, y] = [0, y + 1];
-      for (const node of group) {
-        if (x + 1 > across + 0.01) [x, y] = [0, y + 1];
-        const at = { toX: EDGE + (x + 0.5) * size, toY: lane.top + LABEL + 4 + (y + 0.5) * size, toSize: size };
-        if (node) Object.assign(node, at);
-        else lane.missing.push(at);
-        x += 1;
-      }
-      if (group.length > 1) x += GAP;
-    }
-  }
-
-  #spread(lane, room) {
-    const tall = lane.height - LABEL - 10;
-    const least = phone.matches ? 22 : 54;
-    let size = SIZES.at(-1);
-    let rows = 1;
-    for (const step of SIZES) {
-      size = step;
-      rows = Math.max(1, Math.floor(tall / step));
-      const width = lane.columns.reduce((sum, column) => sum + Math.ceil(column.length / rows) * step + least, -least);
-      if (width <= room) break;
-    }
-    const widths = lane.columns.map((column) => Math.ceil(column.length / rows) * size);
-    const free = room - widths.reduce((sum, width) => sum + width, 0);
-    const gap = Math.min(free / (lane.columns.length - 1), 420);
-    let left = EDGE;
-    for (const [index, column] of lane.columns.entries()) {
-      // Columns are as even as they can be, and in the middle.
-      const high = Math.ceil(column.length / Math.ceil(column.length / rows));
-      const first = lane.top + LABEL + 4 + (tall - high * size) / 2;
-      for (const [at, node] of column.entries()) {
-        node.toX = left + (Math.floor(at / high) + 0.5) * size;
-        node.toY = first + ((at % high) + 0.5) * size;
-        node.toSize = size;
-      }
-      left += widths[index] + gap;
-    }
   }
 
   #draw(at) {
@@ -478,34 +377,6 @@ export class Swarm {
     this.tip.style.left = `${left}px`;
     this.tip.style.top = `${node.y > this.height - 80 ? node.y - 70 : node.y + 12}px`;
   }
-}
-
-function byWorker(a, b) {
-  if (a.worker && b.worker) return inOrder(a.worker, b.worker);
-  return a.worker ? -1 : b.worker ? 1 : a.place < b.place ? -1 : 1;
-}
-
-/** Dots in groups: the ranks of a replica that has several are one, with null for those that nobody has published. */
-function cellsOf(nodes) {
-  const groups = [];
-  let replica = null;
-  for (const node of nodes) {
-    const { world = 0, rank = 0, source, replica: name = "" } = node.worker ?? {};
-    if (world < 2 || world > MOST_RANKS || !name) {
-      groups.push([node]);
-      replica = null;
-      continue;
-    }
-    const key = `${source}/${name}`;
-    if (key !== replica) {
-      groups.push(new Array(world).fill(null));
-      replica = key;
-    }
-    const group = groups.at(-1);
-    if (rank < group.length && !group[rank]) group[rank] = node;
-    else group.push(node);
-  }
-  return groups;
 }
 
 const radiusOf = (node) => Math.max(1, node.size * 0.36);
