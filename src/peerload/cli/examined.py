@@ -70,14 +70,13 @@ async def worker(options: ServerOptions, host: str | None, as_json: bool) -> Non
             usage_error(str(error))
         async with client:
             parts, reached = await examine_worker(client, places, host, clock)
-        reports = await engine_reports()
-    # What moves nothing and is not in use concerns nobody.
-    engines = [Part(f"engine {report.name}", report.findings) for report in reports if report.used or report.works]
+        reports = await engine_reports(idle=False)
+    engines = [Part(f"engine {report.name}", report.findings) for report in reports]
     _tell([*parts, *engines], as_json, reached=reached)
 
 
-async def engine_reports() -> list[EngineReport]:
-    """Have every engine that is in use or installed move bytes."""
+async def engine_reports(*, idle: bool = True) -> list[EngineReport]:
+    """Have every engine that is in use move bytes; with `idle` those too that are merely installed."""
     from peerload.client.settings import ClientSettings
     from peerload.client.threads import in_thread
     from peerload.clock import SystemClock
@@ -85,7 +84,7 @@ async def engine_reports() -> list[EngineReport]:
 
     try:
         used = ClientSettings.from_env().engines
-        names = [*used, *(name for name in examinable() if name not in used)]
+        names = [*used, *(name for name in examinable() if idle and name not in used)]
     except InvalidArgument as error:
         usage_error(str(error))
     clock = SystemClock()
