@@ -36,7 +36,7 @@ DOCKER ?= docker
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench wire lock build image clean
+.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench docs wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -179,6 +179,13 @@ bench: install redis ## Measure ROWS (all plain ones), and write figures and cur
 	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
 	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
 
+# NO_MKDOCS_2_WARNING leaves out what the theme's authors say about a release that the pins do not have.
+docs: install ## Build the documentation into site/; a warning is an error
+	@$(PIP) install --quiet --require-hashes -r requirements/docs.txt
+	@echo "==> The documentation"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "==> Ready: site/index.html"
+
 wire: install ## Compile the protos again, after changing one
 	@$(BIN)/python tools/generate_wire.py
 
@@ -195,6 +202,9 @@ lock: ## Pin the newest versions again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		-c requirements/dev.txt --group docs -o requirements/docs.txt
 	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
@@ -205,5 +215,5 @@ image: ## Build the container image peerload:VERSION (needs docker, or DOCKER=po
 	@$(DOCKER) build --tag peerload:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/peerload/__init__.py) .
 
 clean: ## Remove .venv, caches and builds
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "licences.md").read_text()
-PINNED_IN = ("bench.txt", "dev.txt", "fuzz.txt", "go.txt", "nodeps.txt")
+PINNED_IN = ("bench.txt", "dev.txt", "docs.txt", "fuzz.txt", "go.txt", "nodeps.txt")
 
 PERMISSIVE = frozenset(
     "0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC0-1.0 CNRI-Python ISC MIT MIT-0 PSF-2.0 Zlib".split()  # noqa: SIM905
@@ -27,7 +27,9 @@ _IN_WORDS = {
     "3-clause bsd license": "BSD-3-Clause",
     "apache 2.0": "Apache-2.0",
     "apache 2.0 license": "Apache-2.0",
+    "apache software license": "Apache-2.0",
     "isc license": "ISC",
+    "unknown": "",
 }
 _CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",
