@@ -20,6 +20,9 @@ _FETCHED: Final = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=\"?(?:https?:)?//[^\s\">]+"
     r"|<link\b(?![^>]*\brel=\"?canonical)[^>]*\bhref=\"?(?:https?:)?//[^\s\">]+"
 )
+# A bar in a table's code is written with a backslash in the repository, which Python-Markdown would show.
+_ROW: Final = re.compile(r"^\|.*", re.MULTILINE)
+_CODE: Final = re.compile(r"`[^`]*`")
 
 
 def generated() -> dict[str, str]:
@@ -41,10 +44,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Have links that lead out of docs/ lead to the pages of what is there."""
-    if page.file.generated_by:
-        return markdown
-    return outside.linked(markdown, f"{outside.DOCS}{page.file.src_uri}", page.file.src_uri)
+    """Have links that lead out of docs/ lead to the pages of what is there, and bars in tables' code be bars."""
+    if not page.file.generated_by:
+        markdown = outside.linked(markdown, f"{outside.DOCS}{page.file.src_uri}", page.file.src_uri)
+    return _ROW.sub(lambda row: _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

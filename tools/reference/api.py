@@ -9,8 +9,8 @@ __all__ = ["pages"]
 
 _CLIENTS = ("AsyncClient", "Client", "ClientSettings")
 
-# Its methods are made from those of AsyncClient, which shows when it is imported and not before.
-_OPTIONS = {"Client": "    options:\n      force_inspection: true\n"}
+_WAITING = {"Client": "AsyncClient", "Source": "AsyncSource", "Artifact": "AsyncArtifact"}
+"""Classes for callers without an event loop, whose members are made from those of others, which have the docstrings."""
 
 _CLIENT_HEAD = """# Clients
 
@@ -44,4 +44,17 @@ def pages() -> dict[str, str]:
 
 def blocks(module: str, names: tuple[str, ...] | list[str]) -> str:
     """What mkdocstrings is to put in, name by name."""
-    return "".join(f"\n::: {module}.{name}\n{_OPTIONS.get(name, '')}" for name in names)
+    return "".join(f"\n::: {module}.{name}\n{waiting(name)}" for name in names)
+
+
+def waiting(name: str) -> str:
+    """The members of a class for callers without an event loop, as links to the others'; empty for other names."""
+    twin = _WAITING.get(name)
+    if twin is None:
+        return ""
+    members = [each for each in vars(getattr(client, name)) if not each.startswith("_")]
+    links = ", ".join(
+        f'<autoref optional identifier="peerload.client.{twin}.{each}"><code>{each}</code></autoref>'
+        for each in members
+    )
+    return f"    options:\n      members: false\n      merge_init_into_class: false\n\nAs those of `{twin}`: {links}.\n"

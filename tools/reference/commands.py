@@ -73,13 +73,13 @@ def kinds(name: str) -> dict[str, type]:
 def row(parameter: Any, kind: type) -> str:
     """One argument or option."""
     if parameter.param_type_name == "argument":
-        return f"| `{cell(shown(parameter, kind))}` | {escaped(parameter.help or '')} |"
+        return f"| `{shown(parameter, kind)}` | {escaped(parameter.help or '')} |"
     names = ", ".join(f"`{each}`" for each in (*parameter.opts, *parameter.secondary_opts))
-    value = "" if parameter.is_flag else f" `{cell(shown(parameter, kind))}`"
+    value = "" if parameter.is_flag else f" `{shown(parameter, kind)}`"
     default = getattr(parameter.default, "value", parameter.default)
     words = escaped(parameter.help or "")
     if isinstance(default, str | int | float) and not isinstance(default, bool) and default != "":
-        words += f" Default: `{cell(str(default))}`."
+        words += f" Default: `{default}`."
     return f"| {names}{value} | {words} |"
 
 
@@ -94,11 +94,6 @@ def prose(text: str | None) -> str:
             lines = [line.removeprefix("  ") for line in verbatim.splitlines()]
             blocks.append("\n".join(["```text", *lines, "```"]))
     return "\n\n".join(blocks) + "\n"
-
-
-def cell(text: str) -> str:
-    """Code, fit for a cell of a table."""
-    return text.replace("|", "\\|")
 
 
 def escaped(text: str) -> str:
