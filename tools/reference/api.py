@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import ModuleType
+from typing import Any
+
 import peerload
 from peerload import client, errors
 
@@ -36,25 +40,34 @@ def pages() -> dict[str, str]:
     (about, tree, rest) = (errors.__doc__ or "").partition("::\n")
     del tree
     return {
-        "client": _CLIENT_HEAD + blocks("peerload.client", _CLIENTS),
-        "types": _TYPES_HEAD + blocks("peerload.client", others),
-        "errors": f"{_ERRORS_HEAD}\n{about}:\n{rest}\n" + blocks("peerload.errors", errors.__all__),
+        "client": _CLIENT_HEAD + blocks(client, _CLIENTS),
+        "types": _TYPES_HEAD + blocks(client, others),
+        "errors": f"{_ERRORS_HEAD}\n{about}:\n{rest}\n" + blocks(errors, errors.__all__),
     }
 
 
-def blocks(module: str, names: tuple[str, ...] | list[str]) -> str:
+def blocks(module: ModuleType, names: tuple[str, ...] | list[str]) -> str:
     """What mkdocstrings is to put in, name by name."""
-    return "".join(f"\n::: {module}.{name}\n{waiting(name)}" for name in names)
+    return "".join(f"\n::: {module.__name__}.{name}\n{options(getattr(module, name))}" for name in names)
 
 
-def waiting(name: str) -> str:
-    """The members of a class for callers without an event loop, as links to the others'; empty for other names."""
-    twin = _WAITING.get(name)
-    if twin is None:
+def options(thing: Any) -> str:
+    """How a name is shown: how it is made where callers make it, and of errors only what each adds."""
+    if not isinstance(thing, type):
         return ""
-    members = [each for each in vars(getattr(client, name)) if not each.startswith("_")]
+    twin = _WAITING.get(thing.__name__)
+    made = dataclasses.is_dataclass(thing) or thing is client.AsyncClient or issubclass(thing, errors.PeerloadError)
+    inherits = not issubclass(thing, errors.PeerloadError)
+    chosen = {"merge_init_into_class": made, "inherited_members": inherits, **({"members": False} if twin else {})}
+    lines = [f"      {name}: {str(value).lower()}" for name, value in chosen.items()]
+    return "\n".join(["    options:", *lines, "", waiting(thing, twin) if twin else ""])
+
+
+def waiting(thing: type, twin: str) -> str:
+    """The members of a class for callers without an event loop, as links to the other's."""
     links = ", ".join(
         f'<autoref optional identifier="peerload.client.{twin}.{each}"><code>{each}</code></autoref>'
-        for each in members
+        for each in vars(thing)
+        if not each.startswith("_")
     )
-    return f"    options:\n      members: false\n      merge_init_into_class: false\n\nAs those of `{twin}`: {links}.\n"
+    return f"It has what `{twin}` has: {links}.\n"
