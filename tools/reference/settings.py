@@ -43,7 +43,7 @@ def row(name: str, field: FieldInfo, readme: str) -> str:
     variable = f"PEERLOAD_{name.upper()}"
     about = [(field.description or "").replace("|", "\\|")]
     if limits := span(field):
-        about.append(f"From {limits}.")
+        about.append(limits)
     if deployed := deployed_names(variable, readme):
         about.append(f"On existing deployments: {deployed}.")
     anchor = f'<a id="{flag.strip("-")}"></a>'
@@ -63,7 +63,7 @@ def default(field: FieldInfo) -> str:
 
 
 def span(field: FieldInfo) -> str:
-    """The least and the largest value that is taken; empty where the type says neither."""
+    """The least and the largest value that is taken, as a sentence; empty where the type says neither."""
     bounds = {
         name: value
         for each in field.metadata
@@ -72,8 +72,8 @@ def span(field: FieldInfo) -> str:
     }
     if "le" not in bounds:
         return ""
-    least = f"{bounds['ge']:g}" if "ge" in bounds else "more than 0"
-    return f"{least} to {bounds['le']:,.0f}"
+    most = f"{bounds['le']:,.0f}"
+    return f"From {bounds['ge']:,.0f} to {most}." if "ge" in bounds else f"More than {bounds['gt']:g}, at most {most}."
 
 
 def deployed_names(variable: str, readme: str) -> str:
