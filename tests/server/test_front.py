@@ -301,7 +301,8 @@ async def test_a_cancelled_call_is_a_cancelled_task(kind: Kind) -> None:
 async def test_a_deadline_is_a_cancelled_task(kind: Kind) -> None:
     async with serve(kind) as served:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await served.unary("Hold")(b"", timeout=0.1)
+            # Long enough for the call to be there before.
+            await served.unary("Hold")(b"", timeout=1.0)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await served.handlers.cancelled.wait()
 

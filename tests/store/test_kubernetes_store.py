@@ -96,7 +96,9 @@ async def test_what_is_asked_of_the_api_server(kube_namespace: Namespace, proxy:
         assert await store.blob("source/1/0/a", written.generation) == b"x" * 1_000
         assert asked() == ["GET peerloadrecords"]
         large = await store.put("source/1/0/a", {"n": 1}, blob=b"x" * 10_000)
-        assert asked() == ["POST configmaps", "PATCH peerloadrecords"]
+        once, again = ["POST configmaps", "PATCH peerloadrecords"], ["GET peerloadrecords", "PATCH peerloadrecords"]
+        # Once more where the store has not seen yet that the object was changed when the heartbeat was shown.
+        assert asked() in (once, once + again)
         assert await store.blob("source/1/0/a", large.generation) == b"x" * 10_000
         assert asked() == ["GET peerloadrecords", "GET configmaps"]
         await store.put("new", {}, blob=b"x" * 10_000)
