@@ -58,7 +58,7 @@ async def test_a_flood_costs_another_a_pass_or_two(machine: Machine) -> None:
         before = len(machine.done)
         (one,) = machine.ask("b")
         await one
-        assert len(machine.done) - before < 10
+        assert len(machine.done) - before < 20
     await asyncio.gather(*flood)
     assert machine.turns.waiting == 0
 

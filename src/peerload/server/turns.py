@@ -13,8 +13,9 @@ __all__ = ["Turns"]
 
 _PASS_SECONDS: Final = 0.002
 """How long one pass of the event loop may take over calls that are let in. Between two passes it hears of others."""
+_FIRST: Final = 8
 _MOST: Final = 64
-"""How many at most are let in in one pass."""
+"""How many are let in in one pass: at first, and at most."""
 
 
 class Turns:
@@ -33,7 +34,7 @@ class Turns:
         """The end of the present pass."""
         self._in_pass = False
         self._begun = 0.0
-        self._rate = 1
+        self._rate = _FIRST
         self._new: deque[str] = deque()
         self._old: deque[str] = deque()
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
@@ -72,11 +73,10 @@ class Turns:
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         self._in_pass = False
         if not self._lines:
-            self._rate = 1
             return
         now = self._now(loop)
         # How many a pass can take is known only afterwards.
-        self._rate = min(_MOST, self._rate + 1) if now < self._until else max(1, self._rate // 2)
+        self._rate = min(_MOST, self._rate + self._rate // 4 + 1) if now < self._until else max(1, self._rate // 2)
         self._begin(loop, now)
         let_in = 0
         while let_in < self._rate and self._lines:
