@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,6 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
-from grpc_tools import protoc
 
 __all__ = ["pages"]
 
@@ -44,15 +45,15 @@ def compiled() -> FileDescriptorSet:
     """Every proto, with its comments."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "set"
-        arguments = [
-            "protoc",
+        # In a process of its own: what it loads and NIXL's libraries cannot both be in one.
+        command = [
+            *(sys.executable, "-m", "grpc_tools.protoc"),
             f"--proto_path={PROTOS}",
             "--include_source_info",
             f"--descriptor_set_out={out}",
             *(path.name for path in sorted(PROTOS.glob("*.proto"))),
         ]
-        if protoc.main(arguments):
-            raise SystemExit("the protos do not compile")
+        subprocess.run(command, check=True)
         return FileDescriptorSet.FromString(out.read_bytes())
 
 
