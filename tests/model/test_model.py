@@ -90,6 +90,7 @@ class Record:
 
 
 Instances: TypeAlias = set[tuple[str, str, int, int]]
+Manifests: TypeAlias = dict[tuple[str, str], p2p_pb2.GetMetadataResponse]
 
 
 class Fleet(RuleBasedStateMachine):
@@ -326,8 +327,8 @@ class Fleet(RuleBasedStateMachine):
         if self.house.up:
             self.run(self._lists_agree())
 
-    async def _one_moment(self) -> tuple[sources_pb2.ListResponse, Instances, Instances]:
-        """Every list, asked while nothing changed: a stored heartbeat may still be on its way through the feed."""
+    async def _one_moment(self) -> tuple[sources_pb2.ListResponse, Instances, Instances, Manifests]:
+        """Every list and manifest, asked while nothing changed: a stored heartbeat may still be on its way through the feed."""
         after = await self.house.sources()
         for _ in range(50):
             before = after
@@ -335,13 +336,14 @@ class Fleet(RuleBasedStateMachine):
             # Without a ready source this may be held (and this clock stands still), so it is asked for only with one.
             some = any(map(all_ready, by_worker(before).values()))
             fresh = instances((await self.house.list(ready())).instances) if some else set()
+            manifests = {group: await self.house.get(*group) for group in by_worker(before)}
             after = await self.house.sources()
             if after.sources == before.sources:
-                return after, everything, fresh
+                return after, everything, fresh, manifests
         raise AssertionError("the lists change although time stands still")
 
     async def _lists_agree(self) -> None:
-        answer, everything, fresh = await self._one_moment()
+        answer, everything, fresh, manifests = await self._one_moment()
         listed = {key_of(source): source for source in answer.sources}
         assert len(listed) == len(answer.sources), "a source is listed twice"
         assert answer.now == pytest.approx(self.wall_ms(), abs=1000)
@@ -367,16 +369,18 @@ class Fleet(RuleBasedStateMachine):
             assert load in {beat.load for beat in record.beats}
             # Stamps of one key grow even where the clock does not.
             assert record.beats[0].wall_ms <= shown.updated_at <= record.beats[-1].wall_ms + 1_000
-        await self._instances_agree(answer, everything, fresh)
+        self._instances_agree(answer, everything, fresh, manifests)
         await self._watch_agrees(listed)
 
-    async def _instances_agree(self, answer: sources_pb2.ListResponse, everything: Instances, fresh: Instances) -> None:
+    def _instances_agree(
+        self, answer: sources_pb2.ListResponse, everything: Instances, fresh: Instances, manifests: Manifests
+    ) -> None:
         """ListSources shows a worker id's ranks as one, with a status only if all of them have it."""
         groups = by_worker(answer)
         assert everything == {instance_of(group, ranks) for group, ranks in groups.items()}
         assert fresh == {instance_of(group, ranks) for group, ranks in groups.items() if all_ready(ranks)}
         for group, ranks in groups.items():
-            found = await self.house.get(*group)
+            found = manifests[group]
             lowest = min(ranks, key=lambda source: source.worker_rank)
             assert found.found
             assert (found.worker.worker_rank, found.worker.status) == (lowest.worker_rank, lowest.status)
