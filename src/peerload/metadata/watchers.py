@@ -158,14 +158,18 @@ class Watchers:
         self, topic: _Topic, place: int | None, since: Callable[[int], list[_Noted] | None]
     ) -> WatchEvent | None:
         """What to tell somebody who knows all changes up to `place`; one object for all who are told the same."""
-        noted = None if place is None else since(place)
-        if noted is None:
-            place = None
         told, now = topic.told, self._directory.now()
-        if told.place != place or told.number != self._number or (place is None and not 0 <= now - told.at < _SAME_MS):
-            event = self._complete(topic.query) if noted is None else self._difference(topic.query, noted)
-            topic.told = told = _Told(place, self._number, now, event)
-        return told.event
+        if place is not None and (told.place, told.number) == (place, self._number):
+            return told.event
+        noted = None if place is None else since(place)
+        if noted is not None:
+            event = self._difference(topic.query, noted)
+        elif (told.place, told.number) == (None, self._number) and 0 <= now - told.at < _SAME_MS:
+            return told.event
+        else:
+            place, event = None, self._complete(topic.query)
+        topic.told = _Told(place, self._number, now, event)
+        return event
 
     def _news(self, topic: _Topic, place: int) -> bool:
         return self._error is not None or bool(topic.noted and topic.noted[-1].number > place)
