@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
 from peerload.metadata.addresses import endpoints_of
+from peerload.metadata.decoding import decoded
 from peerload.metadata.limits import check_count, check_text
 from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
@@ -52,19 +51,13 @@ class Publication:
         Raises `MissingField` without identity, model name, worker or worker id, `LimitExceeded` and `InvalidArgument`
         for the rest; each names the field. `most_tensors` may be in one list. Takes milliseconds for ten thousand tensors: large ones belong in a thread.
         """
-        try:
-            message = p2p_pb2.PublishMetadataRequest.FromString(request)
-        except DecodeError as error:
-            raise InvalidArgument("request", "is not a valid PublishMetadataRequest (damaged, or not UTF-8)") from error
+        message = decoded(p2p_pb2.PublishMetadataRequest, request)
         return _checked(message, request, None, None, most_tensors)
 
     @classmethod
     def from_v1(cls, request: bytes, *, most_tensors: int = limits.MAX_TENSORS) -> Publication:
         """Check an encoded `peerload.v1.PublishRequest`; as `from_p2p`, and the manifest must be there."""
-        try:
-            message = sources_pb2.PublishRequest.FromString(request)
-        except DecodeError as error:
-            raise InvalidArgument("request", "is not a valid PublishRequest (damaged, or not UTF-8)") from error
+        message = decoded(sources_pb2.PublishRequest, request)
         record = splice.submessage(request, _RECORD_FIELD)
         if record is None:
             raise MissingField("record")

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from peerload.errors import InvalidArgument, MissingField
+from peerload.metadata.decoding import decoded
 from peerload.metadata.principals import covered
 from peerload.metadata.records import Form, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
@@ -51,10 +50,7 @@ class Query:
     @classmethod
     def from_list_request(cls, encoded: bytes) -> Query:
         """What an encoded `ListSourcesRequest` asks for. Raises `InvalidArgument`."""
-        try:
-            request = p2p_pb2.ListSourcesRequest.FromString(encoded)
-        except DecodeError as error:
-            raise InvalidArgument("request", "is not a valid ListSourcesRequest (damaged, or not UTF-8)") from error
+        request = decoded(p2p_pb2.ListSourcesRequest, encoded)
         source = None
         if request.identity.model_name:
             source = _source_id_of(splice.submessage(encoded, 1) or b"")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from peerload.errors import InvalidArgument, MissingField
+from peerload.metadata.decoding import decoded
 from peerload.metadata.limits import MAX_TEXT_BYTES, MAX_WORKER_ID_BYTES, check_count, check_text
 from peerload.metadata.records import SourceKey
 from peerload.wire import transfers_pb2
@@ -66,10 +65,7 @@ class Transfer:
     @classmethod
     def from_report(cls, request: bytes) -> tuple[Transfer, ...]:
         """Those in an encoded `ReportRequest`. Raises `InvalidArgument`, naming the field."""
-        try:
-            message = transfers_pb2.ReportRequest.FromString(request)
-        except DecodeError as error:
-            raise InvalidArgument("request", "is not a valid ReportRequest (damaged, or not UTF-8)") from error
+        message = decoded(transfers_pb2.ReportRequest, request)
         check_count("transfers", len(message.transfers), MAX_TRANSFERS, "transfers")
         return tuple(cls._checked(f"transfers[{index}]", each) for index, each in enumerate(message.transfers))
 
@@ -114,10 +110,7 @@ class Reading:
     @classmethod
     def from_progress(cls, request: bytes) -> tuple[Reading, ...]:
         """Those in an encoded `ProgressRequest`. Raises `InvalidArgument`, naming the field."""
-        try:
-            message = transfers_pb2.ProgressRequest.FromString(request)
-        except DecodeError as error:
-            raise InvalidArgument("request", "is not a valid ProgressRequest (damaged, or not UTF-8)") from error
+        message = decoded(transfers_pb2.ProgressRequest, request)
         check_count("readings", len(message.readings), MAX_TRANSFERS, "readings")
         return tuple(cls._checked(f"readings[{index}]", each) for index, each in enumerate(message.readings))
 
