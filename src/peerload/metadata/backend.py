@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import secrets
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from peerload.metadata.directory import Directory
 from peerload.metadata.feed import FeedTally, follow
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
-from peerload.metadata.held import Held
+from peerload.metadata.held import Held, is_suspect, oldest
 from peerload.metadata.holding import Holding
 from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
@@ -249,7 +248,7 @@ class MetadataBackend:
         records = []
         for ranks in found:
             record = ranks[0].view()
-            records.append(record if len(ranks) == 1 else record._replace(updated_at=_oldest(ranks)))
+            records.append(record if len(ranks) == 1 else record._replace(updated_at=oldest(ranks)))
         if query.limit is None:
             records.sort(key=lambda record: -record.updated_at)
             records.sort(key=lambda record: record.suspect)
@@ -261,7 +260,7 @@ class MetadataBackend:
         suspect ones at the end."""
         return b"".join(
             [
-                ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
+                ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(oldest(ranks))
                 for ranks in await self._find(query, deadline)
             ]
         )
@@ -423,13 +422,9 @@ class MetadataBackend:
     async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
         """What the directory finds, once that is certain, in the order of `list_refs`."""
         found = await self._holding.found(query, deadline)
-        if query.limit is not None:
-            if not self._suspicions:
-                return heapq.nlargest(query.limit, found, key=_oldest)
-            found.sort(key=_oldest, reverse=True)
-        if self._suspicions:
-            found.sort(key=_suspect)
-        return found if query.limit is None else found[: query.limit]
+        if query.limit is None and self._suspicions:
+            found.sort(key=is_suspect)
+        return found
 
     async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
         parts = self.manifests.cached(key, generation)
@@ -510,15 +505,6 @@ def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         and len(worker_id.encode()) <= MAX_WORKER_ID_BYTES
         and (worker_rank is None or 0 <= worker_rank <= _MAX_RANK)
     )
-
-
-def _oldest(ranks: tuple[Held, ...]) -> int:
-    """The oldest heartbeat among the ranks of an instance."""
-    return ranks[0].heard if len(ranks) == 1 else min(held.heard for held in ranks)
-
-
-def _suspect(ranks: tuple[Held, ...]) -> bool:
-    return any(held.suspect for held in ranks)
 
 
 def _worker_of(entry: Entry) -> str | None:

@@ -53,7 +53,7 @@ class Holding:
         self._ticked_at = now
 
     async def found(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
-        """What the directory finds, in no order and without a limit, once that is certain. Raises `Unavailable`."""
+        """What the directory finds, once that is certain. Raises `Unavailable`."""
         hold_until: float | None = None
         while True:
             reason = self._health.reason

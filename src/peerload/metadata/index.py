@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from peerload.metadata.held import Group, Held
+from peerload.metadata.group import Group
+from peerload.metadata.held import Held
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceRecord
 
@@ -50,7 +51,11 @@ class Index:
             self._count(before, -1)
             self._count(after, +1)
 
-    def groups(self, query: Query) -> Iterable[Group]:
+    def heard(self, held: Held) -> None:
+        """A record that is there was heard from."""
+        self._sources[held.record.key.source_id].heard(held)
+
+    def groups(self, query: Query) -> Sequence[Group]:
         """The sources among whose records the answers to a query are, by source id."""
         if query.source_id is not None:
             group = self._sources.get(query.source_id)
