@@ -74,6 +74,6 @@ def test_the_newest_are_those_heard_from_last(changes: list[tuple[str, tuple[int
         elif key in present and what == "beat":
             # Stamps of several servers do not come in their order.
             present[key].beat(Beat(number), 30)
-            group.heard(present[key])
+            group.changed(present[key])
         elif key in present:
             present[key].suspect = bool(number)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from peerload.clock import Clock
 from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavailable
+from peerload.metadata.answers import Answers
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
@@ -75,6 +76,7 @@ class MetadataBackend:
         self.feed = FeedTally()
         self._health = Health(self.directory, self.settings)
         self.manifests = Manifests(store, self.settings.manifest_cache_bytes)
+        self._answers = Answers(self.settings.list_cache_bytes)
         self._confirm = Confirm(store, clock)
         self._holding = Holding(self.directory, self._health, clock, self.settings)
         self._patience = Patience(clock, self.settings, self._hopeful)
@@ -258,12 +260,7 @@ class MetadataBackend:
     async def list_refs(self, query: Query, *, deadline: float | None = None) -> bytes:
         """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first), the
         suspect ones at the end."""
-        return b"".join(
-            [
-                ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(oldest(ranks))
-                for ranks in await self._find(query, deadline)
-            ]
-        )
+        return await self._holding.found(self._listed, query, deadline)
 
     async def update_status(
         self,
@@ -421,10 +418,27 @@ class MetadataBackend:
 
     async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
         """What the directory finds, once that is certain, in the order of `list_refs`."""
-        found = await self._holding.found(query, deadline)
+        return await self._holding.found(self._looked, query, deadline)
+
+    def _looked(self, query: Query) -> list[tuple[Held, ...]]:
+        found = self.directory.find(query)
         if query.limit is None and self._suspicions:
             found.sort(key=is_suspect)
         return found
+
+    def _listed(self, query: Query) -> bytes:
+        # Heartbeats come in many at a time, and most who ask in between ask the same.
+        version = self.directory.version(query)
+        answer = self._answers.get(query, version)
+        if answer is None:
+            answer = b"".join(
+                [
+                    ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(oldest(ranks))
+                    for ranks in self._looked(query)
+                ]
+            )
+            self._answers.keep(query, version, answer)
+        return answer
 
     async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
         parts = self.manifests.cached(key, generation)

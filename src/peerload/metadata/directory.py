@@ -160,7 +160,7 @@ class Directory:
             if held is not None and held.record.generation == change.generation and change.beat.stamp > held.stamp:
                 was = held.shown
                 held.beat(change.beat, self.now())
-                self._index.heard(held)
+                self._index.changed(held)
                 self._judge(change.key, held)
                 if held.shown is not was:
                     self._tell_status(held, was)
@@ -197,7 +197,7 @@ class Directory:
             before, was = held.record, held.shown
             self._index.renamed(before, record)
             held.put(record, now)
-            self._index.heard(held)
+            self._index.changed(held)
             self._judge(key, held)
             # What is published changes only with a new generation; a name, if at all, only in how it is spelled.
             if (
@@ -232,6 +232,7 @@ class Directory:
         self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
 
     def _tell_status(self, held: Held, was: Status) -> None:
+        self._index.changed(held)
         self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
 
     def _tell(self, seen: Seen) -> None:
@@ -274,6 +275,11 @@ class Directory:
             return False
         self._tell_status(held, held.told)
         return True
+
+    def suspect(self, held: Held, suspect: bool) -> None:
+        """A record is suspect from now on, or no longer."""
+        held.suspect = suspect
+        self._index.changed(held)
 
     # Questions
 
@@ -322,6 +328,11 @@ class Directory:
                 found = [ranks for group in groups for ranks in group.newest(limit, admit)]
                 return found if len(groups) == 1 else heapq.nlargest(limit, found, key=_standing)
         return heapq.nlargest(limit, self._all(query), key=_standing)
+
+    def version(self, query: Query) -> int:
+        """A number that stays the same as long as all answers to a query do, and never comes back."""
+        self.sweep()
+        return self._index.version(query)
 
     def _all(self, query: Query) -> list[tuple[Held, ...]]:
         source_id, status, rank = query.source_id, query.status, query.worker_rank

@@ -14,13 +14,15 @@ __all__ = ["Group"]
 class Group:
     """The records of one source, by worker id."""
 
-    __slots__ = ("_newest", "_order", "members", "several")
+    __slots__ = ("_newest", "_order", "members", "several", "version")
 
     def __init__(self) -> None:
         self.members: dict[str, tuple[Held, ...]] = {}
         """By worker id, each with its ranks in order."""
         self.several = 0
         """How many worker ids have several ranks."""
+        self.version = 0
+        """Another whenever anything in here is; see `Index.version`."""
         # Sorted when somebody asks, and from then on kept so: a fleet that starts changes it between any two lists.
         self._order: list[tuple[Held, ...]] | None = None
         self._newest: Newest | None = None
@@ -56,8 +58,8 @@ class Group:
         there = bisect_left(order, (rank + 1, ""), key=_place) - bisect_left(order, (rank, ""), key=_place)
         return there * there <= count * len(order)
 
-    def heard(self, held: Held) -> None:
-        """One of its records was heard from."""
+    def changed(self, held: Held) -> None:
+        """One of its records has changed."""
         if self._newest is not None:
             self._heard(self.members[held.record.key.worker_id])
 
