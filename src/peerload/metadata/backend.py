@@ -239,6 +239,17 @@ class MetadataBackend:
             unsure = not await self.directory.seen(key, record.store_revision + 1)
         raise Unavailable("the source is published over and over; try again")
 
+    def stored_at_hand(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> StoredSource | None:
+        """`stored` for what can be answered at once. None: nothing is said, ask `stored`."""
+        if self._health.reason:
+            return None
+        record = self._held(source_id, worker_id, worker_rank)
+        if record is None:
+            return None
+        key = record.key.encode()
+        parts = self.manifests.cached(key, record.generation) if self._writes.seen(key) else None
+        return None if parts is None else StoredSource(record, parts.identity, parts.worker, parts.manifest)
+
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
         """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first);
         those that are suspect come after the others of their rank.

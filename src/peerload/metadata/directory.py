@@ -145,11 +145,12 @@ class Directory:
     def apply(self, feed: Feed) -> None:
         """Take in some changes. Repeats and what is older than what is known change nothing."""
         self._time.hear(feed.changes)
+        now = self.now()
         for change in feed.changes:
-            self._apply(change)
+            self._apply(change, now)
         self.sweep()
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change, now: int) -> None:
         if isinstance(change, Put):
             self._put(change.entry)
         elif isinstance(change, Beaten):
@@ -159,7 +160,7 @@ class Directory:
             held = self._index.entries.get(change.key)
             if held is not None and held.record.generation == change.generation and change.beat.stamp > held.stamp:
                 was = held.shown
-                held.beat(change.beat, self.now())
+                held.beat(change.beat, now)
                 self._index.changed(held)
                 self._judge(change.key, held)
                 if held.shown is not was:
@@ -244,17 +245,17 @@ class Directory:
     def _judge(self, key: str, held: Held) -> None:
         """Put a record that changed where it belongs."""
         self.expiry.judge(key, held)
-        self._place(self.marked, key, held, held.record.mark is not None)
-        self._place(self.overtaken, key, held, held.overtaken)
+        if held.record.mark is None:
+            if self.marked:
+                self.marked.pop(key, None)
+                self.overtaken.pop(key, None)
+            return
+        self.marked[key] = held
         if held.overtaken:
+            self.overtaken[key] = held
             self.changed.beat()
-
-    @staticmethod
-    def _place(known: dict[str, Held], key: str, held: Held, belongs: bool) -> None:
-        if belongs:
-            known[key] = held
         else:
-            known.pop(key, None)
+            self.overtaken.pop(key, None)
 
     # Time, and what is found out besides
 
