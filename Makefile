@@ -198,14 +198,14 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group docs -o requirements/docs.txt
-	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/
