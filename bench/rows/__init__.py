@@ -45,9 +45,9 @@ class Row:
 ROWS: Final[dict[str, Row]] = {
     "single": Row("one worker's small calls, by h2load", single.measure, 240, needs_h2load=True),
     "update": Row("UpdateStatus of workers that are all different", update.measure, 180),
-    "list": Row("ListSources in a large directory", lists.measure, 300),
-    "manifest": Row("GetMetadata, again and for the first time", manifests.measure, 300),
-    "publish": Row("PublishMetadata, durable", publish.measure, 300),
+    "list": Row("ListSources in a large directory", lists.measure, 450),
+    "manifest": Row("GetMetadata, again and for the first time", manifests.measure, 450),
+    "publish": Row("PublishMetadata, durable", publish.measure, 400),
     "storm": Row("UpdateStatus while large publications come in", publish.measure_heartbeats, 120),
     "restart": Row("2,000 workers start at once", restart.measure, 240),
     "watch": Row("1,000 watchers are told", watch.measure, 120),

@@ -33,10 +33,11 @@ def measure(setting: Setting) -> Iterator[Figure]:
             answers = {path: asked(server.address, path, request) for path, request in calls.items()}
             with bare(front, answers) as handler:
                 for path, request in calls.items():
-                    ours, theirs = [], []
+                    told: dict[str, list[tuple[float, float]]] = {server.address: [], handler.address: []}
                     for _ in range(setting.rounds):
-                        ours.append(h2load(server.address, path, request, max(_SECONDS, setting.seconds)))
-                        theirs.append(h2load(handler.address, path, request, max(_SECONDS, setting.seconds)))
+                        for address, into in told.items():
+                            into.append(h2load(address, path, request, max(_SECONDS, setting.seconds)))
+                    ours, theirs = ([rate for rate, _ in each] for each in told.values())
                     name = path.removeprefix(P2P)
                     yield Figure(
                         row="single",
@@ -49,5 +50,8 @@ def measure(setting: Setting) -> Iterator[Figure]:
                         bounded_by="bare handler",
                         goal=GOALS[front],
                         rounds=tuple(ours),
-                        more={"the established server, 2026-11": _ESTABLISHED[name]},
+                        more={
+                            "cores of the load": max(cores for each in told.values() for _, cores in each),
+                            "the established server, 2026-11": _ESTABLISHED[name],
+                        },
                     )
