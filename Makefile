@@ -4,7 +4,7 @@
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so they are more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
-# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS (of bench: names, plain, starred or all) and OUT (of bench and figures). In the environment: REDIS_SERVER (the redis-server that tests
 # start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out
 # the tests that need a Kubernetes).
 
@@ -40,7 +40,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench docs wire lock build image clean
+.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench figures docs wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -183,6 +183,9 @@ bench: install redis ## Measure ROWS (all plain ones), and write figures and cur
 	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
 	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
 
+figures: install ## Put the figures and curves of the runs in OUT into docs/performance.md
+	@$(BIN)/python -m bench.page $(OUT)
+
 # NO_MKDOCS_2_WARNING leaves out what the theme's authors say about a release that the pins do not have.
 docs: install ## Build the documentation into site/; a warning is an error
 	@$(PIP) install --quiet --require-hashes -r requirements/docs.txt
@@ -202,14 +205,14 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group docs -o requirements/docs.txt
-	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/
