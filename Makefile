@@ -1,10 +1,10 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
 # are missing).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so they are more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
-# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS (of bench: names, plain, starred or all) and OUT (of bench and figures). In the environment: REDIS_SERVER (the redis-server that tests
 # start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out
 # the tests that need a Kubernetes).
 
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-WORKERS ?= 3
+WORKERS ?= 4
 ARGS ?=
 ENGINE ?=
 SECONDS ?= 600
@@ -32,11 +32,15 @@ ROWS ?=
 OUT ?= bench-results
 DOCKER ?= docker
 
+# Images and CI often forbid Python to keep what it has compiled. The tests start a thousand interpreters, each of which would
+# compile all of Peerload again: that is a quarter of what they take.
+export PYTHONDONTWRITEBYTECODE :=
+
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench docs wire lock build image clean
+.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench figures docs wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -178,6 +182,9 @@ bench: install redis ## Measure ROWS (all plain ones), and write figures and cur
 	@$(PIP) install --quiet --require-hashes -r requirements/bench.txt || echo "==> There is no matplotlib: no curves are drawn"
 	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
 	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
+
+figures: install ## Put the figures and curves of the runs in OUT into docs/performance.md
+	@$(BIN)/python -m bench.page $(OUT)
 
 # NO_MKDOCS_2_WARNING leaves out what the theme's authors say about a release that the pins do not have.
 docs: install ## Build the documentation into site/; a warning is an error

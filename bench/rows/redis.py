@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -25,11 +25,13 @@ from peerload.store.redis.store import RedisStore
 
 __all__ = ["measure"]
 
-_WORKERS: Final = 1_000
+_WORKERS: Final = {1_500: 1_000, 20_000: 200}
+"""By tensors."""
 _BATCH: Final = 1_000
 _BEATS_A_SECOND: Final = 2_000
 _BATCHES_A_SECOND: Final = 20
 _WRITERS: Final = 16
+_FILLERS: Final = 256
 _START_SECONDS: Final = 20.0
 
 
@@ -58,14 +60,14 @@ async def opened(url: str) -> RedisStore:
             return store
 
 
-async def _memory(port: int, tensors: int) -> AsyncIterator[Figure]:
+async def _memory(port: int, tensors: int) -> list[Figure]:
     """Redis memory for the publication of a worker, the feed's share included."""
-    fleet = Fleet(tensors)
+    fleet, workers = Fleet(tensors), _WORKERS[tensors]
     url = f"redis://127.0.0.1:{port}?namespace=memory-{tensors}"
     await (await opened(url)).close()
     before = await _used_memory(port)
     async with MetadataBackend(RedisStore(url, SystemClock()), SystemClock()) as backend:
-        numbers = iter(range(_WORKERS))
+        numbers = iter(range(workers))
 
         async def publish() -> None:
             for number in numbers:
@@ -75,11 +77,13 @@ async def _memory(port: int, tensors: int) -> AsyncIterator[Figure]:
         await asyncio.gather(*(publish() for _ in range(_WRITERS)))
         seconds = time.monotonic() - begun
     after = await _used_memory(port)
-    yield _figure(f"memory of a worker, {tensors:,} tensors", "KB", (after - before) / _WORKERS / 1_000)
-    yield _figure(f"publications, {tensors:,} tensors", "/s", _WORKERS / seconds, less=False)
+    return [
+        _figure(f"memory of a worker, {tensors:,} tensors", "KB", (after - before) / workers / 1_000),
+        _figure(f"publications, {tensors:,} tensors", "/s", workers / seconds, less=False),
+    ]
 
 
-async def _start(port: int, entries: int) -> AsyncIterator[Figure]:
+async def _start(port: int, entries: int) -> list[Figure]:
     """How long a list of many entries takes, which is what a server does when it starts."""
     store = await opened(f"redis://127.0.0.1:{port}?namespace=start")
     value = {f"member{n}": "x" * 30 for n in range(12)}
@@ -89,16 +93,17 @@ async def _start(port: int, entries: int) -> AsyncIterator[Figure]:
         for number in numbers:
             await store.put(f"source/{number % 97:04}/{number:08}", value, beat=Beat(number))
 
-    await asyncio.gather(*(fill() for _ in range(_WRITERS)))
+    await asyncio.gather(*(fill() for _ in range(_FILLERS)))
     await store.close()
     begun = time.monotonic()
     store = await opened(f"redis://127.0.0.1:{port}?namespace=start")
     listing = await store.list()
-    yield _figure(f"open and list {len(listing.entries):,} entries", "s", time.monotonic() - begun)
+    seconds = time.monotonic() - begun
     await store.close()
+    return [_figure(f"open and list {len(listing.entries):,} entries", "s", seconds)]
 
 
-async def _beats(port: int, seconds: float) -> AsyncIterator[Figure]:
+async def _beats(port: int, seconds: float) -> list[Figure]:
     """One batch of heartbeats, and how late a second server hears of them."""
     url = f"redis://127.0.0.1:{port}?namespace=beats"
     writer, reader = await opened(url), await opened(url)
@@ -111,7 +116,6 @@ async def _beats(port: int, seconds: float) -> AsyncIterator[Figure]:
         begun = time.perf_counter()
         await writer.touch(touches)
         took.append(time.perf_counter() - begun)
-    yield _figure(f"a batch of {_BATCH:,} heartbeats", "ms", sorted(took)[len(took) // 2] * 1_000)
 
     sent: dict[int, float] = {}
     delays: list[float] = []
@@ -139,24 +143,25 @@ async def _beats(port: int, seconds: float) -> AsyncIterator[Figure]:
     await asyncio.wait([hearing])
     told = percentiles(delays)
     case = f"delay of the feed at {_BEATS_A_SECOND:,} heartbeats/s, p99"
-    yield replace(_figure(case, "ms", told["99"]), percentiles=told)
     await writer.close()
     await reader.close()
+    return [
+        _figure(f"a batch of {_BATCH:,} heartbeats", "ms", sorted(took)[len(took) // 2] * 1_000),
+        replace(_figure(case, "ms", told["99"]), percentiles=told),
+    ]
 
 
 def _figure(case: str, unit: str, value: float, *, less: bool = True) -> Figure:
     return Figure(row="redis", case=case, store="redis", unit=unit, value=value, less=less)
 
 
-async def _measured(setting: Setting, port: int) -> list[Figure]:
-    parts = [_memory(port, tensors) for tensors in (1_500, 20_000)]
-    parts += [_start(port, setting.records), _beats(port, setting.seconds * 4)]
-    return [figure for part in parts async for figure in part]
-
-
 def measure(setting: Setting) -> Iterator[Figure]:
     """Everything, each part on its own namespace."""
     if shutil.which("redis-server") is None:
-        return
+        raise RuntimeError("there is no redis-server")
     with redis() as url:
-        yield from asyncio.run(_measured(setting, int(url.rpartition(":")[2])))
+        port = int(url.rpartition(":")[2])
+        for tensors in _WORKERS:
+            yield from asyncio.run(_memory(port, tensors))
+        yield from asyncio.run(_start(port, setting.records))
+        yield from asyncio.run(_beats(port, setting.seconds * 4))
