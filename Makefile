@@ -1,7 +1,7 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
 # (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
 # are missing).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so they are more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
 # redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS (of bench: names, plain, starred or all) and OUT (of bench and figures). In the environment: REDIS_SERVER (the redis-server that tests
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-WORKERS ?= 3
+WORKERS ?= 4
 ARGS ?=
 ENGINE ?=
 SECONDS ?= 600
@@ -31,6 +31,10 @@ KINDS ?=
 ROWS ?=
 OUT ?= bench-results
 DOCKER ?= docker
+
+# Images and CI often forbid Python to keep what it has compiled. The tests start a thousand interpreters, each of which would
+# compile all of Peerload again: that is a quarter of what they take.
+export PYTHONDONTWRITEBYTECODE :=
 
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
@@ -201,14 +205,14 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group docs -o requirements/docs.txt
-	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/

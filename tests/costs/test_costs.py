@@ -25,6 +25,7 @@ from tests.costs.counting import Asked, CountingStore, asked_directly, counted, 
 from tests.support.live import publication, ready
 
 TENSORS = 20_000
+SLICES = 10
 WATCHERS = 200
 KIB = 1024
 FRAME = 64 * KIB
@@ -138,6 +139,27 @@ async def test_a_list_is_put_together_from_parts_that_are_encoded_once(asked: As
     assert spent.encoded.total() <= 1
 
 
+async def test_a_few_of_many_cost_what_a_few_of_few_do(asked: Asked) -> None:
+    request = ready(publication("org/model").identity)
+    request.limit = 8
+    asking = request.SerializeToString()
+    source_id, spent_calls, spent_bytes = "", [], []
+    for number in range(1_000):
+        source_id = await publish(asked, publication("org/model", f"w{number}", tensors=0).SerializeToString())
+        if number + 1 in (50, 1_000):
+            await asked.call("UpdateStatus", heartbeat(source_id))
+            finished(asked.call("ListSources", asking))
+            with peak_bytes() as peak:
+                finished(asked.call("ListSources", asking))
+            with counted() as spent:
+                answer = finished(asked.call("ListSources", asking))
+            assert len(p2p_pb2.ListSourcesResponse.FromString(answer).instances) == 8
+            spent_calls.append(spent.calls)
+            spent_bytes.append(peak[0])
+    assert abs(spent_calls[1] - spent_calls[0]) <= 10
+    assert spent_bytes[1] - spent_bytes[0] <= 4 * KIB
+
+
 async def test_a_hot_manifest_is_one_copy_of_what_was_published(
     asked: Asked, store: CountingStore, large: bytes
 ) -> None:
@@ -197,10 +219,23 @@ async def test_a_publication_is_parsed_once_packed_once_and_written_once(
     store.taken()
     with counted() as spent:
         await publish(asked, large)
-    assert spent.parsed == {"PublishMetadataRequest": 1, "PublishMetadataResponse": 1}
-    assert spent.encoded.keys() <= {"PublishMetadataResponse", "SourceInstanceRef"}
+    # The request, and every slice of its tensors once as columns.
+    assert spent.parsed == {"PublishMetadataRequest": 1, "PublishMetadataResponse": 1, "Tensors": SLICES}
+    assert spent.encoded.keys() <= {"PublishMetadataResponse", "SourceInstanceRef", "Elements"}
+    assert spent.calls <= 330
     assert len(large) - KIB < sum(packed) < len(large) + KIB
     assert store.taken() == {"put": 1}
+
+
+def test_a_manifest_is_checked_without_a_step_for_each_item() -> None:
+    items = [sources_pb2.Item(name=f"layers.{n}.weight", size=4, shape=[4], digest=b"d" * 16) for n in range(TENSORS)]
+    message = sources_pb2.PublishRequest(record=publication(tensors=0), manifest=sources_pb2.Manifest(items=items))
+    request = message.SerializeToString()
+    with counted() as spent:
+        assert Publication.from_v1(request).record.total_size == 4 * TENSORS
+    assert spent.parsed == {"PublishRequest": 1, "ItemList": SLICES, "Items": SLICES}
+    assert spent.encoded == {"Elements": SLICES, "ItemList": SLICES}
+    assert spent.calls <= 90
 
 
 async def test_the_memory_of_a_publication(asked: Asked, large: bytes) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peerload.metadata.addresses import Address, allowed, endpoints_of, split
 from peerload.metadata.publication import Publication
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import outline_pb2, sources_pb2
 from tests.metadata.publications import identity, worker
 
 PARTS = [
@@ -62,10 +62,10 @@ def test_what_is_an_address(text: str, address: tuple[str, int] | None) -> None:
 
 @given(st.lists(st.tuples(engines, written), max_size=8))
 def test_whatever_is_published_a_few_whole_addresses_are_kept(named: list[tuple[str, str]]) -> None:
-    manifest = sources_pb2.Manifest(
+    manifest = outline_pb2.Manifest(
         endpoints=[sources_pb2.Endpoint(engine=engine, address=text) for engine, text in named]
     )
-    kept = endpoints_of(p2p_pb2.WorkerMetadata(metadata_endpoint="10.0.0.1:5555"), manifest)
+    kept = endpoints_of(outline_pb2.WorkerMetadata(metadata_endpoint="10.0.0.1:5555"), manifest)
     addresses = split(kept)
     good = dict.fromkeys(text for engine, text in named if engine == "tcp" and Address.of(text))
     assert addresses == [Address.of(text) for text in good][:4]

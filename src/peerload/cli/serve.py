@@ -73,7 +73,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What speaks gRPC on the port: grpc, or h2corn, which is faster and needs peerload[fast] (default: grpc).",
+            help="What speaks gRPC on the port: h2corn, or grpc, the conservative choice (default: h2corn).",
         ),
     ] = None,
     limit_message_bytes: Annotated[

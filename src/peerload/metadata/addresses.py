@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import outline_pb2
 
 __all__ = ["Address", "allowed", "endpoints_of", "hosts_of", "split"]
 
@@ -42,7 +42,7 @@ class Address(NamedTuple):
         return cls(host, int(port))
 
 
-def endpoints_of(worker: p2p_pb2.WorkerMetadata, manifest: sources_pb2.Manifest | None) -> str:
+def endpoints_of(worker: outline_pb2.WorkerMetadata, manifest: outline_pb2.Manifest | None) -> str:
     """The addresses at which a publication says that its process listens for TCP, a few at most, with commas between them.
 
     A Peerload worker's are those of its engines that listen; another's are its WorkerService and its metadata endpoint. Empty
@@ -59,14 +59,14 @@ def hosts_of(worker: bytes, manifest: bytes | None) -> list[tuple[str, str]]:
     """Every host that an encoded publication leads its readers to, and the field that names it. An address that names none
     (of shared memory, say, which is this host's own) leads nowhere; what is written otherwise than `HOST:PORT` is a host as
     a whole, so that nothing slips through."""
-    published = p2p_pb2.WorkerMetadata.FromString(worker)
+    published = outline_pb2.WorkerMetadata.FromString(worker)
     named = [
         ("worker.metadata_endpoint", published.metadata_endpoint),
         ("worker.worker_grpc_endpoint", published.worker_grpc_endpoint),
         ("worker.transfer_engine_session_id", published.transfer_engine_session_id),
     ]
     if manifest is not None:
-        endpoints = sources_pb2.Manifest.FromString(manifest).endpoints
+        endpoints = outline_pb2.Manifest.FromString(manifest).endpoints
         named += [
             ("manifest.endpoints.address", each.address) for each in endpoints if each.engine not in _OF_THIS_HOST
         ]

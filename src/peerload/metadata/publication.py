@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,9 +11,10 @@ from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
 from peerload.metadata.addresses import endpoints_of
 from peerload.metadata.decoding import decoded
+from peerload.metadata.elements import check_items, check_names, check_tensors, check_total, same
 from peerload.metadata.limits import check_count, check_text
 from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
-from peerload.wire import p2p_pb2, sources_pb2, splice
+from peerload.wire import outline_pb2, p2p_pb2, sources_pb2, splice
 from peerload.wire.identity import source_id
 
 __all__ = ["Publication", "training_step"]
@@ -24,8 +25,6 @@ _RECORD_FIELD: Final = 1
 _MANIFEST_FIELD: Final = 2
 _DIGEST_SIZES: Final = (0, 16)
 _MAX_UINT64: Final = 2**64 - 1
-_MAX_DIMENSIONS: Final = 64
-_TENSORS_SETTING: Final = "--limit-tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +50,13 @@ class Publication:
         Raises `MissingField` without identity, model name, worker or worker id, `LimitExceeded` and `InvalidArgument`
         for the rest; each names the field. `most_tensors` may be in one list. Takes milliseconds for ten thousand tensors: large ones belong in a thread.
         """
-        message = decoded(p2p_pb2.PublishMetadataRequest, request)
+        message = decoded(outline_pb2.PublishMetadataRequest, request)
         return _checked(message, request, None, None, most_tensors)
 
     @classmethod
     def from_v1(cls, request: bytes, *, most_tensors: int = limits.MAX_TENSORS) -> Publication:
         """Check an encoded `peerload.v1.PublishRequest`; as `from_p2p`, and the manifest must be there."""
-        message = decoded(sources_pb2.PublishRequest, request)
+        message = decoded(outline_pb2.PublishRequest, request)
         record = splice.submessage(request, _RECORD_FIELD)
         if record is None:
             raise MissingField("record")
@@ -89,8 +88,9 @@ class Publication:
             pod_uid=pod.uid,
             pod_namespace=pod.namespace,
         )
-        encoded = manifest.SerializeToString() if manifest is not None else None
-        return _checked(record, record.SerializeToString(), manifest, encoded, limits.MAX_TENSORS)
+        if manifest is None:
+            return cls.from_p2p(record.SerializeToString())
+        return cls.from_v1(sources_pb2.PublishRequest(record=record, manifest=manifest).SerializeToString())
 
 
 def training_step(parameters: Iterable[tuple[str, str]]) -> int | None:
@@ -108,9 +108,9 @@ def training_step(parameters: Iterable[tuple[str, str]]) -> int | None:
 
 
 def _checked(
-    request: p2p_pb2.PublishMetadataRequest,
+    request: outline_pb2.PublishMetadataRequest,
     encoded: bytes,
-    manifest: sources_pb2.Manifest | None,
+    manifest: outline_pb2.Manifest | None,
     encoded_manifest: bytes | None,
     most_tensors: int,
 ) -> Publication:
@@ -196,88 +196,32 @@ def _world_size(identity: p2p_pb2.SourceIdentity, rank: int) -> int:
     return size if rank < size <= limits.MAX_WORLD_SIZE else 0
 
 
-def _tensors(worker: p2p_pb2.WorkerMetadata, most: int) -> tuple[int, int]:
+def _tensors(worker: outline_pb2.WorkerMetadata, most: int) -> tuple[int, int]:
     """How many items a stock publication has, and their bytes."""
     if worker.WhichOneof("source_payload") == "artifact_source":
         artifact = worker.artifact_source
-        _check_total("worker.artifact_source.total_size", artifact.total_size)
+        check_tensors("worker.tensors", worker.tensors, most)
+        check_total("worker.artifact_source.total_size", artifact.total_size)
         return artifact.file_count, artifact.total_size
     # Stock clients send one list twice, in an older and in a newer field: that is no duplicate.
     older, newer = worker.tensors, worker.tensor_source.tensors
-    counted = _check_tensors("worker.tensor_source.tensors", newer, most)
-    if not newer or (older and older != newer):
-        alone = _check_tensors("worker.tensors", older, most)
-        counted = counted if newer else alone
-    return counted
+    total = check_tensors("worker.tensor_source.tensors", newer, most)
+    if not older or same(older, newer):
+        return len(newer), total
+    alone = check_tensors("worker.tensors", older, most)
+    return (len(newer), total) if newer else (len(older), alone)
 
 
-def _check_tensors(field: str, tensors: Collection[p2p_pb2.TensorDescriptor], most: int) -> tuple[int, int]:
-    """How many tensors there are, and their bytes."""
-    check_count(field, len(tensors), most, "tensors", _TENSORS_SETTING)
-    names: list[str] = []
-    dtypes: set[str] = set()
-    total = 0
-    # One pass: every look at a tensor costs more than what is done with it.
-    for tensor in tensors:
-        names.append(tensor.name)
-        dtypes.add(tensor.dtype)
-        total += tensor.size
-    _check_names(field, "name", names)
-    _check_longest(f"{field}.dtype", dtypes, limits.MAX_TEXT_BYTES)
-    _check_total(field, total)
-    return len(names), total
-
-
-def _check_names(field: str, member: str, names: list[str]) -> None:
-    distinct = set(names)
-    _check_longest(f"{field}.{member}", distinct, limits.MAX_NAME_BYTES)
-    if len(distinct) != len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InvalidArgument(field, f"names {twice!r} twice")
-
-
-def _check_longest(field: str, texts: Collection[str], limit: int) -> None:
-    # A character has at most four bytes: where the longest text is short, none need be looked at.
-    if max(map(len, texts), default=0) * 4 > limit:
-        for text in texts:
-            check_text(field, text, limit)
-
-
-def _check_total(field: str, total: int) -> None:
-    if total > limits.MAX_TOTAL_SIZE:
-        limit = limits.MAX_TOTAL_SIZE
-        raise LimitExceeded(field, f"adds up to {total} bytes, more than {limit}", limit=limit)
-
-
-def _check_manifest(manifest: sources_pb2.Manifest, most: int) -> tuple[int, int, tuple[str, ...]]:
+def _check_manifest(manifest: outline_pb2.Manifest, most: int) -> tuple[int, int, tuple[str, ...]]:
     """The manifest's item count, total size and engines."""
     if manifest.form not in Form._value2member_map_:
         raise InvalidArgument("manifest.form", f"{manifest.form} is not a Form")
     items, files = manifest.items, manifest.files
     check_text("manifest.content", manifest.content, limits.MAX_TEXT_BYTES)
-    check_count("manifest.items", len(items), most, "items", _TENSORS_SETTING)
     check_count("manifest.files", len(files), limits.MAX_FILES, "files")
     check_count("manifest.endpoints", len(manifest.endpoints), limits.MAX_ENDPOINTS, "endpoints")
-    # Two files of one checkpoint may have tensors of one name.
-    names: dict[int, list[str]] = {}
-    for item in items:
-        names.setdefault(item.file, []).append(item.name)
-    for of_file in names.values():
-        _check_names("manifest.items", "name", of_file)
-    for item in items:
-        if len(item.shape) > _MAX_DIMENSIONS or len(item.stride) > _MAX_DIMENSIONS:
-            raise LimitExceeded(
-                "manifest.items.shape", f"of {item.name!r} has too many dimensions", limit=_MAX_DIMENSIONS
-            )
-        if len(item.digest) not in _DIGEST_SIZES:
-            raise InvalidArgument("manifest.items.digest", f"of {item.name!r} has {len(item.digest)} bytes, not 16")
-        if files and item.file >= len(files):
-            raise InvalidArgument(
-                "manifest.items.file", f"of {item.name!r} is {item.file}; there are {len(files)} files"
-            )
-    _check_longest("manifest.items.dtype", {item.dtype for item in items}, limits.MAX_TEXT_BYTES)
-    _check_names("manifest.files", "path", [file.path for file in files])
+    total = check_items("manifest.items", items, len(files), most)
+    check_names("manifest.files", "path", [file.path for file in files])
     for index, file in enumerate(files):
         if not file.path:
             raise MissingField(f"manifest.files[{index}].path")
@@ -297,8 +241,6 @@ def _check_manifest(manifest: sources_pb2.Manifest, most: int) -> tuple[int, int
             raise InvalidArgument(f"manifest.endpoints[{index}].engine", "must not hold a comma")
         check_text("manifest.endpoints.engine", endpoint.engine, limits.MAX_TEXT_BYTES)
         check_text("manifest.endpoints.address", endpoint.address, limits.MAX_NAME_BYTES)
-    total = sum([item.size for item in items])
-    _check_total("manifest.items", total)
     engines = tuple(dict.fromkeys(endpoint.engine for endpoint in manifest.endpoints))
     check_text("manifest.endpoints.engine", ",".join(engines), limits.MAX_NAME_BYTES)
     return len(items), total, engines
