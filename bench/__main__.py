@@ -1,11 +1,17 @@
 """`python -m bench`."""
 
 import signal
+import sys
 
 if __name__ == "__main__":
     # Not for the processes that it starts, which read this file too.
+    from bench.processes import quiet
     from bench.run import main
 
+    quiet()
     # Whoever ends a run ends its servers with it, and has what was measured until then.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -19,10 +20,11 @@ from typing import IO, Any, Final
 
 import grpc
 import psutil
+import structlog
 
 from peerload.wire import grpc_health_pb2
 
-__all__ = ["Process", "Spawned", "bare", "free_port", "redis", "served", "spawned"]
+__all__ = ["Process", "Spawned", "bare", "free_port", "quiet", "redis", "served", "spawned"]
 
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
@@ -64,7 +66,13 @@ class Spawned:
     pipe: Pipe
 
 
+def quiet() -> None:
+    """Have stores and servers of this process log only errors: what else they say is for their operator."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+
 def _act(act: Callable[..., None], pipe: Pipe, arguments: tuple[object, ...]) -> None:
+    quiet()
     # Where the pipe has ended, nobody wants to know any more.
     with contextlib.suppress(EOFError, BrokenPipeError):
         act(pipe, *arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-import structlog
 
 from bench import h2load
 from bench.figures import Figure
@@ -87,8 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, row in ROWS.items():
             print(f"{name:12}{'' if row.plain else '* '}{row.about} (at most {row.seconds:.0f} s)")
         return
-    # Stores that a row opens itself say here what only their operator could mend.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     stores = tuple(
         store for store in options.stores.split(",") if store != "redis" or shutil.which("redis-server") is not None
     )
