@@ -63,7 +63,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
     }
 
 
@@ -131,7 +131,7 @@ def _draw(folder: Path, figures: Sequence[Figure]) -> None:
         if max(each.value for each in points) > 50 * min(each.value for each in points) > 0:
             axes.set(yscale="log")
         else:
-            axes.set(ylim=(0, None))
+            axes.set(ylim=(0, 1.1 * max(axes.get_ylim())))
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize="small")
         canvas.savefig(folder / picture(row, curve), dpi=100)

@@ -213,7 +213,6 @@ def _measured(engine: str, total: int, rounds: int) -> dict[str, list[tuple[floa
 
 def measure(setting: Setting) -> Iterator[Figure]:
     """Of both."""
-    os.environ.setdefault("GLOG_minloglevel", "3")  # Mooncake's own log, in the children too
     for engine in LIBRARIES:
         for name, every in _measured(engine, setting.mib << 20, setting.rounds).items():
             bare, bare_cpu, speed, cpu = (statistics.median(column) for column in zip(*every, strict=True))

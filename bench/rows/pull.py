@@ -76,7 +76,7 @@ async def _served(pipe: Connection, engine: str, total: int) -> None:
     exporter = open_engine(engine).exporter("127.0.0.1")
     cuts = {name: _cut(memory, sizes) for name, sizes in _shapes(total).items()}
     descriptors = {name: exporter.publish([Region(view) for view in views]).descriptor for name, views in cuts.items()}
-    settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0)
+    settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0, log_level="warning")
     async with Server(settings) as server:
         async with AsyncClient(server.address, settings=ClientSettings(engines=(engine,))) as client:
             for name, views in cuts.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from bench.figures import Figure, percentiles
 from bench.generator import Load, generate
+from bench.http2 import Connection, Done, head_of
 from bench.messages import P2P, Fleet
 from bench.processes import Process, bare, spawned
 from bench.report import write
@@ -44,6 +46,21 @@ def test_a_fleet_makes_each_call_once_over_its_own_connection(handler: Process) 
     assert told.failed == 0
     assert {path: len(times) for path, times in told.times.items()} == {SMALL: 24, LARGE: 12}
     assert told.size > 12 * 700_000
+
+
+def test_more_calls_than_a_connection_may_have_wait_for_their_streams(handler: Process) -> None:
+    connection = Connection(handler.address)
+    with connection.socket:
+        for call in range(1_000):
+            connection.begin(call, head_of(SMALL), b"x")
+        assert connection.in_flight == 1_000
+        ended: list[Done] = []
+        while connection.in_flight:
+            left = connection.send()
+            select.select([connection.socket], [connection.socket] if left else [], [], 30)
+            ended += connection.receive()
+    assert sorted(each.call for each in ended) == list(range(1_000))
+    assert all(each.size for each in ended)
 
 
 def test_loads_beside_each_other_and_calls_that_fail(handler: Process) -> None:

@@ -57,7 +57,7 @@ def plan(target: RuntimeMemory, peer: Peer) -> list[Slot]:
 
 
 def contents(target: RuntimeMemory) -> dict[str, bytes]:
-    return {name: bytes(tensor.memory) for name, tensor in target.tensors().items()}
+    return {tensor.name: bytes(tensor.memory) for tensor in target.tensors()}
 
 
 def test_tied_tensors_are_moved_once_and_stay_tied() -> None:
@@ -67,7 +67,7 @@ def test_tied_tensors_are_moved_once_and_stay_tied() -> None:
     assert sorted(slot.names for slot in missing) == [("a", "c"), ("b",), ("none",)]
     peer.fill(missing)
     assert contents(target) == peer.contents
-    tensors = target.tensors()
+    tensors = {tensor.name: tensor for tensor in target.tensors()}
     tensors["a"].memory[0] = 0
     assert tensors["c"].memory[0] == 0
 

@@ -319,7 +319,7 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     if resolved.settings.processes > 1:
         from peerload.server.processes.parent import serve
     else:
-        from peerload.server.app import serve
+        from peerload.server.serving import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
     # Of several processes each exports its own.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
@@ -95,7 +95,8 @@ def read_manifest(message: sources_pb2.Manifest) -> Manifest:
         raise LimitExceeded(
             "manifest.items", f"{len(message.items)} items; the limit is {MAX_TENSORS}", limit=MAX_TENSORS
         )
-    items = tuple(_item(index, item, form) for index, item in enumerate(message.items))
+    known: dict[object, Any] = {}
+    items = tuple(_item(index, item, form, known) for index, item in enumerate(message.items))
     if sum(item.size for item in items) > _MAX_BYTES:
         raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
     if form is Form.CHECKPOINT:
@@ -172,7 +173,7 @@ def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ..
     return tuple(Descriptor(message.engine, message.address, message.descriptor) for message in messages)
 
 
-def _item(index: int, message: sources_pb2.Item, form: Form) -> Item:
+def _item(index: int, message: sources_pb2.Item, form: Form, known: dict[object, Any]) -> Item:
     field = f"manifest.items[{index}]"
     if not message.name:
         raise InvalidArgument(f"{field}.name", "is empty")
@@ -182,24 +183,27 @@ def _item(index: int, message: sources_pb2.Item, form: Form) -> Item:
         raise InvalidArgument(f"{field}.size", f"{message.size} bytes from {message.offset} is beyond any memory")
     if len(message.digest) not in (0, DIGEST_BYTES):
         raise InvalidArgument(f"{field}.digest", f"{len(message.digest)} bytes; a digest has {DIGEST_BYTES}")
-    shape, stride = tuple(message.shape), tuple(message.stride)
-    dtype = message.dtype
+    # Tens of thousands of tensors have the same few dtypes, shapes and sizes.
+    size, dtype, shape, stride = (
+        known.setdefault(each, each)
+        for each in (message.size, message.dtype, tuple(message.shape), tuple(message.stride))
+    )
     if form is Form.RUNTIME:
-        _check_shape(field, dtype, shape, message.size)
+        _check_shape(field, dtype, shape, size)
     elif stride:
         raise InvalidArgument(f"{field}.stride", "tensors of files are contiguous")
     if stride and (len(stride) != len(shape) or dense_order(shape, stride) is None):
         raise InvalidArgument(f"{field}.stride", f"{stride} is not how the elements of {shape} lie without holes")
     return Item(
         message.name,
-        message.size,
+        size,
         dtype,
         shape,
         message.digest,
         message.region,
         message.offset,
         message.file,
-        normal(shape, stride) if stride else (),
+        normal(shape, stride) if stride else stride,
         message.device if message.HasField("device") else None,
     )
 

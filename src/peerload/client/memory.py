@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peerload.checkpoint import Progress
@@ -52,7 +52,7 @@ class MemoryTarget(AtOnce):
 
     def weights(self, found: SourceManifest, report: PullReport) -> Weights[Any, AsyncSource]:
         """What was pulled, as the framework's arrays."""
-        tensors: Mapping[str, Tensor]
+        tensors: Iterable[Tensor]
         files: Mapping[str, memoryview] = {}
         if self._checkpoint is not None:
             tensors, files = self._checkpoint.tensors(), self._checkpoint.files()
@@ -60,7 +60,7 @@ class MemoryTarget(AtOnce):
             assert self._runtime is not None
             tensors = self._runtime.tensors()
         return Weights(
-            {name: self._framework(tensor) for name, tensor in tensors.items()},
+            {tensor.name: self._framework(tensor) for tensor in tensors},
             form=found.manifest.form,
             identity=found.identity,
             rank=found.source.worker_rank,

@@ -20,7 +20,7 @@ from peerload.client.targets import SourceUnusable
 from peerload.errors import Ambiguous, InvalidArgument, NotFound, PeerloadError, Unavailable
 from peerload.hub.cache import is_commit
 from peerload.metadata.records import Form, SourceKey, Status
-from peerload.wire import sources_pb2
+from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 
 __all__ = ["Search", "Wanted", "fetch_manifest", "find", "follow", "get_manifest"]
@@ -82,7 +82,10 @@ async def fetch_manifest(connection: Connection, key: SourceKey, executor: Execu
         content = manifest.checkpoint.content
         if response.identity.extra_parameters.get(CONTENT_KEY) != content or response.source.content != content:
             raise SourceUnusable("its manifest has another content than its record")
-    return SourceManifest(SourceInfo.from_wire(response.source, 0), response.identity, manifest)
+    # As a part of the response it would keep the whole of that in memory.
+    identity = p2p_pb2.SourceIdentity()
+    identity.CopyFrom(response.identity)
+    return SourceManifest(SourceInfo.from_wire(response.source, 0), identity, manifest)
 
 
 async def follow(

@@ -180,7 +180,7 @@ class WindowStream(StreamTarget):
                 total += _aligned(small.pop(0).size)
             arena, at = self._allocate(total), 0
             for slot in shared:
-                slot.destination = arena[at : at + slot.size]
+                slot.memory, slot.at = arena, at
                 at += _aligned(slot.size)
 
     def _lay(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from peerload.checkpoint import Checkpoint, Progress
@@ -45,6 +45,7 @@ Allocate: TypeAlias = Callable[[int], memoryview]
 Mapped: TypeAlias = Callable[[Range], memoryview]
 """Gives the source's own memory, where it can be mapped. Raises `SourceUnusable` for a range that is not there."""
 
+_NOTHING: Final = memoryview(bytearray())
 _ALIGNMENT: Final = 64
 """Tensors begin at multiples of this: what vector instructions and accelerators' copies like."""
 
@@ -122,13 +123,11 @@ class RuntimeMemory(AtOnce):
         self.slots = slots
         self._tensors = {tensor.name: tensor for tensor in tensors}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the last plan, by name, in the manifest's order."""
-        memory = {name: slot.destination for slot in self.slots for name in slot.names}
-        return {
-            name: Tensor(name, each.dtype, each.shape, memory[name], each.stride)
-            for name, each in self._tensors.items()
-        }
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors of the last plan, in the manifest's order."""
+        slots = {name: slot for slot in self.slots for name in slot.names}
+        for name, each in self._tensors.items():
+            yield Tensor(name, each.dtype, each.shape, slots[name].destination, each.stride)
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
@@ -137,11 +136,11 @@ class RuntimeMemory(AtOnce):
     def _slot(
         self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None
     ) -> Slot:
-        slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), memoryview(bytearray()))
+        slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), _NOTHING)
         for each in same:
             old = before.get(each.name)
             if old is not None and old.checked and self._tensors[each.name].agrees(each):
-                slot.destination, slot.origin, slot.verified = old.destination, old.origin, True
+                slot.memory, slot.at, slot.origin, slot.verified = old.memory, old.at, old.origin, True
                 return slot
         if not slot.size:
             return slot
@@ -151,7 +150,7 @@ class RuntimeMemory(AtOnce):
         old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
             # The same names: no other slot of this plan can have kept that memory.
-            slot.destination = old.destination
+            slot.memory, slot.at = old.memory, old.at
         else:
             fresh.append(slot)
         return slot
@@ -163,7 +162,7 @@ class RuntimeMemory(AtOnce):
             return
         arena, at = allocate(total), 0
         for slot in fresh:
-            slot.destination = arena[at : at + slot.size]
+            slot.memory, slot.at = arena, at
             at += _aligned(slot.size)
 
 
@@ -239,15 +238,13 @@ class CheckpointMemory(CheckpointSlots):
         """Every file's bytes, by path."""
         return {file.path: view for file, view in zip(self._complete().files, self._files, strict=True)}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name; by `PATH:NAME` where files disagree on what the name is."""
-        tensors: dict[str, Tensor] = {}
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor under its name; under `PATH:NAME` where files disagree on what the name is."""
         checkpoint = self._complete()
         for (file, number), name in tensor_names(checkpoint).items():
             part = checkpoint.files[file].parts[number]
             memory = self._files[file][part.offset : part.end]
-            tensors[name] = Tensor(name, torch_name(part.dtype), part.shape, memory)
-        return tensors
+            yield Tensor(name, torch_name(part.dtype), part.shape, memory)
 
 
 def part_slots(

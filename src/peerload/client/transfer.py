@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from peerload.client.digests import digest, digest_all
 from peerload.client.sources import SourceInfo
@@ -47,12 +47,14 @@ class Slot:
     names: tuple[str, ...]
     range: Range
     digest: bytes
-    destination: memoryview
+    memory: memoryview
+    at: int = 0
+    """Where in `memory` they go. (Tens of thousands of slots share one; a view each would take more than the rest of them.)"""
     verified: bool = False
     origin: Served | None = None
     """Who gave the verified bytes; None for bytes that were in place before."""
     mapped: bool = False
-    """Whether `destination` is the source's own memory, so that nothing moves."""
+    """Whether `memory` is the source's own, so that nothing moves."""
     land: Callable[[memoryview], None] | None = None
     """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
 
@@ -60,6 +62,16 @@ class Slot:
     def size(self) -> int:
         """Bytes."""
         return self.range.length
+
+    @property
+    def destination(self) -> memoryview:
+        """Where the bytes go, and nothing else."""
+        whole = not self.at and self.memory.nbytes == self.size
+        return self.memory if whole else self.memory[self.at : self.at + self.size]
+
+    @destination.setter
+    def destination(self, view: memoryview) -> None:
+        self.memory, self.at = view, 0
 
     @property
     def checked(self) -> bool:
@@ -98,6 +110,19 @@ async def transfer(
         _Work(importer, reader, origin, stop, tell).run(batches, left)
 
     await in_thread(executor, move)
+
+
+class _Destinations(Sequence[memoryview]):
+    """The slots' destinations. An engine makes views of its own, so none is kept."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._slots[index].destination
 
 
 def _portions(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
@@ -159,7 +184,7 @@ class _Work:
                 raise TransferFailed("abandoned", fault=Fault.OURS)
 
     def _read(self, slots: Sequence[Slot], deadline: float) -> None:
-        arrivals = [slot.destination for slot in slots]
+        arrivals: Sequence[memoryview] = _Destinations(slots)
         bounced = not self._importer.any_memory
         if bounced:
             # This engine writes only into memory of its own; what has arrived right is copied from there.

@@ -212,7 +212,8 @@ class SourceRecord(NamedTuple):
             part=sys.intern(text(value, "part")),
             mark=mark,
             store_revision=entry.revision,
-            generation=entry.generation,
+            # Of most the same number, and then the same object.
+            generation=entry.revision if entry.generation == entry.revision else entry.generation,
             endpoints=text(value, "endpoints"),
             replica=sys.intern(text(value, "replica")),
             world_size=number(value, "world_size", members.MAX_UINT32) or 0,

@@ -28,6 +28,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NewType, NoReturn, Protocol, TypeAlias
@@ -369,7 +370,8 @@ def decode_value(text: str | bytes) -> Value:
     if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
         # An escape may stand for half of a surrogate pair, which can be neither kept nor sent on.
         json.dumps(value, ensure_ascii=False).encode()
-    return value
+    # Entries have members of the same few names.
+    return {sys.intern(name): member for name, member in value.items()}
 
 
 def decode_beat(stamp: str | bytes | int, load: str | bytes | float | None) -> Beat:
