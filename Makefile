@@ -1,5 +1,5 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
+# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish, openssl and what Mooncake links to, if they
 # are missing).
 # Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so they are more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
@@ -40,7 +40,7 @@ export PYTHONDONTWRITEBYTECODE :=
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench figures docs wire lock build image clean
+.PHONY: help install demo test redis chromium mooncake prometheus shells openssl kube scale histories chaos soak fuzz check format bench figures docs wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -75,74 +75,41 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis chromium kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
+test: install redis chromium kube mooncake prometheus shells openssl ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
-# Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
+# Of each the tests start or load what they need themselves; where it is missing and cannot be installed, they are skipped.
 redis: ## Install redis-server for the tests, where that can be done
-	@if ! command -v "$${REDIS_SERVER:-redis-server}" >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing redis-server, for the tests of the Redis store" && \
-			{ apt-get install -y -qq --no-install-recommends redis-server >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no redis-server (Debian: apt-get install redis-server): those tests are skipped"; fi; \
-	fi
+	@sh tools/debian.sh "the tests of the Redis store" redis-server 'command -v "$${REDIS_SERVER:-redis-server}"'
 
-# The web page is tested in a real browser; where there is none and none can be installed, those tests are skipped.
-chromium: ## Install chromium for the tests, where that can be done
-	@if ! command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing chromium, for the tests of the web page" && \
-			{ apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no chromium (Debian: apt-get install chromium): those tests are skipped"; fi; \
-	fi
+chromium: ## Install chromium for the tests of the web page, where that can be done
+	@sh tools/debian.sh "the tests of the web page" chromium 'command -v "$${CHROMIUM:-chromium}"'
+
+mooncake: ## Install the libraries that Mooncake's engine links to, where that can be done
+	@sh tools/debian.sh "the tests of the Mooncake engine" "$(MOONCAKE_DEBS)" \
+		'for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done'
+
+# Of Debian's package only promtool is used: it examines the alert rules.
+prometheus: ## Install promtool for the tests of the alert rules, where that can be done
+	@sh tools/debian.sh "the tests of the alert rules" prometheus 'command -v promtool'
+
+shells: ## Install zsh and fish for the tests of completion, where that can be done
+	@sh tools/debian.sh "the tests of completion" "zsh fish" 'command -v zsh && command -v fish'
+
+openssl: ## Install openssl for the tests of TLS, where that can be done
+	@sh tools/debian.sh "the tests of TLS, and of Kubernetes" openssl 'command -v openssl'
 
 # Where it cannot be built (it needs the network, once), the tests that need it are skipped.
 kube: install ## Build kube-apiserver, etcd and helm for the tests, into the user's cache folder (KUBE=0: do not)
 	@[ "$$KUBE" = 0 ] || $(BIN)/python tools/build_kubernetes.py || \
 		{ status=$$?; [ $$status -lt 128 ] || exit $$status; echo "==> There is no Kubernetes for the tests: those that need it are skipped"; }
 
-# Mooncake's package links to them; where they are missing and cannot be installed, the tests of its engine are skipped.
-mooncake: ## Install the libraries that the Mooncake engine's tests need, where that can be done
-	@if ! for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing $(MOONCAKE_DEBS), for the tests of the Mooncake engine" && \
-			{ apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null; } || \
-			echo "==> They could not be installed: those tests are skipped"; }; \
-		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
-	fi
-
-# Of Debian's package only promtool is used: it examines the alert rules.
-prometheus: ## Install promtool for the tests of the alert rules, where that can be done
-	@if ! command -v promtool >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing prometheus, for the tests of the alert rules" && \
-			{ apt-get install -y -qq --no-install-recommends prometheus >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no promtool (Debian: apt-get install prometheus): those tests are skipped"; fi; \
-	fi
-
-shells: ## Install zsh and fish for the tests of completion, where that can be done
-	@if ! { command -v zsh && command -v fish; } >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing zsh and fish, for the tests of completion" && \
-			{ apt-get install -y -qq --no-install-recommends zsh fish >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; } || \
-			echo "==> They could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no zsh or no fish (Debian: apt-get install zsh fish): those tests are skipped"; fi; \
-	fi
-
-scale: install redis kube mooncake ## Run the large and long tests
+scale: install redis kube mooncake openssl ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 
-histories: install redis kube ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
+histories: install redis kube openssl ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
 	@echo "==> Histories, $(SECONDS) s"
 	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) PEERLOAD_HISTORY_STORE="$(STORE)" $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)

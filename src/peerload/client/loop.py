@@ -48,11 +48,11 @@ class LoopThread:
             self._loop.call_soon_threadsafe(call.start)
         try:
             # Not in one piece: a signal that comes between the interpreter's last look and the wait does not end it.
-            while not call.ended.wait(_LOOK_S):
+            while not call.ended_within(_LOOK_S):
                 pass
         except BaseException:
             self._loop.call_soon_threadsafe(call.cancel)
-            call.ended.wait(_INTERRUPT_S)
+            call.ended_within(_INTERRUPT_S)
             raise
         return call.result()
 
@@ -83,12 +83,19 @@ class _Call(Generic[T]):
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self._work = work
         self._task: asyncio.Task[T] | None = None
-        self.ended = threading.Event()
+        self._ended = False
+        # Let go of at the end. No Event: one whose wait is interrupted in the wrong moment keeps its own lock for ever.
+        self._running = threading.Lock()
+        self._running.acquire()
 
     def start(self) -> None:
         """On the loop."""
         self._task = asyncio.get_running_loop().create_task(self._work)
-        self._task.add_done_callback(lambda _: self.ended.set())
+        self._task.add_done_callback(self._end)
+
+    def ended_within(self, seconds: float) -> bool:
+        """Whether it has ended; waits so long for that. For one thread."""
+        return self._ended or self._running.acquire(timeout=seconds)
 
     def cancel(self) -> None:
         """On the loop; `start` came before."""
@@ -96,9 +103,13 @@ class _Call(Generic[T]):
             self._task.cancel()
 
     def result(self) -> T:
-        """Once `ended`."""
+        """Once it has ended."""
         assert self._task is not None
         return self._task.result()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        self._ended = True
+        self._running.release()
 
 
 async def _cancel_all() -> None:
