@@ -1,10 +1,10 @@
 # Everything goes through .venv, which `make install` makes from hashed pins; nothing outside this folder is changed
-# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish and what Mooncake links to, if they
+# (but `make test`, run as root where apt-get is, installs redis-server, chromium, promtool, zsh, fish, openssl and what Mooncake links to, if they
 # are missing).
-# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so it is one more
+# Settings: PYTHON (which interpreter makes .venv), WORKERS (test processes: most tests wait most of the time, so they are more
 # than a small machine has cores), ARGS (passed to demo, test, bench), ENGINE (of demo, chaos), SECONDS (of histories, chaos,
 # soak, fuzz) and SEED, FRONT and KINDS (of soak: which front; names in tests/faults/abuse.py, or all), STORE (of histories:
-# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS and OUT (of bench). In the environment: REDIS_SERVER (the redis-server that tests
+# redis, kubernetes, or both), TARGET (of fuzz: names, or all), ROWS (of bench: names, plain, starred or all) and OUT (of bench and figures). In the environment: REDIS_SERVER (the redis-server that tests
 # start), CHROMIUM (the browser in which the web page is tested), KUBEBUILDER_ASSETS (a folder with kube-apiserver and etcd), KUBE=0 (leave out
 # the tests that need a Kubernetes).
 
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-WORKERS ?= 3
+WORKERS ?= 4
 ARGS ?=
 ENGINE ?=
 SECONDS ?= 600
@@ -32,11 +32,15 @@ ROWS ?=
 OUT ?= bench-results
 DOCKER ?= docker
 
+# Images and CI often forbid Python to keep what it has compiled. The tests start a thousand interpreters, each of which would
+# compile all of Peerload again: that is a quarter of what they take.
+export PYTHONDONTWRITEBYTECODE :=
+
 # What Mooncake's engine links to, by the linker's names, and the Debian packages that have it.
 MOONCAKE_LIBS := libibverbs.so.1 libnuma.so.1 liburing.so.2 libcurl.so.4
 MOONCAKE_DEBS := libibverbs1 libnuma1 liburing2 libcurl4
 
-.PHONY: help install demo test redis chromium kube mooncake prometheus shells scale histories chaos soak fuzz check format bench docs wire lock build image clean
+.PHONY: help install demo test redis chromium mooncake prometheus shells openssl kube scale histories chaos soak fuzz check format bench figures docs wire lock build image clean
 
 help: ## Say what there is
 	@echo "usage: make TARGET"
@@ -71,74 +75,41 @@ $(VENV)/installed: $(VENV)/pinned pyproject.toml
 demo: install ## Share, pull, kill, restart and compare: real weights between real processes
 	@$(BIN)/peerload demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-test: install redis chromium kube mooncake prometheus shells ## Run every test but the scale ones (some minutes)
+test: install redis chromium kube mooncake prometheus shells openssl ## Run every test but the scale ones (some minutes)
 	@echo "==> Tests, in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not scale" $(ARGS)
 
-# Tests start a redis-server of their own; where there is none and none can be installed, those that need it are skipped.
+# Of each the tests start or load what they need themselves; where it is missing and cannot be installed, they are skipped.
 redis: ## Install redis-server for the tests, where that can be done
-	@if ! command -v "$${REDIS_SERVER:-redis-server}" >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing redis-server, for the tests of the Redis store" && \
-			{ apt-get install -y -qq --no-install-recommends redis-server >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no redis-server (Debian: apt-get install redis-server): those tests are skipped"; fi; \
-	fi
+	@sh tools/debian.sh "the tests of the Redis store" redis-server 'command -v "$${REDIS_SERVER:-redis-server}"'
 
-# The web page is tested in a real browser; where there is none and none can be installed, those tests are skipped.
-chromium: ## Install chromium for the tests, where that can be done
-	@if ! command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing chromium, for the tests of the web page" && \
-			{ apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no chromium (Debian: apt-get install chromium): those tests are skipped"; fi; \
-	fi
+chromium: ## Install chromium for the tests of the web page, where that can be done
+	@sh tools/debian.sh "the tests of the web page" chromium 'command -v "$${CHROMIUM:-chromium}"'
+
+mooncake: ## Install the libraries that Mooncake's engine links to, where that can be done
+	@sh tools/debian.sh "the tests of the Mooncake engine" "$(MOONCAKE_DEBS)" \
+		'for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done'
+
+# Of Debian's package only promtool is used: it examines the alert rules.
+prometheus: ## Install promtool for the tests of the alert rules, where that can be done
+	@sh tools/debian.sh "the tests of the alert rules" prometheus 'command -v promtool'
+
+shells: ## Install zsh and fish for the tests of completion, where that can be done
+	@sh tools/debian.sh "the tests of completion" "zsh fish" 'command -v zsh && command -v fish'
+
+openssl: ## Install openssl for the tests of TLS, where that can be done
+	@sh tools/debian.sh "the tests of TLS, and of Kubernetes" openssl 'command -v openssl'
 
 # Where it cannot be built (it needs the network, once), the tests that need it are skipped.
 kube: install ## Build kube-apiserver, etcd and helm for the tests, into the user's cache folder (KUBE=0: do not)
 	@[ "$$KUBE" = 0 ] || $(BIN)/python tools/build_kubernetes.py || \
 		{ status=$$?; [ $$status -lt 128 ] || exit $$status; echo "==> There is no Kubernetes for the tests: those that need it are skipped"; }
 
-# Mooncake's package links to them; where they are missing and cannot be installed, the tests of its engine are skipped.
-mooncake: ## Install the libraries that the Mooncake engine's tests need, where that can be done
-	@if ! for name in $(MOONCAKE_LIBS); do ldconfig -p | grep -q "$$name" || exit 1; done; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing $(MOONCAKE_DEBS), for the tests of the Mooncake engine" && \
-			{ apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MOONCAKE_DEBS) >/dev/null; } || \
-			echo "==> They could not be installed: those tests are skipped"; }; \
-		else echo "==> Libraries for Mooncake are missing (Debian: apt-get install $(MOONCAKE_DEBS)): those tests are skipped"; fi; \
-	fi
-
-# Of Debian's package only promtool is used: it examines the alert rules.
-prometheus: ## Install promtool for the tests of the alert rules, where that can be done
-	@if ! command -v promtool >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing prometheus, for the tests of the alert rules" && \
-			{ apt-get install -y -qq --no-install-recommends prometheus >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } || \
-			echo "==> It could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no promtool (Debian: apt-get install prometheus): those tests are skipped"; fi; \
-	fi
-
-shells: ## Install zsh and fish for the tests of completion, where that can be done
-	@if ! { command -v zsh && command -v fish; } >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "==> Installing zsh and fish, for the tests of completion" && \
-			{ apt-get install -y -qq --no-install-recommends zsh fish >/dev/null 2>&1 || \
-			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; } || \
-			echo "==> They could not be installed: those tests are skipped"; }; \
-		else echo "==> There is no zsh or no fish (Debian: apt-get install zsh fish): those tests are skipped"; fi; \
-	fi
-
-scale: install redis kube mooncake ## Run the large and long tests
+scale: install redis kube mooncake openssl ## Run the large and long tests
 	@echo "==> Scale tests, in one process"
 	@$(BIN)/python -m pytest -m scale $(ARGS)
 
-histories: install redis kube ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
+histories: install redis kube openssl ## Kill servers and their store under load for SECONDS=600 each, and check all that clients are told
 	@echo "==> Histories, $(SECONDS) s"
 	@PEERLOAD_HISTORY_SECONDS=$(SECONDS) PEERLOAD_HISTORY_STORE="$(STORE)" $(if $(SEED),PEERLOAD_HISTORY_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_histories.py $(ARGS)
@@ -179,6 +150,9 @@ bench: install redis ## Measure ROWS (all plain ones), and write figures and cur
 	@command -v h2load >/dev/null || echo "==> There is no h2load (Debian: apt-get install nghttp2-client): its row is left out"
 	@$(BIN)/python -m bench --out "$(OUT)" $(ROWS) $(ARGS)
 
+figures: install ## Put the figures and curves of the runs in OUT into docs/performance.md
+	@$(BIN)/python -m bench.page $(OUT)
+
 # NO_MKDOCS_2_WARNING leaves out what the theme's authors say about a release that the pins do not have.
 docs: install ## Build the documentation into site/; a warning is an error
 	@$(PIP) install --quiet --require-hashes -r requirements/docs.txt
@@ -198,14 +172,14 @@ lock: ## Pin the newest versions again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra demo --extra fast --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
+		--extra demo --extra hub --extra kubernetes --extra mooncake --extra otel --extra redis --extra tls --extra ui --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group bench -o requirements/bench.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
 		-c requirements/dev.txt --group docs -o requirements/docs.txt
-	uv pip compile $(LOCK_IMAGE) --extra fast --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
+	uv pip compile $(LOCK_IMAGE) --extra kubernetes --extra otel --extra redis --extra tls --extra ui pyproject.toml -o requirements/image.txt
 	uv pip compile $(LOCK_IMAGE) --group build -o requirements/build.txt
 
 build: install ## Build the wheel and the sdist into dist/

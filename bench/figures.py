@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 __all__ = ["Figure", "median", "percentiles"]
 
@@ -37,6 +37,10 @@ class Figure:
     curve: str = ""
     at: float | None = None
     """Where on a curve of that name it lies."""
+    along: str = "records"
+    """What `at` counts."""
+    line: str = ""
+    """Which of the curve's lines; by default its case's."""
 
     @property
     def fraction(self) -> float | None:
@@ -59,6 +63,12 @@ class Figure:
     def spread(self) -> float:
         """How far the rounds lie apart, as a part of the median: what a difference must exceed to be one."""
         return (max(self.rounds) - min(self.rounds)) / self.value if self.rounds and self.value else 0.0
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """What `told` told."""
+        values = {name: told[name] for name in cls.__slots__}
+        return cls(**{**values, "rounds": tuple(values["rounds"])})
 
     def told(self) -> dict[str, Any]:
         """Fit for JSON."""

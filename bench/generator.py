@@ -10,22 +10,23 @@ from __future__ import annotations
 import array
 import contextlib
 import itertools
-import multiprocessing
 import resource
 import selectors
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
-from typing import Final
+from typing import Any, Final
 
 from bench.http2 import Connection, head_of
+from bench.processes import spawned
 
 __all__ = ["Call", "Load", "Told", "generate"]
 
 _WARM_SECONDS: Final = 0.3
 """Until connections, caches and windows are what they stay."""
-_GIVE_UP_SECONDS: Final = 60.0
+_GIVE_UP_SECONDS: Final = 300.0
+"""Of calls that are made once: what is not answered by then has failed."""
 _TURN_SECONDS: Final = 0.005
 
 Call = tuple[str, bytes]
@@ -160,10 +161,13 @@ class _Worker:
 def _work(pipe: Pipe, address: str, load: Load, seconds: float) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    worker = _Worker(address, load)
-    pipe.send(None)
-    pipe.recv()
-    pipe.send(worker.run(seconds))
+    try:
+        worker = _Worker(address, load)
+        pipe.send(None)
+        pipe.recv()
+        pipe.send(worker.run(seconds))
+    except ConnectionError as error:
+        pipe.send(error)
 
 
 def _parts(load: Load) -> Iterator[Load]:
@@ -182,27 +186,28 @@ def _parts(load: Load) -> Iterator[Load]:
 
 
 def generate(address: str, seconds: float, *loads: Load) -> list[Told]:
-    """Keep all loads up at once; what became of each."""
-    context = multiprocessing.get_context("spawn")
+    """Keep all loads up at once; what became of each. Raises `ConnectionError` where a server hung up."""
     with contextlib.ExitStack() as stack:
         pipes: list[list[Pipe]] = []
         for load in loads:
             pipes.append([])
             for part in _parts(load):
-                here, there = context.Pipe()
-                process = context.Process(target=_work, args=(there, address, part, seconds), daemon=True)
-                process.start()
-                stack.callback(process.join, 10)
-                there.close()
-                pipes[-1].append(here)
+                pipes[-1].append(stack.enter_context(spawned(_work, address, part, seconds)).pipe)
         every = [pipe for of_load in pipes for pipe in of_load]
         for message in (None, "go"):
             for pipe in every:
                 if message is None:
-                    pipe.recv()
+                    _received(pipe)
                 else:
                     pipe.send(message)
-        return [_joined([pipe.recv() for pipe in of_load]) for of_load in pipes]
+        return [_joined([_received(pipe) for pipe in of_load]) for of_load in pipes]
+
+
+def _received(pipe: Pipe) -> Any:
+    told = pipe.recv()
+    if isinstance(told, ConnectionError):
+        raise told
+    return told
 
 
 def _joined(parts: Sequence[Told]) -> Told:

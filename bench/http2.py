@@ -16,10 +16,13 @@ __all__ = ["Connection", "Done"]
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM = _ACK = 1
 _END_HEADERS = 4
+_MAX_STREAMS: Final = 3
 _INITIAL_WINDOW: Final = 4
 _FRAME: Final = struct.Struct(">HBBBI")
 _LARGEST_WINDOW: Final = 2**31 - 1
 _FIRST_WINDOW: Final = 65_535
+_FIRST_STREAMS: Final = 100
+"""In flight until the server has said how many there may be: the least that it should allow (RFC 9113, section 6.5.2)."""
 _LARGEST_FRAME: Final = 16_384
 _READ_BYTES: Final = 1 << 18
 """For what has come; a frame has at most 16 KiB."""
@@ -90,16 +93,28 @@ class Connection:
         self._stream = -1
         self._open: dict[int, _Open] = {}
         self._held: deque[int] = deque()
+        self._streams = _FIRST_STREAMS
+        self._late: deque[tuple[int, bytes, bytes, float]] = deque()
+        """Calls for which there is no stream yet."""
         self._window = self._first_window = _FIRST_WINDOW
         self._read = 0
 
     def begin(self, call: int, head: bytes, body: bytes, begun: float | None = None) -> None:
-        """Begin a call, with a header block of `head_of` and a message."""
+        """Begin a call, with a header block of `head_of` and a message. One for which the server allows no stream now is begun when
+        another has ended; its time counts from here all the same."""
+        self.in_flight += 1
+        self._late.append((call, head, body, time.perf_counter() if begun is None else begun))
+        self._begin_late()
+
+    def _begin_late(self) -> None:
+        while self._late and len(self._open) < self._streams:
+            self._begin(*self._late.popleft())
+
+    def _begin(self, call: int, head: bytes, body: bytes, begun: float) -> None:
         self._stream += 2
         stream, size = self._stream, len(body) + 5
-        made = _Open(call, time.perf_counter() if begun is None else begun, self._first_window)
+        made = _Open(call, begun, self._first_window)
         self._open[stream] = made
-        self.in_flight += 1
         self._out += _frame(_HEADERS, _END_HEADERS, stream, head)
         message = b"\0" + len(body).to_bytes(4, "big") + body
         if size <= _LARGEST_FRAME and size <= self._window and size <= made.window and not self._held:
@@ -153,6 +168,7 @@ class Connection:
                     self.in_flight -= 1
                     ended.append(Done(over.call, now - over.begun, 0 if kind == _RST_STREAM else over.size))
             at += 9 + size
+        self._begin_late()
         buffer[: end - at] = buffer[at:end]
         self._filled = end - at
         if self._read > _SAID_AT:
@@ -164,6 +180,8 @@ class Connection:
         if kind == _SETTINGS and not flags & _ACK:
             for at in range(0, len(payload), 6):
                 name, value = struct.unpack_from(">HI", payload, at)
+                if name == _MAX_STREAMS:
+                    self._streams = value
                 if name == _INITIAL_WINDOW:
                     for going in self._open.values():
                         going.window += value - self._first_window

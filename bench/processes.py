@@ -1,8 +1,9 @@
-"""The processes that are measured: servers, bare handlers, a Redis."""
+"""The processes that are measured, and those that measure: servers, bare handlers, a Redis, and our own."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import socket
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -19,9 +22,10 @@ import psutil
 
 from peerload.wire import grpc_health_pb2
 
-__all__ = ["Process", "bare", "free_port", "redis", "served"]
+__all__ = ["Process", "Spawned", "bare", "free_port", "redis", "served", "spawned"]
 
 _START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 10.0
 _DAY: Final = 24 * 3600
 
 
@@ -50,6 +54,43 @@ class Process:
     def memory(self) -> int:
         """Bytes that it holds and shares with nobody, its children's too."""
         return sum(int(each.memory_full_info().uss) for each in self._all())
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process of our own, and the pipe to it: what it sends is received here."""
+
+    pid: int
+    pipe: Pipe
+
+
+def _act(act: Callable[..., None], pipe: Pipe, arguments: tuple[object, ...]) -> None:
+    # Where the pipe has ended, nobody wants to know any more.
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        act(pipe, *arguments)
+
+
+@contextlib.contextmanager
+def spawned(act: Callable[..., None], *arguments: object) -> Iterator[Spawned]:
+    """A process that runs `act(pipe, *arguments)`, where `act` is a module's function. The other end of its pipe raises `EOFError`
+    once it has ended. It is gone afterwards, whatever it was doing."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_act, args=(act, there, arguments))
+    process.start()
+    there.close()
+    assert process.pid is not None
+    try:
+        yield Spawned(process.pid, here)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        here.close()
+        process.join(_STOP_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def free_port() -> int:

@@ -1,20 +1,21 @@
-"""Figures as a table in Markdown, as JSON, and as curves."""
+"""Figures as tables in Markdown, as JSON, and as curves."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.figures import Figure
+from bench.rows import ROWS
 
-__all__ = ["line", "write"]
+__all__ = ["line", "machine", "picture", "table", "told_of", "write"]
 
-_HEAD = ("row", "case", "store", "front", "measured", "bound", "of it", "goal", "p50 / p99 / worst ms", "±", "besides")
+_HEAD: Final = ("case", "store", "front", "measured", "bound", "of it", "goal", "p50 / p99 / worst ms", "±", "besides")
 
 
 def shown(value: float) -> str:
@@ -29,7 +30,6 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         goal = f"{'≤' if figure.less and figure.fraction is None else '≥'} {shown(figure.goal)}"
         goal += " ✓" if figure.met else " ✗"
     return (
-        figure.row,
         figure.case,
         figure.store,
         figure.front,
@@ -45,11 +45,11 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 def line(figure: Figure) -> str:
     """For whoever watches the run."""
-    return " | ".join(cell for cell in _cells(figure) if cell)
+    return " | ".join(cell for cell in (figure.row, *_cells(figure)) if cell)
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """What is measured on, and how busy it is now."""
     model = next(
         (
             row.partition(":")[2].strip()
@@ -61,22 +61,49 @@ def machine() -> dict[str, Any]:
     return {
         "processor": model,
         "cores": os.cpu_count(),
-        "load_average": os.getloadavg(),
+        "load average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
     }
 
 
-def write(folder: Path, figures: Sequence[Figure], seconds: float) -> None:
+def told_of(about: Mapping[str, Any], ended: Mapping[str, str]) -> str:
+    """A run in words: where it was, and what it lacks."""
+    words = f"{about['processor']}, {about['cores']} cores, load average {about['load average']} at the beginning, Python {about['python']}, Linux {about['kernel']}; {about['seconds']} s in all."  # fmt: skip
+    return " ".join((words, *(f"`{name}` ended early: {why.splitlines()[0]}." for name, why in ended.items())))
+
+
+def picture(row: str, curve: str) -> str:
+    """The name of the picture of a curve."""
+    return f"{row}-{curve.replace(' ', '-')}.png"
+
+
+def table(figures: Sequence[Figure], pictures: str = "") -> str:
+    """A row's heading, its figures without the columns in which nothing stands, and its curves, which lie in the folder `pictures`."""
+    row = figures[0].row
+    lines = [_HEAD, *map(_cells, figures)]
+    kept = [at for at in range(len(_HEAD)) if any(cells[at] for cells in lines[1:])]
+    lines = [tuple(cells[at] for at in kept) for cells in lines]
+    lines.insert(1, ("---",) * len(kept))
+    curves = sorted({figure.curve for figure in figures if figure.curve})
+    return "\n".join(
+        (
+            f"### `{row}`: {ROWS[row].about}" if row in ROWS else f"### `{row}`",
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in lines),
+            *(f"\n![{row}: {curve}]({pictures}{picture(row, curve)})" for curve in curves),
+            "",
+        )
+    )
+
+
+def write(folder: Path, figures: Sequence[Figure], about: Mapping[str, Any], ended: Mapping[str, str]) -> None:
     """Write `figures.json`, `figures.md` and a PNG for each curve."""
     folder.mkdir(parents=True, exist_ok=True)
-    about = {**machine(), "seconds": seconds}
-    told = {"machine": about, "figures": [figure.told() for figure in figures]}
+    told = {"machine": about, "ended": ended, "figures": [figure.told() for figure in figures]}
     (folder / "figures.json").write_text(json.dumps(told, indent=2) + "\n")
-    rows = [_HEAD, ("---",) * len(_HEAD), *map(_cells, figures)]
-    head = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.items() if name != "seconds")
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    (folder / "figures.md").write_text(f"{head}; {seconds:.0f} s in all\n\n{table}\n")
+    tables = [table(list(of_row)) for _, of_row in groupby(figures, key=lambda each: each.row)]
+    (folder / "figures.md").write_text("\n".join((told_of(about, ended) + "\n", *tables)))
     _draw(folder, figures)
 
 
@@ -91,16 +118,28 @@ def _draw(folder: Path, figures: Sequence[Figure]) -> None:
         return
     for (row, curve), of_curve in groupby(curved, key=lambda each: (each.row, each.curve)):
         points = list(of_curve)
-        canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
+        canvas = Canvas(figsize=(6.4, 3.6), layout="constrained")
         axes = canvas.subplots()
-        cases = sorted({(each.case, each.store, each.front) for each in points})
-        for case in cases:
-            mine = sorted(
-                (each.at or 0.0, each.value) for each in points if (each.case, each.store, each.front) == case
-            )
-            label = ", ".join(filter(None, case))
-            axes.plot([at for at, _ in mine], [value for _, value in mine], marker="o", label=label)
-        axes.set(title=f"{row}: {curve}", xlabel="records", ylabel=points[0].unit, xscale="log", ylim=(0, None))
+        for name, mine in _lines(points).items():
+            at = [each.at or 0.0 for each in mine]
+            (drawn,) = axes.plot(at, [each.value for each in mine], marker="o", label=name)
+            bounds = [each.bound for each in mine if each.bound is not None]
+            if len(bounds) == len(mine):
+                label = f"{name}: {mine[0].bounded_by}"
+                axes.plot(at, bounds, linestyle="--", color=drawn.get_color(), label=label)
+        axes.set(title=f"{row}: {curve}", xlabel=points[0].along, ylabel=points[0].unit, xscale="log")
+        if max(each.value for each in points) > 50 * min(each.value for each in points) > 0:
+            axes.set(yscale="log")
+        else:
+            axes.set(ylim=(0, 1.1 * max(axes.get_ylim())))
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize="small")
-        canvas.savefig(folder / f"{row}-{curve.replace(' ', '-')}.png", dpi=120)
+        canvas.savefig(folder / picture(row, curve), dpi=100)
+
+
+def _lines(points: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """The lines of a curve by what they are called."""
+    found: dict[str, list[Figure]] = {}
+    for each in sorted(points, key=lambda each: each.at or 0.0):
+        found.setdefault(", ".join(filter(None, (each.line or each.case, each.store, each.front))), []).append(each)
+    return dict(sorted(found.items()))

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
+
+import grpc
+import structlog
 
 from bench import h2load
 from bench.figures import Figure
-from bench.report import line, write
-from bench.rows import ROWS
+from bench.limit import Overdue, limited
+from bench.report import line, machine, write
+from bench.rows import ROWS, Row
 from bench.setting import Setting
 from peerload.errors import PeerloadError
 
 __all__ = ["main"]
 
+_ENDS_A_ROW: Final = (RuntimeError, PeerloadError, OSError, EOFError, AssertionError, grpc.RpcError, subprocess.SubprocessError, Overdue)  # fmt: skip
+"""What a row may end with before its end, and the others be measured all the same. Clusters of the tests say what went wrong with
+assertions."""
+_SETS: Final[dict[str, Callable[[Row], bool]]] = {
+    "plain": lambda row: row.plain,
+    "starred": lambda row: not row.plain,
+    "all": lambda row: True,
+}
+"""Rows by what they are together."""
 
-def main() -> None:
-    """Measure the rows that are named, or all that a plain run has."""
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(ROWS)}; default: those without a *")
+    words = ", ".join((*ROWS, *_SETS))
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {words}; default: plain, those without a *")
     parser.add_argument("--list", action="store_true", help="say what rows there are, and end")
     parser.add_argument("--seconds", type=float, default=0.8, help="of load in each round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of each figure (default: %(default)s)")
@@ -34,20 +51,52 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=1, help="processes that make load (default: %(default)s)")
     parser.add_argument("--cross", action="store_true", help="measure every store with every front")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder (default: %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if unknown := set(options.rows) - set(ROWS) - set(_SETS):
+        parser.error(f"{', '.join(sorted(unknown))}: there are {words}")
+    return options
+
+
+def _named(words: Sequence[str]) -> list[str]:
+    """Rows in their order, each once."""
+    sets = [_SETS[word] for word in words or ["plain"] if word in _SETS]
+    return [name for name, row in ROWS.items() if name in words or any(one(row) for one in sets)]
+
+
+def _measure(name: str, row: Row, setting: Setting, figures: list[Figure]) -> str:
+    """Add a row's figures as they come; why it ended before its end, or nothing."""
+    limit = row.seconds * setting.longer
+    print(f"==> {name}: {row.about} (at most {limit:.0f} s)", flush=True)
+    started, why = time.monotonic(), ""
+    try:
+        with limited(limit):
+            for figure in row.measure(setting):
+                figures.append(figure)
+                print(f"    {line(figure)}", flush=True)
+    except _ENDS_A_ROW as error:
+        why = f"{error}" or type(error).__name__
+        print(f"    this row ends here: {why}", flush=True)
+    print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
+    return why
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the rows that are named. What was measured is written however it ends."""
+    options = _options(arguments)
     if options.list:
         for name, row in ROWS.items():
-            print(f"{name:12}{'' if row.plain else '* '}{row.about}")
+            print(f"{name:12}{'' if row.plain else '* '}{row.about} (at most {row.seconds:.0f} s)")
         return
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
+    # Stores that a row opens itself say here what only their operator could mend.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     stores = tuple(
         store for store in options.stores.split(",") if store != "redis" or shutil.which("redis-server") is not None
     )
     begun = time.monotonic()
     figures: list[Figure] = []
-    failed: list[str] = []
-    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
+    ended: dict[str, str] = {}
+    about = machine()
+    print(f"load average {about['load average']} on {about['cores']} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="peerload-bench-") as folder:
         setting = Setting(
             seconds=options.seconds,
@@ -60,23 +109,18 @@ def main() -> None:
             cross=options.cross,
             folder=Path(folder),
         )
-        for name in options.rows or [name for name, row in ROWS.items() if row.plain]:
-            row = ROWS[name]
-            if row.needs_h2load and not h2load.is_there():
-                print(f"{name}: there is no h2load (Debian: apt-get install nghttp2-client)")
-                continue
-            print(f"==> {name}: {row.about}", flush=True)
-            started = time.monotonic()
-            try:
-                for figure in row.measure(setting):
-                    figures.append(figure)
-                    print(f"    {line(figure)}", flush=True)
-            except (RuntimeError, PeerloadError, OSError, EOFError) as error:
-                failed.append(name)
-                print(f"    this row ends here: {error}", flush=True)
-            print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
-    write(options.out, figures, time.monotonic() - begun)
+        try:
+            for name in _named(options.rows):
+                row = ROWS[name]
+                if why := "" if not row.needs_h2load or h2load.is_there() else "there is no h2load":
+                    print(f"{name}: {why} (Debian: apt-get install nghttp2-client)")
+                else:
+                    why = _measure(name, row, setting, figures)
+                if why:
+                    ended[name] = why
+        finally:
+            write(options.out, figures, {**about, "seconds": round(time.monotonic() - begun)}, ended)
     missed = [figure for figure in figures if figure.met is False]
     print(f"{len(figures)} figures in {options.out}/figures.md; {len(missed)} goals missed")
-    if failed:
-        sys.exit(f"not measured to their end: {', '.join(failed)}")
+    if ended:
+        sys.exit(f"not measured to their end: {', '.join(ended)}")

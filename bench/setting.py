@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -41,6 +43,17 @@ class Setting:
     """Whether every store is measured with every front."""
     folder: Path
     """For what is only there during the run."""
+
+    @property
+    def longer(self) -> float:
+        """How many times as long a row may take as by default, for what is asked for beyond that."""
+        asked = (
+            self.seconds * self.rounds / 2.4,
+            self.records / 100_000,
+            self.mib / 512,
+            len(list(self.pairs())) / 4,
+        )
+        return math.prod(max(1.0, each) for each in asked)
 
     @contextlib.contextmanager
     def store(self, kind: str) -> Iterator[str]:
@@ -91,9 +104,11 @@ class Setting:
         store: str,
         goal: float | None,
         beside: Load | None = None,
+        **more: Any,
     ) -> Figure:
         """The rate of a load at a server, by turns with that at a bare handler which answers what the server answers. Of
-        several loads each round takes the next; `beside` is kept up all the while. Raises `RuntimeError` where a call failed."""
+        several loads each round takes the next; `beside` is kept up all the while; `more` is the figure's. Raises `RuntimeError` where a
+        call failed."""
         first = [load.calls[0] for load in (loads[0], beside) if load is not None]
         answers = {path: asked(server.address, path, request) for path, request in first}
         ours, theirs = _Side(), _Side()
@@ -119,6 +134,7 @@ class Setting:
                 "bare": median(theirs.costs),
                 "cores of the load": max(ours.cores + theirs.cores),
             },
+            **more,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,14 @@ settings.register_profile("default", deadline=None, derandomize=True, suppress_h
 settings.register_profile("explore", deadline=None, suppress_health_check=SLOW)
 settings.register_profile("long", deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+LONG = tuple(str(Path(__file__).parent / folder) + os.sep for folder in ("faults", "model", "demo", "hub"))
+"""Where the tests are that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left with it at the end while the others have nothing to do."""
+    items.sort(key=lambda item: not str(item.path).startswith(LONG))
 
 
 @pytest.fixture(scope="session")

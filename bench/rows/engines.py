@@ -9,7 +9,7 @@ the figures would be on a machine that has nothing else to do: moving bytes over
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import socket
 import statistics
 import threading
@@ -21,6 +21,7 @@ import psutil
 import xxhash
 
 from bench.figures import Figure
+from bench.processes import spawned
 from bench.setting import Setting
 from peerload.engines.base import Descriptor, Importer, JobState, Range, Region
 from peerload.plugins import open_engine
@@ -29,7 +30,7 @@ __all__ = ["content", "cut", "measure", "shapes"]
 
 ENGINES = ("tcp",)
 """Those that move bytes and need no other package."""
-GOAL = 0.9
+GOAL = 0.8
 PIECE = 1024 * 1024
 
 
@@ -139,19 +140,18 @@ def pull(importer: Importer, descriptor: Descriptor, ranges: Sequence[Range], de
     digests += len(job.completed())
     reader.close()
     if progress.state is not JobState.DONE or digests != len(ranges):
-        raise SystemExit(f"the read failed: {progress}")
+        raise RuntimeError(f"the read failed: {progress}")
     return sum(each.length for each in ranges) / seconds / 1e9
 
 
 def _measured(engine_name: str, total: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """All figures, by what was measured."""
-    here, there = multiprocessing.Pipe()
-    source = multiprocessing.get_context("spawn").Process(target=serve, args=(there, engine_name, total))
-    source.start()
-    there.close()
-    try:
+    with (
+        spawned(serve, engine_name, total) as source,
+        contextlib.closing(open_engine(engine_name).importer()) as importer,
+    ):
+        here = source.pipe
         descriptors, port = here.recv()
-        importer = open_engine(engine_name).importer()
         memory = importer.allocate(total)
         expected = content(total)
         both = psutil.Process(), psutil.Process(source.pid)
@@ -175,14 +175,8 @@ def _measured(engine_name: str, total: int, rounds: int) -> dict[str, list[tuple
                     lambda name=name, ranges=ranges, views=views: pull(importer, descriptors[name], ranges, views),  # type: ignore[misc]
                 )
                 if not number and memory[: sum(sizes)] != expected[: sum(sizes)]:
-                    raise SystemExit(f"shape {name}: what arrived is not what was published")
-        importer.close()
+                    raise RuntimeError(f"shape {name}: what arrived is not what was published")
         here.send("end")
-    finally:
-        source.join(10)
-        if source.is_alive():
-            source.kill()
-            source.join()
     # The first round warmed everything up.
     return {name: every[1:] for name, every in figures.items()}
 

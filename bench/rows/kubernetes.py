@@ -219,11 +219,12 @@ class Bare:
             await self._ask("GET", f"{self._chunks}/{name}-{part}")
 
 
-def _figure(case: str, ours: Rate, bare: Rate) -> Figure:
+def _figure(case: str, front: str, ours: Rate, bare: Rate) -> Figure:
     return Figure(
         row="kubernetes",
         case=case,
         store="kubernetes",
+        front=front,
         unit="/s",
         value=ours.calls,
         bound=bare.calls,
@@ -238,14 +239,17 @@ def _figure(case: str, ours: Rate, bare: Rate) -> Figure:
     )
 
 
-async def _measured(plane: Any, tensors: int, workers: int, seconds: float) -> list[Figure]:
+async def _measured(plane: Any, tensors: int, workers: int, setting: Setting) -> list[Figure]:
     """A fleet of so many workers, on a server of its own."""
+    front, seconds = setting.fronts[-1], setting.seconds * setting.rounds
     namespace = plane.fresh_namespace()
     kubeconfig = namespace.kubeconfig()
     instance = f"tensors-{tensors}"
     fleet = Fleet(tensors)
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(_live.LiveServer(namespace.store_url(kubeconfig, instance=instance))).start()
+        server = stack.enter_context(
+            _live.LiveServer(namespace.store_url(kubeconfig, instance=instance), environment={"PEERLOAD_FRONT": front})
+        ).start()
         api = KubeApi(KubernetesPlace(kubeconfig=str(kubeconfig)), SystemClock())
         await api.open()
         stack.push_async_callback(api.close)
@@ -262,7 +266,7 @@ async def _measured(plane: Any, tensors: int, workers: int, seconds: float) -> l
         figures: list[Figure] = []
 
         def say(name: str, ours: Rate, bare: Rate) -> None:
-            figures.append(_figure(f"{name}: {shape}", ours, bare))
+            figures.append(_figure(f"{name}: {shape}", front, ours, bare))
 
         say("publish", published, await meter.rate(bare.publish, range(workers)))
         patched = await timed(bare.change)
@@ -271,6 +275,7 @@ async def _measured(plane: Any, tensors: int, workers: int, seconds: float) -> l
         await meter.rate(calls.refresh, range(workers))
         say("ListSources READY", await timed(calls.list), await timed(bare.list))
         got = await timed(bare.get)
+        await meter.rate(calls.get, range(workers))
         say("GetMetadata, again", await timed(calls.get), got)
         server.restart()
         await calls.get(0)
@@ -283,8 +288,7 @@ async def _measured(plane: Any, tensors: int, workers: int, seconds: float) -> l
 def measure(setting: Setting) -> Iterator[Figure]:
     """Small records, and manifests of two sizes."""
     if not (_build.found("etcd") and _build.found("kube-apiserver")):
-        print("    there is no kube-apiserver and etcd: make kube builds them")
-        return
+        raise RuntimeError("there is no kube-apiserver and no etcd: make kube builds them")
     with _kube.ControlPlane(setting.folder / "kube").running() as plane:
         for tensors, workers in ((1, 64), (1_500, 64), (20_000, 16)):
-            yield from asyncio.run(_measured(plane, tensors, workers, setting.seconds * setting.rounds))
+            yield from asyncio.run(_measured(plane, tensors, workers, setting))

@@ -8,7 +8,7 @@ processes that take part.
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import statistics
 import time
@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from bench.figures import Figure
+from bench.processes import spawned
 from bench.rows.engines import content, cut, shapes
 from bench.setting import Setting
 from peerload.engines.base import JobState, Range, Region
@@ -28,6 +29,7 @@ from peerload.plugins import open_engine
 
 HOST = "127.0.0.1"
 LIBRARIES = ("nixl", "mooncake")
+GOAL = 0.9
 
 
 class BareNixl:
@@ -65,7 +67,7 @@ class BareNixl:
             time.sleep(0.0002)
             state = self._agent.check_xfer_state(handle)
         if state != "DONE":
-            raise SystemExit(f"the bare read ended in state {state}")
+            raise RuntimeError(f"the bare read ended in state {state}")
         handle.release()
 
     def _rows(self, spans: list[tuple[int, int]]) -> Any:
@@ -103,7 +105,7 @@ class BareMooncake:
 
     def _check(self, status: int) -> None:
         if status:
-            raise SystemExit(f"Mooncake says {status}")
+            raise RuntimeError(f"Mooncake says {status}")
 
 
 BARE: dict[str, Callable[[memoryview], BareNixl | BareMooncake]] = {"nixl": BareNixl, "mooncake": BareMooncake}
@@ -169,57 +171,43 @@ def cpu_seconds(*pids: int) -> float:
 
 def _measured(engine: str, total: int, rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
     """Figures by shape."""
-    context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    processes: list[Any] = []
-    for act in (bare_source, bare_target, our_source):
-        here, there = context.Pipe()
-        process = context.Process(target=act, args=(there, engine, total), daemon=False)
-        process.start()
-        pipes.append(here)
-        processes.append(process)
-    source, target, ours = pipes
-    try:
-        target.send(source.recv())
-        descriptors = ours.recv()
-        importer = open_engine(engine).importer()
+    with (
+        spawned(bare_source, engine, total) as source,
+        spawned(bare_target, engine, total) as target,
+        spawned(our_source, engine, total) as ours,
+        contextlib.closing(open_engine(engine).importer()) as importer,
+    ):
+        target.pipe.send(source.pipe.recv())
+        descriptors = ours.pipe.recv()
         memory = importer.allocate(total)
         memory[:] = bytes(total)
         figures: dict[str, list[tuple[float, float, float, float]]] = {}
         for number in range(rounds + 1):
             for name, sizes in shapes(total).items():
-                before = cpu_seconds(processes[0].pid, processes[1].pid)
-                target.send(sizes)
-                target.send(not number)
-                bare, right = target.recv()
-                bare_cpu = cpu_seconds(processes[0].pid, processes[1].pid) - before
+                before = cpu_seconds(source.pid, target.pid)
+                target.pipe.send(sizes)
+                target.pipe.send(not number)
+                bare, right = target.pipe.recv()
+                bare_cpu = cpu_seconds(source.pid, target.pid) - before
                 ranges, views = [Range(index, 0, size) for index, size in enumerate(sizes)], cut(memory, sizes)
                 reader = importer.open(descriptors[name])
-                before = cpu_seconds(processes[2].pid, os.getpid())
+                before = cpu_seconds(ours.pid, os.getpid())
                 begin = time.perf_counter()
                 job = reader.read(ranges, views, deadline=600)
                 while (progress := job.wait(10)).state is JobState.RUNNING:
                     job.completed()
                 seconds = time.perf_counter() - begin
-                cpu = cpu_seconds(processes[2].pid, os.getpid()) - before
+                cpu = cpu_seconds(ours.pid, os.getpid()) - before
                 if progress.state is not JobState.DONE:
-                    raise SystemExit(f"shape {name}: {progress.reason}")
+                    raise RuntimeError(f"shape {name}: {progress.reason}")
                 if not number and (not right or memory[: sum(sizes)] != content(total)[: sum(sizes)]):
-                    raise SystemExit(f"shape {name}: what arrived is not what was published")
+                    raise RuntimeError(f"shape {name}: what arrived is not what was published")
                 figures.setdefault(name, []).append(
                     (sum(sizes) / bare / 1e9, bare_cpu, sum(sizes) / seconds / 1e9, cpu)
                 )
                 # Readers stay open: a pull reads all of its batches with one.
-        importer.close()
-        target.send(None)
-        source.send(None)
-        ours.send(None)
-    finally:
-        for process in processes:
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for each in (target, source, ours):
+            each.pipe.send(None)
     return {name: every[1:] for name, every in figures.items()}
 
 
@@ -235,6 +223,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 value=speed,
                 bound=bare,
                 bounded_by="the library's bare read",
+                goal=GOAL,
                 rounds=tuple(each for _, _, each, _ in every),
                 more={"CPU s": cpu, "bare": bare_cpu},
             )

@@ -38,8 +38,9 @@ def measure(setting: Setting) -> Iterator[Figure]:
     for front in setting.fronts:
         with setting.filled(setting.records) as url, served(url, front) as server:
             for case, request in questions.items():
+                size = next((float(size) for size in large if f"{size:,}" == case), None)
                 # Filters are asked for alone: what heartbeats take away from a list they take from these.
-                for beside, words in ((None, ""), (beats, f", {_BEATS:,} heartbeats/s"))[: 2 if " " not in case else 1]:
+                for beside, words in ((None, ""), (beats, f", {_BEATS:,} heartbeats/s"))[: 2 if size else 1]:
                     yield setting.beside_bare(
                         server,
                         front,
@@ -49,6 +50,10 @@ def measure(setting: Setting) -> Iterator[Figure]:
                         store="sqlite",
                         goal=_GOAL,
                         beside=beside,
+                        curve="size of the answer" if size else "",
+                        at=size,
+                        along="workers listed",
+                        line=f"lists{words}",
                     )
             yield _depends(setting, server.address, front, large[64])
 

@@ -48,6 +48,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 bares: list[float] = []
                 writes: list[float] = []
                 times: list[float] = []
+                cores = 0.0
                 with bare(front, {_PATH: answer}) as handler:
                     for _ in range(setting.rounds):
                         for address, into in ((server.address, rates), (handler.address, bares)):
@@ -57,6 +58,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                                     f"{told.failed} publications failed, {told.rate:.0f}/s were answered"
                                 )
                             into.append(told.rate)
+                            cores = max(cores, told.cores)
                             if into is rates:
                                 times += told.all_times
                         writes.append(asyncio.run(_writes(url, requests[:64], setting.seconds)))
@@ -78,6 +80,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
                     "parse ms": parse * 1e3,
                     "compress ms": press * 1e3,
                     "writes/s": median(writes),
+                    "cores of the load": cores,
                 },
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.figures import Figure, median
+from bench.processes import spawned
 from bench.rows.engines import content, shapes
 from bench.setting import Setting
 from peerload import AsyncClient, ClientSettings, shared_memory
@@ -76,7 +76,7 @@ async def _served(pipe: Connection, engine: str, total: int) -> None:
     exporter = open_engine(engine).exporter("127.0.0.1")
     cuts = {name: _cut(memory, sizes) for name, sizes in _shapes(total).items()}
     descriptors = {name: exporter.publish([Region(view) for view in views]).descriptor for name, views in cuts.items()}
-    settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0)
+    settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0, log_level="warning")
     async with Server(settings) as server:
         async with AsyncClient(server.address, settings=ClientSettings(engines=(engine,))) as client:
             for name, views in cuts.items():
@@ -153,25 +153,12 @@ def _pull(pipe: Connection, source: _Source, engine: str, total: int, rounds: in
 def measure(setting: Setting) -> Iterator[Figure]:
     """Of a few large, many small and a model's tensors, over tcp and mapped."""
     total = setting.mib << 20
-    context = multiprocessing.get_context("spawn")
     for engine, bounded_by in _ENGINES.items():
-        here, there = context.Pipe()
-        serving = context.Process(target=_serve, args=(there, engine, total))
-        serving.start()
-        there.close()
-        try:
-            source = here.recv()
-            ours, theirs = context.Pipe()
-            pulling = context.Process(target=_pull, args=(theirs, source, engine, total, setting.rounds))
-            pulling.start()
-            theirs.close()
-            told = ours.recv()
-            pulling.join()
-            here.send(None)
-        finally:
-            serving.join(10)
-            serving.kill()
-            serving.join()
+        with spawned(_serve, engine, total) as serving:
+            source = serving.pipe.recv()
+            with spawned(_pull, source, engine, total, setting.rounds) as pulling:
+                told = pulling.pipe.recv()
+            serving.pipe.send(None)
         for name, sizes in _shapes(total).items():
             bares, pulls, beside = told[name]
             rates = tuple(sum(sizes) / seconds / 1e9 for seconds in pulls)

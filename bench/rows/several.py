@@ -22,12 +22,14 @@ def measure(setting: Setting) -> Iterator[Figure]:
     most = max(2, (os.cpu_count() or 2) // 2)
     for front in setting.fronts:
         rates: dict[int, list[float]] = {}
+        cores = 0.0
         for processes in (1, most):
             with setting.filled(_RECORDS) as url, served(url, front, "--processes", str(processes)) as server:
                 told = [generate(server.address, setting.seconds, load)[0] for _ in range(setting.rounds)]
             if failed := sum(each.failed for each in told):
                 raise RuntimeError(f"{failed} calls failed")
             rates[processes] = [each.rate for each in told]
+            cores = max(cores, *(each.cores for each in told))
         yield Figure(
             row="several",
             case=f"UpdateStatus, {most} processes",
@@ -38,4 +40,5 @@ def measure(setting: Setting) -> Iterator[Figure]:
             bound=median(rates[1]),
             bounded_by="one process",
             rounds=tuple(rates[most]),
+            more={"cores of the load": cores},
         )

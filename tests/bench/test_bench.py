@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import select
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.figures import Figure, percentiles
 from bench.generator import Load, generate
+from bench.http2 import Connection, Done, head_of
 from bench.messages import P2P, Fleet
-from bench.processes import Process, bare
+from bench.processes import Process, bare, spawned
 from bench.report import write
-from bench.rows import ROWS
+from bench.rows import ROWS, Row, engines
+from bench.run import main
 from bench.seeding import fleets, seed
+from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.metadata.publication import Publication
 from peerload.plugins import open_store
 from peerload.wire import p2p_pb2
 
+ABOUT = {"processor": "one", "cores": 2, "load average": 0.1, "python": "3", "kernel": "6", "seconds": 1}
 SMALL, LARGE = f"{P2P}UpdateStatus", f"{P2P}PublishMetadata"
 
 
@@ -37,6 +46,21 @@ def test_a_fleet_makes_each_call_once_over_its_own_connection(handler: Process) 
     assert told.failed == 0
     assert {path: len(times) for path, times in told.times.items()} == {SMALL: 24, LARGE: 12}
     assert told.size > 12 * 700_000
+
+
+def test_more_calls_than_a_connection_may_have_wait_for_their_streams(handler: Process) -> None:
+    connection = Connection(handler.address)
+    with connection.socket:
+        for call in range(1_000):
+            connection.begin(call, head_of(SMALL), b"x")
+        assert connection.in_flight == 1_000
+        ended: list[Done] = []
+        while connection.in_flight:
+            left = connection.send()
+            select.select([connection.socket], [connection.socket] if left else [], [], 30)
+            ended += connection.receive()
+    assert sorted(each.call for each in ended) == list(range(1_000))
+    assert all(each.size for each in ended)
 
 
 def test_loads_beside_each_other_and_calls_that_fail(handler: Process) -> None:
@@ -61,8 +85,6 @@ def test_a_fleet_is_what_a_server_takes() -> None:
 
 
 async def test_a_seeded_store_has_what_is_asked_for(tmp_path: Path) -> None:
-    import asyncio
-
     url = f"sqlite:{tmp_path / 'seeded.sqlite'}"
     await asyncio.to_thread(seed, url, 300)
     store = open_store(url, SystemClock())
@@ -81,7 +103,7 @@ def test_figures_say_how_near_they_are_to_their_bound(tmp_path: Path) -> None:
     assert (late.fraction, late.met) == (0.5, False)
     assert (alone.fraction, alone.met) == (None, True)
     assert percentiles([0.001 * number for number in range(1, 101)])["99"] == pytest.approx(100.0)
-    write(tmp_path, [rate, late, alone], 1.0)
+    write(tmp_path, [rate, late, alone], ABOUT, {})
     assert [each["met"] for each in json.loads((tmp_path / "figures.json").read_text())["figures"]] == [
         True,
         False,
@@ -93,3 +115,36 @@ def test_figures_say_how_near_they_are_to_their_bound(tmp_path: Path) -> None:
 def test_every_row_stands_in_the_readme() -> None:
     page = (Path(__file__).parents[2] / "bench" / "README.md").read_text()
     assert all(f"\n| `{name}`{'' if row.plain else '*'} |" in page for name, row in ROWS.items())
+
+
+def test_a_process_that_ends_early_is_noticed() -> None:
+    with spawned(engines.serve, "tcp", 1 << 20) as source, pytest.raises(EOFError):
+        os.kill(source.pid, signal.SIGKILL)
+        while True:
+            source.pipe.recv()
+
+
+def test_a_row_that_hangs_is_ended_and_what_was_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(setting: Setting) -> Iterator[Figure]:
+        yield Figure(row="update", case="before", unit="/s", value=1.0)
+        # What the timer does when the time is over; asyncio must not keep it to itself.
+        asyncio.run(ring())
+
+    async def ring() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGALRM)
+        await asyncio.Event().wait()
+
+    def after(setting: Setting) -> Iterator[Figure]:
+        yield Figure(row="list", case="after", unit="/s", value=1.0)
+
+    monkeypatch.setitem(ROWS, "update", Row("hangs", measure, 3600))
+    monkeypatch.setitem(ROWS, "list", Row("does not", after, 3600))
+    with pytest.raises(SystemExit, match="not measured to their end: update"):
+        main(["list", "update", "--rounds", "6", "--out", str(tmp_path)])
+    assert "==> update: hangs (at most 7200 s)" in capsys.readouterr().out
+    told = json.loads((tmp_path / "figures.json").read_text())
+    assert [each["case"] for each in told["figures"]] == ["before", "after"]
+    assert told["ended"] == {"update": "not done within 7200 s"}
+    assert "`update` ended early: not done within 7200 s." in (tmp_path / "figures.md").read_text()

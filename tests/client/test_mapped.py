@@ -122,7 +122,7 @@ async def test_only_what_is_published_on_is_read_into_shared_memory(
         def none(nbytes: int, name: str) -> memoryview:
             raise OSError("too many open files")
 
-        monkeypatch.setattr("peerload.client.pull.allocate_shared", none)
+        monkeypatch.setattr("peerload.client.reads.allocate_shared", none)
         pulled = await target.pull("org/model", framework="np", publish=True)
         assert engines(pulled.source) == ["tcp"]
         np.testing.assert_array_equal(pulled["w"], big)

@@ -96,10 +96,9 @@ async def test_packages_and_descriptors(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
     assert "4096 files" in one((await found())["process"], Level.WARNING).what
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, resource.RLIM_INFINITY))
-    assert one((await found(front="h2corn", tracing=True))["process"], Level.OK)
+    assert one((await found(tracing=True))["process"], Level.OK)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    missing = (await found(front="h2corn", tracing=True))["process"]
+    missing = (await found(tracing=True))["process"]
     assert [each.advice for each in missing if each.level is Level.PROBLEM] == [
-        "pip install 'peerload[fast]'",
         "pip install 'peerload[otel]'",
     ]

@@ -59,6 +59,7 @@ def test_what_ucx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     told = dict(NixlSettings().environment("127.0.0.1"))
     assert (told["UCX_TLS"], told["UCX_NET_DEVICES"], told["UCX_TCP_TX_SEG_SIZE"]) == ("^sysv", "lo", "64k")
+    assert told["UCX_CUDA_IPC_ENABLE_GET_ZCOPY"] == "y"
     # A host that nobody can resolve has no device of its own.
     assert "UCX_NET_DEVICES" not in dict(NixlSettings().environment("no-such-host.invalid"))
     monkeypatch.setenv("UCX_TLS", "tcp")

@@ -162,6 +162,31 @@ def test_a_destination_whose_read_was_given_up_is_poisoned(importer: Importer) -
                 reader.read(whole(sizes), [on_gpu(into)], deadline=2)
 
 
+def test_a_source_that_is_killed_leaves_the_device_usable(importer: Importer) -> None:
+    sizes = [1024 * MIB] * 4
+    into = [torch.zeros(size, dtype=torch.uint8, device="cuda") for size in sizes]
+    torch.cuda.synchronize()
+    with gpu_source(7, sizes) as (source, descriptor):
+        reader = importer.open(descriptor)
+        assert end(reader.read(whole(sizes), [on_gpu(each) for each in into], deadline=60)).state is JobState.DONE
+        job = reader.read(whole(sizes), [on_gpu(each) for each in into], deadline=30)
+        while job.wait(0.001).state is JobState.RUNNING and not job.poll().bytes_done:
+            pass
+        source.kill()
+        source.wait()
+        print("FIGURE killed in the middle:", end(job), bool(poisoned()))
+    elsewhere = [torch.zeros(size, dtype=torch.uint8, device="cuda") for size in SIZES]
+    torch.cuda.synchronize()
+    assert (
+        end(reader.read(whole(sizes), [on_gpu(torch.zeros_like(each)) for each in into], deadline=30)).state
+        is JobState.FAILED
+    )
+    with gpu_source(8, SIZES) as (_, descriptor):
+        job = importer.open(descriptor).read(whole(SIZES), [on_gpu(each) for each in elsewhere], deadline=60)
+        assert end(job).state is JobState.DONE, job.poll()
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(elsewhere, expected(8, SIZES), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["gpu to host", "gpu to gpu", "host to gpu"])
 def test_figures(tidy: ExitStack, importer: Importer, kind: str) -> None:
     for name, sizes in (("4", [256 * MIB] * 4), ("2,000", [512 * 1024] * 2000), ("20,000", [52_000] * 20_000)):

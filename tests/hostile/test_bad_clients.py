@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import grpc
 import psutil
 
 from peerload.wire import p2p_pb2, sources_pb2
+from tests.support.http2 import GOAWAY, HEADERS, RST_STREAM, RawConnection
 from tests.support.live import LiveServer, Rpc, code_of, eventually, publication, ready
 
 MEBIBYTE = 1024 * 1024
@@ -129,3 +131,22 @@ def test_a_deadline_that_is_over_before_it_begins(rpc: Rpc) -> None:
             rpc.list(p2p_pb2.ListSourcesRequest(), timeout=timeout)
         except grpc.RpcError as error:
             assert code_of(error) in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+def test_a_path_that_is_no_text(server: LiveServer) -> None:
+    """It ends the server of grpcio 1.84 and 1.85; the front on it has another one serve."""
+    connection = RawConnection(server.port)
+    connection.call("/model_express.p2p.\udcfd/ListSources", b"")
+    with contextlib.closing(connection.socket), contextlib.suppress(StopIteration):
+        while next(connection.frames()).kind not in (HEADERS, RST_STREAM, GOAWAY):
+            pass
+
+    def answered() -> bool:
+        with contextlib.suppress(grpc.RpcError), Rpc(server.address) as rpc:
+            rpc.list(ready(publication().identity), timeout=5)
+            return True
+        return False
+
+    eventually(answered, what="the server to answer")
+    for _ in range(3):
+        assert answered()

@@ -94,9 +94,9 @@ def _has_ipv6() -> bool:
 def test_the_limit_of_open_files_is_raised() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     code = (
-        "import resource; from peerload.server import app\n"
+        "import resource; from peerload.server import serving\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}))\n"
-        "app._raise_descriptor_limit(); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "serving._raise_descriptor_limit(); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == f"{min(hard, 1 << 20)} {hard}"

@@ -181,12 +181,14 @@ def test_what_inflates_beyond_the_limit_is_refused() -> None:
 
 
 async def ask(
-    headers: Iterable[tuple[bytes, bytes]], body: bytes = prefix(0), **scope: Any
+    headers: Iterable[tuple[bytes, bytes]], body: bytes = prefix(0), *, gone: bool = False, **scope: Any
 ) -> tuple[int, dict[bytes, bytes]]:
-    """The HTTP status of a request to a method that echoes, and the trailers."""
+    """The HTTP status of a request to a method that echoes, and the trailers. Who is gone takes no answer."""
     sent: list[dict[str, Any]] = []
 
     async def send(event: Any) -> None:
+        if gone:
+            raise OSError("the stream is closed")
         sent.append(event)
 
     async def echo(request: bytes, context: Context) -> bytes:
@@ -204,7 +206,7 @@ async def ask(
     }
     await application(made, Body([body]).receive, send)
     trailers = [event["headers"] for event in sent if event["type"] == "http.response.trailers"]
-    return sent[0].get("status", 0), dict(trailers[0]) if trailers else {}
+    return sent[0].get("status", 0) if sent else 0, dict(trailers[0]) if trailers else {}
 
 
 GRPC = (b"content-type", b"application/grpc")
@@ -226,6 +228,7 @@ GRPC = (b"content-type", b"application/grpc")
 )
 async def test_what_is_grpc_and_what_is_not(headers: Any, scope: Any, status: int) -> None:
     assert (await ask(headers, **scope))[0] == status
+    assert (await ask(headers, gone=True, **scope))[0] == 0
 
 
 @pytest.mark.parametrize(

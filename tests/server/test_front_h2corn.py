@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 import pytest
 
-from peerload.errors import MissingExtra
 from peerload.server.calls import Calls
 from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
 from peerload.server.front_h2corn import H2cornFront
@@ -67,12 +65,6 @@ async def serving(
 def channel_to(address: str) -> grpc.aio.Channel:
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
     return grpc.aio.insecure_channel(address, options=options)
-
-
-async def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "h2corn", None)
-    with pytest.raises(MissingExtra, match=r"peerload\[fast\]"):
-        await H2cornFront({}).start("127.0.0.1:0")
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -29,7 +29,10 @@ class Frame(NamedTuple):
 
 
 def call_headers(path: str, stream: int, *, flags: int = 0) -> bytes:
-    """The HEADERS of a gRPC call. Nothing is compressed and nothing indexed (RFC 7541, 6.2.2)."""
+    """The HEADERS of a gRPC call. Nothing is compressed and nothing indexed (RFC 7541, 6.2.2).
+
+    A byte of the path that is no UTF-8 is written as surrogate: "\\udcfd" for 0xFD.
+    """
     fields = {
         ":method": "POST",
         ":scheme": "http",
@@ -39,8 +42,9 @@ def call_headers(path: str, stream: int, *, flags: int = 0) -> bytes:
         "te": "trailers",
     }
     block = b"".join(
-        b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+        b"\0" + bytes((len(name),)) + name.encode() + bytes((len(word),)) + word
         for name, value in fields.items()
+        for word in (value.encode(errors="surrogateescape"),)
     )
     return Frame(HEADERS, END_HEADERS | flags, stream, block).encode()
 

@@ -241,7 +241,9 @@ class LiveServer:
         )
 
     def _serves(self) -> bool:
-        with Rpc(self.address, credentials=self._credentials) as rpc:
+        # While nobody listens yet, the channel tries again this often, instead of ever more seldom.
+        often = (("grpc.max_reconnect_backoff_ms", 100),)
+        with Rpc(self.address, credentials=self._credentials, options=often) as rpc:
             eventually(lambda: not self.running or rpc.healthy(), within=_START_SECONDS, what="the server to start")
         return self.running
 

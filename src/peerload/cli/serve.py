@@ -73,7 +73,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What speaks gRPC on the port: grpc, or h2corn, which is faster and needs peerload[fast] (default: grpc).",
+            help="What speaks gRPC on the port: h2corn, or grpc, the conservative choice (default: h2corn).",
         ),
     ] = None,
     limit_message_bytes: Annotated[
@@ -319,7 +319,7 @@ def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
     if resolved.settings.processes > 1:
         from peerload.server.processes.parent import serve
     else:
-        from peerload.server.app import serve
+        from peerload.server.serving import serve
 
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)
     # Of several processes each exports its own.

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from typing import Final
 
 from peerload import tracing
-from peerload.client.connection import Connection
 from peerload.client.manifest import SourceManifest
 from peerload.client.manifests import Manifests, is_stock
-from peerload.client.mapped import mapped_regions
-from peerload.client.measures import MEASURES
-from peerload.client.reports import Reader as ReadBy
-from peerload.client.reports import Reports
+from peerload.client.reads import PullContext, Reads
 from peerload.client.search import Search, Wanted
 from peerload.client.selection import order
-from peerload.client.settings import ClientSettings
 from peerload.client.sources import SourceInfo
-from peerload.client.targets import Allocate, SourceUnusable, Target
-from peerload.client.threads import in_thread, relay
-from peerload.client.transfer import FOREVER_S, Served, SourceBusy, transfer
+from peerload.client.targets import SourceUnusable, Target
+from peerload.client.transfer import FOREVER_S, SourceBusy
 from peerload.client.weights import Attempt, OnProgress, PullProgress, PullReport, summarize
-from peerload.engines.agents import AgentImporter
-from peerload.engines.base import Descriptor, Importer, MappingReader, Reader
-from peerload.engines.shared import allocate_shared
+from peerload.engines.base import Descriptor
 from peerload.errors import (
     DeadlineExceeded,
     Fault,
@@ -50,29 +37,6 @@ _log: Final = logging.getLogger("peerload.client")
 _MAX_DELAY_S: Final = 5.0
 _MAX_ATTEMPTS: Final = 200
 """Attempts that are remembered, for the report and the error; a long wait among failing sources must not grow."""
-
-
-@dataclass(frozen=True, slots=True)
-class PullContext:
-    """What a pull has from its client."""
-
-    connection: Connection
-    importers: Mapping[str, Callable[[], Importer]]
-    """By engine name, in order of preference; made when first asked for."""
-    agents: Callable[[], AgentImporter] | None
-    """The one of them that reads from stock workers too, if there is one."""
-    settings: ClientSettings
-    topology: Mapping[str, str]
-    rng: random.Random
-    executor: Executor
-    own_workers: Collection[str]
-    """Worker ids of this client's own sources."""
-    own_addresses: Collection[tuple[str, str]]
-    """Engine and address of this client's own endpoints."""
-    reports: Reports
-    """Where to tell how each attempt ended."""
-    reader: ReadBy
-    """As whom."""
 
 
 class Pull:
@@ -110,8 +74,8 @@ class Pull:
         self._failures: dict[SourceKey, int] = {}
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
+        self._reads = Reads(context, target, self._tell)
         self._manifests = Manifests(context.connection, context.agents, context.executor)
-        self._reads = 0
         self._wait_until = 0.0
         self.found: SourceManifest | None = None
 
@@ -179,10 +143,10 @@ class Pull:
         delay = context.settings.retry_delay
         outage_since: float | None = None
         while True:
-            before = self._verified()
+            before = self._reads.verified
             if await self._round(sources, deadline):
                 return
-            if self._verified() > before:
+            if self._reads.verified > before:
                 self._failures.clear()
                 self._busy_since = None
                 delay = context.settings.retry_delay
@@ -243,17 +207,18 @@ class Pull:
     async def _try(self, source: SourceInfo, deadline: float) -> bool:
         """Read what is missing from one source; whether everything is there now. Raises `Unavailable`."""
         address = error = ""
-        before = self._verified()
+        before = self._reads.verified
         self._busy.discard(source.key)
         try:
             async with self._manifests.open(source) as found:
-                endpoints = self._endpoints(found)
+                endpoints = self._reads.endpoints(found)
                 for endpoint in endpoints:
                     address = endpoint.address
                     try:
                         with tracing.span("peerload.read", _of(source, endpoint)) as span:
-                            await self._read(found, source, endpoint, deadline)
-                            span.set_attribute("peerload.bytes", max(0, self._verified() - before))
+                            await self._reads.read(found, source, endpoint, deadline)
+                            self.found = found
+                            span.set_attribute("peerload.bytes", max(0, self._reads.verified - before))
                         break
                     except TransferFailed as failure:
                         # Of the source nothing is known yet, and there is another way to it.
@@ -277,7 +242,7 @@ class Pull:
             error = str(failure)
         if error and is_stock(source):
             self._disown()
-        self._note(Attempt(source, address, error, max(0, self._verified() - before)))
+        self._note(Attempt(source, address, error, max(0, self._reads.verified - before)))
         return not error
 
     def _disown(self) -> None:
@@ -285,74 +250,6 @@ class Pull:
         for slot in self._target.slots:
             if not slot.checked:
                 slot.verified, slot.origin = False, None
-
-    def _endpoints(self, found: SourceManifest) -> list[Descriptor]:
-        """The ways to read from a source, by our preference of engines; at least one."""
-        given = {endpoint.engine: endpoint for endpoint in found.manifest.endpoints}
-        endpoints = [given[name] for name in self._context.importers if name in given]
-        if not endpoints:
-            raise SourceUnusable("serves by no engine that is in use here")
-        if any((endpoint.engine, endpoint.address) in self._context.own_addresses for endpoint in endpoints):
-            raise SourceUnusable("this process's own endpoint")
-        return endpoints
-
-    async def _read(self, found: SourceManifest, source: SourceInfo, endpoint: Descriptor, deadline: float) -> None:
-        context, target = self._context, self._target
-        loop = asyncio.get_running_loop()
-
-        told = relay(lambda done, total: self._tell(PullProgress("checking", done, total)))
-
-        def plan(stop: threading.Event) -> tuple[Importer, Reader]:
-            importer = context.importers[endpoint.engine]()
-            reader = importer.open(endpoint)
-            try:
-                mapped = None
-                if target.maps and isinstance(reader, MappingReader):
-                    views = reader.map(deadline=max(0.001, deadline - loop.time()))
-                    mapped = None if views is None else mapped_regions(views)
-                target.plan(found.manifest, _allocator(importer, target), partial(told, stop), mapped)
-            except BaseException:
-                reader.close()
-                raise
-            return importer, reader
-
-        importer, reader = await in_thread(context.executor, plan)
-        total = sum(slot.size for slot in target.slots)
-        base = self._verified()
-        reused = sum(slot.size for slot in target.slots if slot.verified and slot.origin is None)
-
-        def report(done: int) -> None:
-            self._tell(PullProgress("reading", base + done, total, source, endpoint.address, reused))
-
-        report(0)
-        if all(slot.verified for slot in target.slots):
-            await in_thread(context.executor, lambda stop: reader.close())
-        else:
-            if self._reads:
-                MEASURES.retry(endpoint.engine)
-            self._reads += 1
-            with context.reports.attempt(
-                context.reader, source, endpoint.engine, self._verified, total - base
-            ) as under:
-
-                def moved(done: int) -> None:
-                    under.moved = done
-                    report(done)
-
-                await transfer(
-                    importer,
-                    reader,
-                    target.batches,
-                    origin=Served(source, endpoint.address),
-                    left=lambda: deadline - loop.time(),
-                    executor=context.executor,
-                    report=moved,
-                )
-        report(total - base)
-        self.found = found
-
-    def _verified(self) -> int:
-        return sum(slot.size for slot in self._target.slots if slot.verified)
 
     def _left(self) -> float:
         """Seconds of the time to wait that are left."""
@@ -385,17 +282,3 @@ def _of(source: SourceInfo, endpoint: Descriptor) -> dict[str, Attribute]:
         "peerload.engine": endpoint.engine,
         "peerload.address": endpoint.address,
     }
-
-
-def _allocator(importer: Importer, target: Target) -> Allocate:
-    """Memory for a target: such as can be given to others on this host, if it is to be served to them and there is any."""
-    if not (target.shares and importer.any_memory):
-        return importer.allocate
-
-    def allocate(nbytes: int) -> memoryview:
-        try:
-            return allocate_shared(nbytes, "peerload weights")
-        except OSError:
-            return importer.allocate(nbytes)
-
-    return allocate

@@ -144,7 +144,6 @@ def _used(settings: Settings, host: str) -> list[Finding]:
 def _process(settings: Settings) -> list[Finding]:
     found = []
     for wanted, package, extra in (
-        (settings.front == "h2corn", "h2corn", "fast"),
         (settings.tracing, "opentelemetry.sdk", "otel"),
         (settings.tls is not None, "cryptography", "tls"),
     ):

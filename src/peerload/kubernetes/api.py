@@ -11,19 +11,17 @@ import asyncio
 import contextlib
 import io
 import json
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingExtra, PeerloadError
 from peerload.kubernetes.access import Access, Login
+from peerload.kubernetes.attempts import Answer, Late, Progress, Request, pause_after
 from peerload.kubernetes.lines import MOST_EVENT_BYTES, Lines
 from peerload.kubernetes.place import KubernetesPlace
 from peerload.kubernetes.trouble import (
     Broken,
-    Distrusted,
     Outage,
     Unauthorized,
     read_object,
@@ -46,48 +44,12 @@ SLOW_BYTES: Final = 10_000_000
 """Bytes a second that the slowest network worth waiting for carries."""
 
 _MOST_CONNECTIONS: Final = 32
-_RIDE_SECONDS: Final = 0.3
-"""How long a connection that cannot be made is tried again. Who can wait for longer, asks again."""
-_PAUSE_SECONDS: Final = 0.05
 _LATE_SECONDS: Final = 0.5
 _OPENING_SECONDS: Final = 10.0
 """After this a watch that the API server has not begun is given up."""
 _MOST_STATUS_BYTES: Final = 1 << 20
 _CLOSED: Final = "the store was closed"
 _NOTHING: Final[Mapping[str, str]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the API server answered, whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> dict[str, Any]:
-        """The body. Raises `Broken` if it is no JSON object: then what answers is no API server."""
-        found = read_object(self.body)
-        if not found:
-            raise Broken("what answers there is no Kubernetes API server: it sent no JSON object", ambiguous=True)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What is asked, apart from as whom."""
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    data: bytes | None = field(repr=False)
-    """A review has a token in it."""
-    most_bytes: int
-
-    @property
-    def writes(self) -> bool:
-        return self.method not in ("GET", "HEAD")
 
 
 class KubeApi:
@@ -167,15 +129,15 @@ class KubeApi:
         if body is not None:
             data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
             headers["Content-Type"] = content_type
-        request = _Request(method, path, query, headers, data, most_bytes)
+        request = Request(method, path, query, headers, data, most_bytes)
         while True:
             try:
                 return await self._run(request, seconds + len(data or b"") / SLOW_BYTES)
-            except _Late:
+            except Late:
                 continue
 
-    async def _run(self, request: _Request, seconds: float) -> Answer:
-        progress = _Progress()
+    async def _run(self, request: Request, seconds: float) -> Answer:
+        progress = Progress()
         loop = asyncio.get_running_loop()
         begun = loop.time()
         when = begun + seconds
@@ -188,7 +150,7 @@ class KubeApi:
                         progress.note(error)
                         if self._closed:  # which is why
                             raise Broken(_CLOSED, ambiguous=progress.doubtful) from None
-                        pause = _pause(error, request, loop.time() - begun)
+                        pause = pause_after(error, request, loop.time() - begun)
                         if pause is None or loop.time() + pause >= when:
                             raise
                     except PeerloadError as error:
@@ -202,7 +164,7 @@ class KubeApi:
             if self._closed:
                 raise Broken(_CLOSED, ambiguous=ambiguous) from None
             if not request.writes and loop.time() - (deadline.when() or 0.0) > _LATE_SECONDS:
-                raise _Late from None
+                raise Late from None
             if progress.sending:
                 await self._renew_connections(progress.wires)  # the others lead to the same silence
             if progress.last is not None:
@@ -220,7 +182,7 @@ class KubeApi:
         that breaks, raise `Broken`.
         """
         asked = {"watch": "1", "allowWatchBookmarks": "true", **query}
-        request = _Request("GET", path, asked, {"Accept": "application/json"}, None, MOST_EVENT_BYTES)
+        request = Request("GET", path, asked, {"Accept": "application/json"}, None, MOST_EVENT_BYTES)
         async with contextlib.AsyncExitStack() as stack:
             response, server = await self._begin(stack, request)
             lines = Lines()
@@ -236,7 +198,7 @@ class KubeApi:
             if lines.partial:
                 raise Broken("the watch ended in the middle of an event")
 
-    async def _begin(self, stack: contextlib.AsyncExitStack, request: _Request) -> tuple[aiohttp.ClientResponse, str]:
+    async def _begin(self, stack: contextlib.AsyncExitStack, request: Request) -> tuple[aiohttp.ClientResponse, str]:
         """The answer to a watch, to be read, and whose it is. The stack ends it."""
         try:
             async with self._until(_OPENING_SECONDS):
@@ -290,7 +252,7 @@ class KubeApi:
         except InvalidArgument as error:  # it could be used before
             raise Unauthorized(str(error)) from error
 
-    async def _attempt(self, request: _Request, deadline: asyncio.Timeout, progress: _Progress) -> Answer:
+    async def _attempt(self, request: Request, deadline: asyncio.Timeout, progress: Progress) -> Answer:
         login = await self._login()
         try:
             return await self._send(login, request, deadline, progress)
@@ -301,7 +263,7 @@ class KubeApi:
                 raise
             return await self._send(renewed, request, deadline, progress)
 
-    async def _send(self, login: Login, request: _Request, deadline: asyncio.Timeout, progress: _Progress) -> Answer:
+    async def _send(self, login: Login, request: Request, deadline: asyncio.Timeout, progress: Progress) -> Answer:
         wires = self._calls
         if wires is None:
             raise Broken(_CLOSED)
@@ -324,7 +286,7 @@ class KubeApi:
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self, wires: Wires, login: Login, request: _Request, seconds: float
+        self, wires: Wires, login: Login, request: Request, seconds: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a request that is sent once, to be read in the block. Raises what it means if it is no success."""
         headers = dict(request.headers)
@@ -369,37 +331,3 @@ class KubeApi:
         if wires is not None and self._calls is wires:
             self._calls = Wires(_MOST_CONNECTIONS)
             await wires.retire()
-
-
-class _Late(Exception):
-    """The deadline was noticed long after it: this process did not run, and that says nothing about the API server."""
-
-
-class _Progress:
-    """How far a call has come."""
-
-    def __init__(self) -> None:
-        self.last: Outage | None = None
-        self.doubtful = False
-        """An attempt that failed may have been done."""
-        self.sending = False
-        """An attempt is on its way."""
-        self.wires: Wires | None = None
-        """The connections that the last attempt was given."""
-
-    def note(self, error: Outage) -> None:
-        """An attempt failed."""
-        self.sending = False
-        self.doubtful = error.ambiguous = self.doubtful or error.ambiguous
-        self.last = error
-
-
-def _pause(error: Outage, request: _Request, elapsed: float) -> float | None:
-    """Seconds after which a call is worth trying again; None: it is not."""
-    if error.retry_after is not None:
-        # Some later than asked for, and not all at once.
-        return max(_PAUSE_SECONDS, error.retry_after) * random.uniform(1.0, 1.1)
-    if isinstance(error, Broken) and not isinstance(error, Distrusted):
-        harmless = not request.writes or not error.ambiguous
-        return _PAUSE_SECONDS if harmless and elapsed < _RIDE_SECONDS else None
-    return None

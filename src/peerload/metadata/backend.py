@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import secrets
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
@@ -14,13 +13,14 @@ from typing import Any, Final
 
 from peerload.clock import Clock
 from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavailable
+from peerload.metadata.answers import Answers
 from peerload.metadata.confirm import Confirm
 from peerload.metadata.dial import Dial, Dialer
 from peerload.metadata.directory import Directory
 from peerload.metadata.feed import FeedTally, follow
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
-from peerload.metadata.held import Held
+from peerload.metadata.held import Held, is_suspect, oldest
 from peerload.metadata.holding import Holding
 from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
@@ -76,6 +76,7 @@ class MetadataBackend:
         self.feed = FeedTally()
         self._health = Health(self.directory, self.settings)
         self.manifests = Manifests(store, self.settings.manifest_cache_bytes)
+        self._answers = Answers(self.settings.list_cache_bytes)
         self._confirm = Confirm(store, clock)
         self._holding = Holding(self.directory, self._health, clock, self.settings)
         self._patience = Patience(clock, self.settings, self._hopeful)
@@ -238,6 +239,17 @@ class MetadataBackend:
             unsure = not await self.directory.seen(key, record.store_revision + 1)
         raise Unavailable("the source is published over and over; try again")
 
+    def stored_at_hand(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> StoredSource | None:
+        """`stored` for what can be answered at once. None: nothing is said, ask `stored`."""
+        if self._health.reason:
+            return None
+        record = self._held(source_id, worker_id, worker_rank)
+        if record is None:
+            return None
+        key = record.key.encode()
+        parts = self.manifests.cached(key, record.generation) if self._writes.seen(key) else None
+        return None if parts is None else StoredSource(record, parts.identity, parts.worker, parts.manifest)
+
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
         """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first);
         those that are suspect come after the others of their rank.
@@ -249,7 +261,7 @@ class MetadataBackend:
         records = []
         for ranks in found:
             record = ranks[0].view()
-            records.append(record if len(ranks) == 1 else record._replace(updated_at=_oldest(ranks)))
+            records.append(record if len(ranks) == 1 else record._replace(updated_at=oldest(ranks)))
         if query.limit is None:
             records.sort(key=lambda record: -record.updated_at)
             records.sort(key=lambda record: record.suspect)
@@ -259,12 +271,7 @@ class MetadataBackend:
     async def list_refs(self, query: Query, *, deadline: float | None = None) -> bytes:
         """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first), the
         suspect ones at the end."""
-        return b"".join(
-            [
-                ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(_oldest(ranks))
-                for ranks in await self._find(query, deadline)
-            ]
-        )
+        return await self._holding.found(self._listed, query, deadline)
 
     async def update_status(
         self,
@@ -422,14 +429,27 @@ class MetadataBackend:
 
     async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
         """What the directory finds, once that is certain, in the order of `list_refs`."""
-        found = await self._holding.found(query, deadline)
-        if query.limit is not None:
-            if not self._suspicions:
-                return heapq.nlargest(query.limit, found, key=_oldest)
-            found.sort(key=_oldest, reverse=True)
-        if self._suspicions:
-            found.sort(key=_suspect)
-        return found if query.limit is None else found[: query.limit]
+        return await self._holding.found(self._looked, query, deadline)
+
+    def _looked(self, query: Query) -> list[tuple[Held, ...]]:
+        found = self.directory.find(query)
+        if query.limit is None and self._suspicions:
+            found.sort(key=is_suspect)
+        return found
+
+    def _listed(self, query: Query) -> bytes:
+        # Heartbeats come in many at a time, and most who ask in between ask the same.
+        version = self.directory.version(query)
+        answer = self._answers.get(query, version)
+        if answer is None:
+            answer = b"".join(
+                [
+                    ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(oldest(ranks))
+                    for ranks in self._looked(query)
+                ]
+            )
+            self._answers.keep(query, version, answer)
+        return answer
 
     async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
         parts = self.manifests.cached(key, generation)
@@ -510,15 +530,6 @@ def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         and len(worker_id.encode()) <= MAX_WORKER_ID_BYTES
         and (worker_rank is None or 0 <= worker_rank <= _MAX_RANK)
     )
-
-
-def _oldest(ranks: tuple[Held, ...]) -> int:
-    """The oldest heartbeat among the ranks of an instance."""
-    return ranks[0].heard if len(ranks) == 1 else min(held.heard for held in ranks)
-
-
-def _suspect(ranks: tuple[Held, ...]) -> bool:
-    return any(held.suspect for held in ranks)
 
 
 def _worker_of(entry: Entry) -> str | None:

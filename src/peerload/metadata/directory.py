@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from asyncio import Future, get_running_loop
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -13,7 +15,7 @@ from peerload.clock import Clock
 from peerload.metadata.census import Census
 from peerload.metadata.expiry import Expiry
 from peerload.metadata.feed_time import FeedTime
-from peerload.metadata.held import Group, Held
+from peerload.metadata.held import Held, is_suspect, oldest
 from peerload.metadata.index import Index
 from peerload.metadata.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
@@ -143,11 +145,12 @@ class Directory:
     def apply(self, feed: Feed) -> None:
         """Take in some changes. Repeats and what is older than what is known change nothing."""
         self._time.hear(feed.changes)
+        now = self.now()
         for change in feed.changes:
-            self._apply(change)
+            self._apply(change, now)
         self.sweep()
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change, now: int) -> None:
         if isinstance(change, Put):
             self._put(change.entry)
         elif isinstance(change, Beaten):
@@ -157,7 +160,8 @@ class Directory:
             held = self._index.entries.get(change.key)
             if held is not None and held.record.generation == change.generation and change.beat.stamp > held.stamp:
                 was = held.shown
-                held.beat(change.beat, self.now())
+                held.beat(change.beat, now)
+                self._index.changed(held)
                 self._judge(change.key, held)
                 if held.shown is not was:
                     self._tell_status(held, was)
@@ -194,6 +198,7 @@ class Directory:
             before, was = held.record, held.shown
             self._index.renamed(before, record)
             held.put(record, now)
+            self._index.changed(held)
             self._judge(key, held)
             # What is published changes only with a new generation; a name, if at all, only in how it is spelled.
             if (
@@ -228,6 +233,7 @@ class Directory:
         self._tell(Seen(held.record.key, held.record, held.shown, None, Status.UNKNOWN))
 
     def _tell_status(self, held: Held, was: Status) -> None:
+        self._index.changed(held)
         self._tell(Seen(held.record.key, held.record, was, held.record, held.shown))
 
     def _tell(self, seen: Seen) -> None:
@@ -239,17 +245,17 @@ class Directory:
     def _judge(self, key: str, held: Held) -> None:
         """Put a record that changed where it belongs."""
         self.expiry.judge(key, held)
-        self._place(self.marked, key, held, held.record.mark is not None)
-        self._place(self.overtaken, key, held, held.overtaken)
+        if held.record.mark is None:
+            if self.marked:
+                self.marked.pop(key, None)
+                self.overtaken.pop(key, None)
+            return
+        self.marked[key] = held
         if held.overtaken:
+            self.overtaken[key] = held
             self.changed.beat()
-
-    @staticmethod
-    def _place(known: dict[str, Held], key: str, held: Held, belongs: bool) -> None:
-        if belongs:
-            known[key] = held
         else:
-            known.pop(key, None)
+            self.overtaken.pop(key, None)
 
     # Time, and what is found out besides
 
@@ -270,6 +276,11 @@ class Directory:
             return False
         self._tell_status(held, held.told)
         return True
+
+    def suspect(self, held: Held, suspect: bool) -> None:
+        """A record is suspect from now on, or no longer."""
+        held.suspect = suspect
+        self._index.changed(held)
 
     # Questions
 
@@ -305,19 +316,36 @@ class Directory:
         return self._index.owned(owner)
 
     def find(self, query: Query) -> list[tuple[Held, ...]]:
-        """The answers to a query, by source id, rank and worker id, without its limit: each a record, followed by the other
-        ranks that are part of the same instance, if instances are asked for."""
+        """The answers to a query: each a record, followed by the other ranks that are part of the same instance, if instances
+        are asked for. By source id, rank and worker id; with a limit the newest first, the suspect ones after the others."""
         self.sweep()
+        limit = query.limit
+        if limit is None:
+            return self._all(query)
+        if query.instances and (query.source_id is not None or query.model_name is not None):
+            groups = self._index.groups(query)
+            if not any(group.has_few(query.worker_rank, limit) for group in groups):
+                admit = partial(_instance, query)
+                found = [ranks for group in groups for ranks in group.newest(limit, admit)]
+                return found if len(groups) == 1 else heapq.nlargest(limit, found, key=_standing)
+        return heapq.nlargest(limit, self._all(query), key=_standing)
+
+    def version(self, query: Query) -> int:
+        """A number that stays the same as long as all answers to a query do, and never comes back."""
+        self.sweep()
+        return self._index.version(query)
+
+    def _all(self, query: Query) -> list[tuple[Held, ...]]:
         source_id, status, rank = query.source_id, query.status, query.worker_rank
         plain = query == Query(source_id=source_id, status=status, worker_rank=rank, limit=query.limit, instances=True)
         found: list[tuple[Held, ...]] = []
         for group in self._index.groups(query):
+            members = group.ordered() if rank is None or group.several else group.of_rank(rank)
             if plain and not group.several:
                 # What every starting worker asks of a large fleet.
-                members = group.ordered() if rank is None else group.of_rank(rank)
                 found += members if status is None else [ranks for ranks in members if ranks[0].shown is status]
             else:
-                found.extend(_passing(query, group))
+                found.extend(_passing(query, members))
         return found
 
     # Own writes
@@ -353,19 +381,30 @@ class Directory:
                     future.set_result(None)
 
 
-def _passing(query: Query, group: Group) -> Iterator[tuple[Held, ...]]:
-    for ranks in group.ordered():
-        if not query.instances:
+def _passing(query: Query, members: Iterable[tuple[Held, ...]]) -> Iterator[tuple[Held, ...]]:
+    for ranks in members:
+        if query.instances:
+            if (instance := _instance(query, ranks)) is not None:
+                yield instance
+        else:
             for held in ranks:
                 if _admits(query, held, (held,)):
                     yield (held,)
-        elif len(ranks) == 1:
-            if _admits(query, ranks[0], ranks):
-                yield ranks
-        else:
-            chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
-            if chosen is not None and _admits(query, chosen, ranks):
-                yield (chosen, *(held for held in ranks if held is not chosen))
+
+
+def _instance(query: Query, ranks: tuple[Held, ...]) -> tuple[Held, ...] | None:
+    """An instance, the rank that is asked for first; None where it does not pass."""
+    if len(ranks) == 1:
+        return ranks if _admits(query, ranks[0], ranks) else None
+    chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
+    if chosen is None or not _admits(query, chosen, ranks):
+        return None
+    return (chosen, *(held for held in ranks if held is not chosen))
+
+
+def _standing(ranks: tuple[Held, ...]) -> tuple[bool, int]:
+    """The greater, the sooner it is handed out."""
+    return not is_suspect(ranks), oldest(ranks)
 
 
 def _is_rank(held: Held, rank: int | None) -> bool:

@@ -1,15 +1,14 @@
-"""One record in the directory, and the records of one source together."""
+"""One record in the directory."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from typing import Final
 
 from peerload.metadata.records import SourceRecord, Status, encoded_ref_beat
 from peerload.store.base import Beat
 from peerload.wire import splice
 
-__all__ = ["Group", "Held"]
+__all__ = ["Held", "is_suspect", "oldest"]
 
 _PROVES_NOTHING: Final = -1
 
@@ -125,60 +124,11 @@ class Held:
         return splice.bytes_field(_INSTANCES_FIELD, self._static, encoded_ref_beat(updated_at, self.load))
 
 
-class Group:
-    """The records of one source, by worker id."""
-
-    __slots__ = ("_order", "members", "several")
-
-    def __init__(self) -> None:
-        self.members: dict[str, tuple[Held, ...]] = {}
-        """By worker id, each with its ranks in order."""
-        self.several = 0
-        """How many worker ids have several ranks."""
-        # Sorted when somebody asks, and from then on kept so: a fleet that starts changes it between any two lists.
-        self._order: list[tuple[Held, ...]] | None = None
-
-    def add(self, held: Held) -> None:
-        """Take in a record that was not there."""
-        worker_id = held.record.key.worker_id
-        before = self.members.get(worker_id, ())
-        self._become(worker_id, before, tuple(sorted((*before, held), key=_rank)))
-
-    def remove(self, held: Held) -> None:
-        """Let a record go that was there."""
-        worker_id = held.record.key.worker_id
-        before = self.members[worker_id]
-        self._become(worker_id, before, tuple(other for other in before if other is not held))
-
-    def ordered(self) -> list[tuple[Held, ...]]:
-        """The members by lowest rank and worker id. Not the caller's to change."""
-        if self._order is None:
-            self._order = sorted(self.members.values(), key=_place)
-        return self._order
-
-    def of_rank(self, rank: int) -> list[tuple[Held, ...]]:
-        """The members whose lowest rank that is, by worker id."""
-        order = self.ordered()
-        return order[bisect_left(order, (rank, ""), key=_place) : bisect_left(order, (rank + 1, ""), key=_place)]
-
-    def _become(self, worker_id: str, before: tuple[Held, ...], after: tuple[Held, ...]) -> None:
-        self.several += (len(after) > 1) - (len(before) > 1)
-        if after:
-            self.members[worker_id] = after
-        else:
-            del self.members[worker_id]
-        order = self._order
-        if order is not None:
-            if before:
-                del order[bisect_left(order, _place(before), key=_place)]
-            if after:
-                insort(order, after, key=_place)
+def oldest(ranks: tuple[Held, ...]) -> int:
+    """The oldest heartbeat among the ranks of an instance."""
+    return ranks[0].heard if len(ranks) == 1 else min(held.heard for held in ranks)
 
 
-def _rank(held: Held) -> int:
-    return held.record.key.worker_rank
-
-
-def _place(ranks: tuple[Held, ...]) -> tuple[int, str]:
-    key = ranks[0].record.key
-    return key.worker_rank, key.worker_id
+def is_suspect(ranks: tuple[Held, ...]) -> bool:
+    """Whether any rank of an instance is suspect."""
+    return ranks[0].suspect if len(ranks) == 1 else any(held.suspect for held in ranks)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Sized
+from typing import Final, TypeVar
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
 from peerload.metadata.directory import Directory
 from peerload.metadata.health import Health
-from peerload.metadata.held import Held
 from peerload.metadata.patience import ANSWER_SECONDS
 from peerload.metadata.query import Query
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import settled_within
 
 __all__ = ["Holding"]
+
+_F = TypeVar("_F", bound=Sized)
 
 _LOOK_SECONDS: Final = 0.5
 _SUSPENDED_SECONDS: Final = 2.0
@@ -52,13 +54,13 @@ class Holding:
             self._resumed_at = now
         self._ticked_at = now
 
-    async def found(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
-        """What the directory finds, in no order and without a limit, once that is certain. Raises `Unavailable`."""
+    async def found(self, find: Callable[[Query], _F], query: Query, deadline: float | None) -> _F:
+        """What `find` finds in the directory, once that is certain. Raises `Unavailable`."""
         hold_until: float | None = None
         while True:
             reason = self._health.reason
             if not reason:
-                found = self._directory.find(query)
+                found = find(query)
                 if found or not self._directory.doubtful(query):
                     return found
                 reason = "after an outage it is not known yet whether there are sources"

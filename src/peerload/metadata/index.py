@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from peerload.metadata.held import Group, Held
+from peerload.metadata.group import Group
+from peerload.metadata.held import Held
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceRecord
 
@@ -20,6 +21,7 @@ class Index:
         self._sources: dict[str, Group] = {}
         self._models: dict[str, dict[str, int]] = {}
         self._owners: dict[str, int] = {}
+        self._changes = 0
 
     def add(self, key: str, held: Held) -> None:
         """Take in a record that was not there."""
@@ -29,6 +31,7 @@ class Index:
         if group is None:
             group = self._sources[source_id] = Group()
         group.add(held)
+        self._note(group)
         self._count(held.record, +1)
 
     def remove(self, key: str) -> Held:
@@ -38,6 +41,7 @@ class Index:
         source_id = held.record.key.source_id
         group = self._sources[source_id]
         group.remove(held)
+        self._note(group)
         if not group.members:
             del self._sources[source_id]
         self._count(held.record, -1)
@@ -50,7 +54,20 @@ class Index:
             self._count(before, -1)
             self._count(after, +1)
 
-    def groups(self, query: Query) -> Iterable[Group]:
+    def changed(self, held: Held) -> None:
+        """Something of a record that is there has changed, be it a heartbeat."""
+        group = self._sources[held.record.key.source_id]
+        group.changed(held)
+        self._note(group)
+
+    def version(self, query: Query) -> int:
+        """A number that stays the same as long as all answers to a query do, and never comes back."""
+        if query.source_id is None:
+            return self._changes
+        group = self._sources.get(query.source_id)
+        return 0 if group is None else group.version
+
+    def groups(self, query: Query) -> Sequence[Group]:
         """The sources among whose records the answers to a query are, by source id."""
         if query.source_id is not None:
             group = self._sources.get(query.source_id)
@@ -81,6 +98,10 @@ class Index:
     def owned(self, owner: str) -> int:
         """How many records belong to a principal."""
         return self._owners.get(owner, 0)
+
+    def _note(self, group: Group) -> None:
+        self._changes += 1
+        group.version = self._changes
 
     def _count(self, record: SourceRecord, change: int) -> None:
         sources = self._models.setdefault(record.model_name, {})

@@ -88,15 +88,14 @@ class Manifests:
         """From the cache, or None."""
         place = (key, generation)
         parts = self._cached.get(place)
-        if parts is None:
-            self.misses += 1
-        else:
+        if parts is not None:
             self.hits += 1
             self._cached.move_to_end(place)
         return parts
 
     async def read(self, key: str, generation: int) -> Parts:
         """Raises `NotFound` where the store has no such generation any more, `Damaged` and `Unavailable`."""
+        self.misses += 1
         place = (key, generation)
         if (parts := self._cached.get(place)) is not None:
             return parts  # somebody else's question has brought it meanwhile

@@ -50,21 +50,8 @@ class Query:
     @classmethod
     def from_list_request(cls, encoded: bytes) -> Query:
         """What an encoded `ListSourcesRequest` asks for. Raises `InvalidArgument`."""
-        request = decoded(p2p_pb2.ListSourcesRequest, encoded)
-        source = None
-        if request.identity.model_name:
-            source = _source_id_of(splice.submessage(encoded, 1) or b"")
-        return cls(
-            source_id=source,
-            model_name=request.model_name_filter if request.HasField("model_name_filter") else None,
-            worker_rank=request.worker_rank_filter if request.HasField("worker_rank_filter") else None,
-            status=Status.of(request.status_filter, "status_filter") if request.HasField("status_filter") else None,
-            min_training_step=request.min_training_step if request.HasField("min_training_step") else None,
-            min_updated_at=request.min_updated_at if request.HasField("min_updated_at") else None,
-            limit=request.limit or None,
-            instances=True,
-            identity_model=request.identity.model_name or None,
-        )
+        # What strangers send is remembered only while it is small.
+        return (_asked if len(encoded) <= _REMEMBERED_BYTES else _asked.__wrapped__)(encoded)
 
     @classmethod
     def from_selector(cls, selector: sources_pb2.Selector) -> Query:
@@ -111,12 +98,31 @@ class Query:
         )
 
 
+@lru_cache(maxsize=1024)
+def _asked(encoded: bytes) -> Query:
+    """Fleets ask few questions, again and again."""
+    request = decoded(p2p_pb2.ListSourcesRequest, encoded)
+    source = None
+    if request.identity.model_name:
+        source = _source_id_of(splice.submessage(encoded, 1) or b"")
+    return Query(
+        source_id=source,
+        model_name=request.model_name_filter if request.HasField("model_name_filter") else None,
+        worker_rank=request.worker_rank_filter if request.HasField("worker_rank_filter") else None,
+        status=Status.of(request.status_filter, "status_filter") if request.HasField("status_filter") else None,
+        min_training_step=request.min_training_step if request.HasField("min_training_step") else None,
+        min_updated_at=request.min_updated_at if request.HasField("min_updated_at") else None,
+        limit=request.limit or None,
+        instances=True,
+        identity_model=request.identity.model_name or None,
+    )
+
+
 def _source_id_of(identity: bytes) -> str:
-    # What strangers send is remembered only while it is small.
-    return (_remembered if len(identity) <= _REMEMBERED_BYTES else _remembered.__wrapped__)(identity)
+    return (_hashed if len(identity) <= _REMEMBERED_BYTES else _hashed.__wrapped__)(identity)
 
 
 @lru_cache(maxsize=1024)
-def _remembered(identity: bytes) -> str:
-    """Fleets ask for few identities, again and again."""
+def _hashed(identity: bytes) -> str:
+    """The same identity is in many different questions."""
     return source_id(p2p_pb2.SourceIdentity.FromString(identity))

@@ -49,6 +49,8 @@ class MetadataSettings:
     """Records that one principal may have; 0: any number. Approximately: servers hear of each other's a moment late."""
     manifest_cache_bytes: int = 64 * 1024 * 1024
     """What may be kept of publications that were read lately."""
+    list_cache_bytes: int = 32 * 1024 * 1024
+    """What may be kept of lists that were asked for lately."""
 
     def at_pace(self, pace: float) -> MetadataSettings:
         """The same for a store that wants heartbeats no more often than that (`Store.pace`, seconds): they gather for so

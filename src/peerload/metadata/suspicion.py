@@ -64,7 +64,7 @@ class Suspicions:
         generation, before = held.record.generation, self._known.pop(key, None)
         only = outcome.disputable and (before is None or before.generation != generation or before.disputable)
         self._known[key] = _Suspicion(generation, self._directory.now(), only)
-        held.suspect = True
+        self._directory.suspect(held, True)
         if len(self._known) > _MOST:
             self._clear(next(iter(self._known)))
         if outcome.disputable and self._prober is not None:
@@ -91,4 +91,4 @@ class Suspicions:
         self._known.pop(key, None)
         held = self._directory.get(key)
         if held is not None:
-            held.suspect = False
+            self._directory.suspect(held, False)

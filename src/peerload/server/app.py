@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import os
-import resource
-import signal
-from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -19,7 +13,6 @@ from peerload.clock import Clock, SystemClock
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.settings import MetadataSettings
 from peerload.plugins import open_store
-from peerload.server import logs
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
@@ -54,14 +47,12 @@ from peerload.server.traced import traced
 from peerload.server.traffic import Traffic
 from peerload.store.base import Store
 
-__all__ = ["Membership", "Server", "serve"]
+__all__ = ["Server"]
 
 _log = structlog.get_logger("peerload.server")
 
 _LAST_WORDS_SECONDS: Final = 1.0
 """For answers that are still on their way out."""
-_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
-_MAX_DESCRIPTORS: Final = 1 << 20
 _FRONTS: Final[dict[str, type[GrpcFront | H2cornFront]]] = {"grpc": GrpcFront, "h2corn": H2cornFront}
 
 
@@ -301,92 +292,9 @@ class Server:
         await self._backend.close()
 
 
-class Membership(Protocol):
-    """What a process that is one of several has to do with the others."""
-
-    port: SharedPort
-    leaving: bool
-    """Whether the others go on serving when this one stops."""
-
-    async def attend(self, stop: Callable[[str], None]) -> None:
-        """Run as a task from before the start, and until the end, of the server. `stop` is what a signal does."""
-        ...
-
-    def started(self, server: Server) -> None:
-        """Told once it serves."""
-        ...
-
-
-async def serve(settings: Settings, *, membership: Membership | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGUSR1 has the log tell everything,
-    SIGUSR2 what the settings say.
-
-    Raises what `Server.start` raises.
-    """
-    _raise_descriptor_limit()
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop(reason: str) -> None:
-        if not told.is_set():
-            _log.info("told to stop", signal=reason)
-            told.set()
-
-    def stop_by_signal(number: signal.Signals) -> None:
-        stop(number.name)
-        for each in _STOPS:
-            # Not through the event loop: it may be what hangs. Everything acknowledged is durable.
-            loop.remove_signal_handler(each)
-            signal.signal(each, lambda again, _: os._exit(128 + again))
-
-    # Of several processes the parent has the terminal's.
-    for number in _STOPS if membership is None else (signal.SIGTERM,):
-        loop.add_signal_handler(number, stop_by_signal, number)
-    logs.follow_signals(settings.log_level)
-    server = Server(settings, port=None if membership is None else membership.port)
-    attending = None if membership is None else asyncio.create_task(membership.attend(stop), name="peerload-membership")
-    starting = asyncio.create_task(server.start())
-    stopping = asyncio.create_task(told.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-    try:
-        await starting
-    except asyncio.CancelledError:
-        if told.is_set():
-            return
-        raise
-    # What is there by now stays. Collections that looked at it each time would hold up every call for tens of milliseconds.
-    gc.collect()
-    gc.freeze()
-    if membership is not None:
-        membership.started(server)
-    failing = asyncio.create_task(server.failed())
-    try:
-        await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            failing.result()
-    finally:
-        stopping.cancel()
-        failing.cancel()
-        await server.stop(leave=membership is not None and membership.leaving)
-        if attending is not None:
-            attending.cancel()
-
-
 def _missing_beyond_loopback(listen: str, tls: TlsKeeper | None, gate: Gate | None) -> str:
     """What protects nobody from others than this machine's own processes; empty: nothing, or only these can connect."""
     missing = ["TLS"] if tls is None else []
     if gate is None and (tls is None or not tls.mutual):
         missing.append("authentication")
     return "" if is_loopback(split_address(listen)[0]) else " and ".join(missing)
-
-
-def _raise_descriptor_limit() -> None:
-    """Every connection is a descriptor, and the default limit of 1,024 is a small fleet."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            _log.debug("raised the limit of open files", before=soft, now=wanted)

@@ -1,4 +1,4 @@
-"""The front on grpc.aio: conservative, and wherever grpcio is."""
+"""The front on grpc.aio, the conservative choice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
+import structlog
 
 from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata.principals import ANYONE, Principal
@@ -38,9 +39,14 @@ from peerload.server.tls import Tls, TlsKeeper
 
 __all__ = ["GrpcFront"]
 
+_log = structlog.get_logger("peerload.server")
+
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _MAX_WAITING: Final = 50_000
+_LOOK_SECONDS: Final = 0.2
+"""Between two looks whether gRPC's server still serves."""
+_RETRY_SECONDS: Final = 1.0
 _BEFORE_PING: Final = 0.75
 """The part of the silence after which a peer is pinged; in the rest of it it has to answer."""
 
@@ -53,6 +59,9 @@ class GrpcFront:
     bytes: those of publications are counted, and may wait, before they are read, as if each were the largest there may
     be; those of other requests only when they have been read, and of answers while they are sent. Nothing here ends a
     reader that is merely slow.
+
+    gRPC's server ends for good when something in it fails that never should; grpcio 1.84 and 1.85 do so at a request whose
+    path is no UTF-8. Another takes its place within a moment then. All connections are lost with the first.
 
     On a `port` that is shared it listens with SO_REUSEPORT: gRPC takes no socket from others. The kernel spreads
     connections by their addresses, and gRPC goes on accepting until it is stopped.
@@ -71,9 +80,10 @@ class GrpcFront:
         self._port = port
         limits = Limits() if limits is None else limits
         self.admission = Admission(limits, gate)
-        self._server = grpc.aio.server(
-            handlers=(_Table(methods, self.admission),), options=_options(limits, shared=port is not None)
-        )
+        self._table = _Table(methods, self.admission)
+        self._options = _options(limits, shared=port is not None)
+        self._server = self._make()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, listen: str) -> str:
         """Bind and serve; see `Front.start`."""
@@ -86,14 +96,42 @@ class GrpcFront:
         except RuntimeError as error:
             raise Unavailable(f"{join_address(host, port)} cannot be listened on: {error}") from error
         await self._server.start()
-        return join_address(host, bound)
+        address = join_address(host, bound)
+        self._keeping = asyncio.create_task(self._keep(address), name="peerload-grpc")
+        return address
 
     async def leave(self, grace: float) -> None:
         """Nothing: gRPC has no way to let connections go but to stop; see `Front.leave`."""
 
     async def stop(self, grace: float) -> None:
         """Stop; see `Front.stop`."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self._server.stop(grace)
+
+    def _make(self) -> grpc.aio.Server:
+        return grpc.aio.server(handlers=(self._table,), options=self._options)
+
+    async def _keep(self, address: str) -> None:
+        """Put another server in the place of one that ended by itself."""
+        while True:
+            try:
+                # That it ended for good, gRPC tells only who asks again and again: it waits for streams that may never end.
+                await self._server.wait_for_termination(_LOOK_SECONDS)
+                continue
+            except Exception as error:
+                _log.error("gRPC's server ended; another takes its place", reason=f"{type(error).__name__}: {error}")
+            await self._server.stop(None)
+            while True:
+                self._server = self._make()
+                try:
+                    self._add_port(address)
+                    await self._server.start()
+                    break
+                except RuntimeError as error:
+                    _log.error("the port cannot be listened on again yet", listen=address, reason=str(error))
+                    await asyncio.sleep(_RETRY_SECONDS)
 
     def _add_port(self, address: str) -> int:
         if self._tls is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
-from peerload.errors import MissingExtra, Unavailable
+from peerload.errors import Unavailable
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application
@@ -132,11 +132,7 @@ class H2cornFront:
         self._taking_over = asyncio.Lock()
 
     async def start(self, listen: str) -> str:
-        """Bind and serve; see `Front.start`. Raises `MissingExtra` if h2corn is not installed."""
-        try:
-            import h2corn  # noqa: F401
-        except ImportError:
-            raise MissingExtra("the front on h2corn", "fast") from None
+        """Bind and serve; see `Front.start`."""
         host, port = parse_listen(listen)
         loop = asyncio.get_running_loop()
         if not self._shared:

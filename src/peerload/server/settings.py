@@ -150,7 +150,8 @@ class Settings(BaseSettings):
         default=35.0, description="Seconds without a heartbeat after which a source is asked whether it is there."
     )
     front: Literal["grpc", "h2corn"] = Field(
-        default="grpc", description="What speaks gRPC on the port: grpc, or h2corn (faster, and keeps limits closer)."
+        default="h2corn",
+        description="What speaks gRPC on the port: h2corn (faster, and keeps limits closer), or grpc, the conservative choice.",
     )
     limit_message_bytes: Annotated[int, Field(ge=_LEAST_MESSAGE, le=2**30)] = Field(
         default=_LIMITS.limit_message_bytes, description="Bytes in one message, either way."

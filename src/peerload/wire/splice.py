@@ -7,6 +7,7 @@ appending to it, and a large part is copied once instead of being decoded and en
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from peerload.errors import InvalidArgument
@@ -44,6 +45,7 @@ def bytes_field(field: int, *parts: bytes) -> bytes:
     return b"".join((head_of_bytes(field, sum(map(len, parts))), *parts))
 
 
+@lru_cache(maxsize=4096)
 def head_of_bytes(field: int, size: int) -> bytes:
     """What precedes the content, of that size, of such a field."""
     return varint(field << 3 | _LENGTH) + varint(size)

@@ -119,9 +119,7 @@ class Lane:
     def _transfer(self, sock: socket.socket, reading: Reading, destinations: Sequence[memoryview]) -> None:
         self._moved = self._said = self._clock.monotonic()
         reach, addresses, devices = self._look(sock)
-        self._prepare(reading, reach)
-        windows = self._plan.windows(addresses, devices)
-        arenas = [arena.name for arena in self._plan.arenas]
+        windows = self._plan.windows(addresses, devices, self._prepare(reading, reach))
         left = self._plan.total
         ahead: deque[int] = deque()
         waiting = select.poll()
@@ -134,7 +132,7 @@ class Lane:
                 rows, size = windows.take(self._granted)
                 if not size:
                     break
-                reading.child.order("read", rows, arenas=arenas)
+                reading.child.order("read", rows)
                 self._granted -= size
                 ahead.append(size)
             ready = {fd for fd, _ in waiting.poll(_TICK_MS)}
@@ -172,8 +170,8 @@ class Lane:
             raise TransferFailed(f"{self._address} says of other regions than its descriptor", retryable=False)
         return said, array("Q", rest[: 8 * count]), array("H", rest[8 * count :])
 
-    def _prepare(self, reading: Reading, reach: bytes) -> None:
-        """Have the child connected to the source and the destinations mapped there."""
+    def _prepare(self, reading: Reading, reach: bytes) -> list[int]:
+        """Have the child connected to the source and the destinations mapped there. Returns the child's number for each arena."""
         new = [arena for arena in self._plan.arenas if arena.name not in reading.held]
         keep = [arena.name for arena in self._plan.arenas if arena.name in reading.held]
         orders = 0
@@ -188,7 +186,9 @@ class Lane:
                 told["keep"] = keep
             reading.child.order("hold", fds=[arena.fd for arena in some if arena.fd >= 0], **told)
             orders += 1
-        reading.held = frozenset(arena.name for arena in self._plan.arenas)
+        # Empty memory of a device has one name, however much there is of it.
+        numbers = {name: number for number, name in enumerate(dict.fromkeys([*keep, *(arena.name for arena in new)]))}
+        reading.held = frozenset(numbers)
         self._moved = self._clock.monotonic()
         while orders:
             self._still_wanted()
@@ -197,6 +197,7 @@ class Lane:
             if _readable(reading.child.sock):
                 reading.child.answer()
                 orders -= 1
+        return [numbers[arena.name] for arena in self._plan.arenas]
 
     def _ask(self, sock: socket.socket, wanted: int) -> None:
         """Ask the source for what is still to be granted; or just tell it that this reader is alive."""

@@ -70,15 +70,19 @@ class Plan:
         self.on_device = bool(on_device)
         self.total = sum(each.length for each in ranges)
 
-    def windows(self, addresses: Sequence[int], devices: Sequence[int]) -> Windows:
-        """The read from a source whose regions begin at these addresses of these devices (numbers plus 1, 0 for the host)."""
-        return Windows(self._runs(addresses, devices))
+    def windows(self, addresses: Sequence[int], devices: Sequence[int], numbers: Sequence[int]) -> Windows:
+        """The read from a source whose regions begin at these addresses of these devices (numbers plus 1, 0 for the host).
 
-    def _runs(self, addresses: Sequence[int], devices: Sequence[int]) -> Iterator[Run]:
+        `numbers` are those by which the child knows the arenas.
+        """
+        return Windows(self._runs(addresses, devices, numbers))
+
+    def _runs(self, addresses: Sequence[int], devices: Sequence[int], numbers: Sequence[int]) -> Iterator[Run]:
         source = device = arena = place = length = 0
-        for wanted, (number, offset) in zip(self._ranges, self._places, strict=True):
+        for wanted, (arena_index, offset) in zip(self._ranges, self._places, strict=True):
             if not wanted.length:
                 continue
+            number = numbers[arena_index]
             at = addresses[wanted.region] + wanted.offset
             here = devices[wanted.region]
             if length and (at, here, number, offset) == (source + length, device, arena, place + length):

@@ -162,12 +162,13 @@ class TargetLoop:
             message.send(self.sock, {})
 
     def _hold(self, order: Message) -> None:
-        """Take the new ones; with "keep", the others than those named are let go of."""
+        """Take the new ones; with "keep", the others than those named are let go of. They are numbered in the order of being told."""
         if (keep := order.words.get("keep")) is not None:
             for name in self._spans.keys() - set(keep):
                 self.side.drop(self._spans.pop(name))
                 if name in self._mapped:
                     self._mapped.pop(name).close()
+            self._spans = {name: self._spans[name] for name in keep}
         for number, (name, address, nbytes, device) in enumerate(order.words["new"]):
             if order.fds:
                 mapped = self._mapped[name] = Mapped(order.fds[number], nbytes, writable=True)
@@ -178,7 +179,7 @@ class TargetLoop:
             self.side.hold(span)
 
     def _read(self, order: Message) -> None:
-        spans = [self._spans[name] for name in order.words["arenas"]]
+        spans = list(self._spans.values())
         # Of each row: the source's address and device, the number of the arena, the place in it, the length.
         rows, flat = array("Q", order.payload), array("Q")
         for at in range(0, len(rows), 5):

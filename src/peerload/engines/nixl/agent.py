@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
+from peerload.engines.nixl import cuda
 from peerload.engines.nixl.library import library
 
-__all__ = ["NixlSource", "NixlTarget"]
+__all__ = ["NixlSource", "NixlTarget", "joined"]
 
 _INFINIBAND: Final = Path("/sys/class/infiniband")
 _HOT: Final = 100
@@ -39,7 +40,8 @@ class _Agent:
         made = []
         for on_device in (False, True):
             # Empty memory on a device has no address that UCX would know for one on a device.
-            rows = _joined([each for each in spans if each.nbytes and (each.device is not None) is on_device])
+            some = [each for each in spans if each.nbytes and (each.device is not None) is on_device]
+            rows = joined(some, cuda.allocation_end if on_device else _anywhere)
             if rows:
                 table = self._np.array(
                     [(each.address, each.nbytes, each.device or 0) for each in rows], self._np.uint64
@@ -123,17 +125,27 @@ class NixlTarget(_Agent):
         return self._agent.get_xfer_descs(rows, _KINDS[on_device])
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """The same memory in fewer pieces: each is a quarter of a kilobyte of metadata, and some time of the network's device."""
-    joined: list[Span] = []
+def joined(spans: Iterable[Span], allocation_end: Callable[[int], int]) -> list[Span]:
+    """The same memory in fewer pieces: each is a quarter of a kilobyte of metadata, and some time of the network's device.
+
+    `allocation_end` says of an address where the allocation ends in which it lies. No piece goes beyond: UCX gives a device's memory to
+    other processes by allocation, so that a read across two would leave the first.
+    """
+    pieces: list[Span] = []
+    last, limit = Span(0, -1), 0
     for each in sorted(spans, key=lambda span: (span.device or 0, span.address)):
-        last = joined[-1] if joined else None
-        if last is not None and last.device == each.device and each.address <= last.address + last.nbytes:
-            end = max(last.address + last.nbytes, each.address + each.nbytes)
-            joined[-1] = last._replace(nbytes=end - last.address)
+        end = each.address + each.nbytes
+        if last.device == each.device and each.address <= last.address + last.nbytes and end <= limit:
+            last = pieces[-1] = last._replace(nbytes=max(last.nbytes, end - last.address))
         else:
-            joined.append(each)
-    return joined
+            limit = allocation_end(each.address)
+            last = each
+            pieces.append(each)
+    return pieces
+
+
+def _anywhere(address: int) -> int:
+    return 1 << 64
 
 
 _KINDS: Final = {False: "DRAM", True: "VRAM"}

@@ -6,7 +6,6 @@ holds for this process only while the agent is made.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import threading
@@ -16,12 +15,13 @@ from contextlib import contextmanager
 from typing import Final
 
 from peerload.engines.base import DeviceMemory
-from peerload.engines.child.driver import ChildError, Span
+from peerload.engines.child.driver import Span
 from peerload.engines.child.inside import ThreadChild
 from peerload.engines.child.memory import Reach
 from peerload.engines.child.message import Message
 from peerload.engines.child.process import Child
 from peerload.engines.child.run import SourceLoop, TargetLoop
+from peerload.engines.nixl import cuda
 from peerload.engines.shared import address_of
 
 __all__ = ["DeviceServed", "device_reader", "device_source"]
@@ -75,24 +75,9 @@ class DeviceServed:
 
 
 def _use(spans: Iterable[Span | DeviceMemory]) -> None:
-    """Make the device's CUDA context this thread's. Without one UCX finds no way but through host memory and TCP.
-
-    Raises `ChildError`.
-    """
     device = next((each.device for each in spans if each.device is not None), None)
-    if device is None:
-        return
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise ChildError(f"no CUDA driver: {error}") from None
-    number, context = ctypes.c_int(), ctypes.c_void_p()
-    status = cuda.cuInit(0)
-    status = status or cuda.cuDeviceGet(ctypes.byref(number), device)
-    status = status or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), number)
-    status = status or cuda.cuCtxSetCurrent(context)
-    if status:
-        raise ChildError(f"CUDA device {device} cannot be used: the driver says {status}")
+    if device is not None:
+        cuda.use(device)
 
 
 class _SourceLoop(SourceLoop):

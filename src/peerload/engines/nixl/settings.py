@@ -51,6 +51,8 @@ class NixlSettings(ChildSettings):
             "UCX_TLS": self.transports,
             "UCX_TCP_TX_SEG_SIZE": self.segment,
             "UCX_TCP_RX_SEG_SIZE": self.segment,
+            # From GPU to GPU of one host directly. UCX does so only where it finds NVLinks, and reads through TCP elsewhere.
+            "UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "y",
             "UCX_WARN_UNUSED_ENV_VARS": "n",
         }
         devices = self.net_devices if self.net_devices is not None else _devices(host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -77,7 +78,8 @@ class Application:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request; see the ASGI specification."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
+            with contextlib.suppress(OSError):
+                await send({"type": "websocket.close"})
             return
         head = _head_of(scope)
         if not head.is_grpc or not head.takes_trailers or scope["method"] != "POST":
@@ -206,5 +208,7 @@ def _head_of(scope: Mapping[str, Any]) -> _Head:
 
 async def _refuse(send: Send, status: int) -> None:
     """Answer something that is no gRPC call."""
-    await send({"type": "http.response.start", "status": status, "headers": ((b"content-length", b"0"),)})
-    await send({"type": "http.response.body", "body": b""})
+    # Whoever has gone by now is told nothing.
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": status, "headers": ((b"content-length", b"0"),)})
+        await send({"type": "http.response.body", "body": b""})

@@ -18,10 +18,11 @@ from typing import Any, Final
 from peerload.errors import InvalidArgument, PeerloadError
 from peerload.orphans import die_with
 from peerload.server import logs
-from peerload.server.app import Server, serve
+from peerload.server.app import Server
 from peerload.server.listening import SharedPort
 from peerload.server.processes.merged import families
 from peerload.server.processes.messages import Messages
+from peerload.server.serving import serve
 from peerload.server.settings import Settings
 from peerload.server.traced import exporting
 

@@ -91,8 +91,10 @@ class P2pService:
         asked = decode(GetMetadataRequest, request)
         source = None
         if asked.mx_source_id and asked.worker_id:
-            deadline = deadline_on(self._clock, context)
-            source = await self._backend.stored(asked.mx_source_id, asked.worker_id, deadline=deadline)
+            source = self._backend.stored_at_hand(asked.mx_source_id, asked.worker_id)
+            if source is None:
+                deadline = deadline_on(self._clock, context)
+                source = await self._backend.stored(asked.mx_source_id, asked.worker_id, deadline=deadline)
             if source is not None:
                 check_model(context.principal, source.record.model_name)
         if source is None:

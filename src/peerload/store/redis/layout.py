@@ -10,8 +10,10 @@ from peerload.errors import Compacted, Damaged
 from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Position, Put, decode_beat, decode_value
 from peerload.store.redis.place import RedisPlace
 
-__all__ = ["Keys", "load_text", "read_changes", "read_entry", "read_position", "write_position"]
+__all__ = ["LAYOUT", "Keys", "load_text", "read_changes", "read_entry", "read_position", "write_position"]
 
+LAYOUT: Final = b"1"
+"""Which layout this is; Redis holds it beside the entries."""
 _DIGITS: Final = 20
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import structlog
 
 from peerload.clock import Clock
-from peerload.errors import Compacted, Conflict, Damaged, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
@@ -41,13 +41,13 @@ from peerload.store.base import (
     check_prefix,
     encode_value,
 )
-from peerload.store.damage import readable, relisted
 from peerload.store.redis import checks, examination
-from peerload.store.redis.layout import Keys, load_text, read_changes, read_entry, read_position, write_position
+from peerload.store.redis.layout import LAYOUT, Keys, load_text, read_entry, read_position, write_position
 from peerload.store.redis.link import Command, Link, Replies
 from peerload.store.redis.place import RedisPlace
 from peerload.store.redis.poller import Poller
 from peerload.store.redis.pool import CALL_SECONDS, Pool, checked
+from peerload.store.redis.reading import Reading
 from peerload.store.redis.route import route_to
 from peerload.store.redis.scripts import script
 from peerload.store.redis.trouble import NewerLayout
@@ -56,21 +56,15 @@ from peerload.store.wakeups import Wakeups
 
 __all__ = ["RedisStore"]
 
-_LAYOUT: Final = b"1"
 _SLOW_BYTES: Final = 10_000_000
 """Bytes a second that the slowest network worth waiting for carries."""
-_BATCH_ITEMS: Final = 128
-"""Items of the feed in one read; one may hold thousands of heartbeats."""
-_PAGE_ENTRIES: Final = 500
 _LIST_ATTEMPTS: Final = 3
 _REPLICAS_MS: Final = 1_000
 """How long a write waits for replicas."""
 _MEASURE_SECONDS: Final = 30.0
 _MEASUREMENTS: Final = 10
 _EXACT_MS: Final = 0.2
-_FEED_SECONDS: Final = 2.0
 _OLD_SECONDS: Final = 0.5
-_PAGE_SECONDS: Final = 5.0
 _BLOB_SECONDS: Final = 30.0
 _TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING, "c": Touched.CHANGED}
 
@@ -98,6 +92,7 @@ class RedisStore:
         """Raises `InvalidArgument` for a URL that cannot be read."""
         self._place = RedisPlace.parse(url) if isinstance(url, str) else url
         self._keys = Keys(self._place)
+        self._reading = Reading(self._place)
         self._clock = clock
         self._time = ServerTime(clock, "Redis")
         self._parts: _Parts | None = None
@@ -249,7 +244,7 @@ class RedisStore:
         pool = self._open_parts().pool
         for _ in range(_LIST_ATTEMPTS):
             epoch, last = await self._position(pool)
-            entries = await self._pages(pool, prefix.encode(), epoch)
+            entries = await self._reading.entries(pool, prefix.encode(), epoch)
             if entries is not None:
                 return Listing(entries, write_position(epoch, last))
         raise Unavailable("Redis is emptied over and over while it is listed")
@@ -261,7 +256,7 @@ class RedisStore:
         with parts.wakeups.listen() as listener:
             while True:
                 asked = self._clock.monotonic()
-                changes, seen, more = await self._read_feed(parts.pool, epoch, seen)
+                changes, seen, more = await self._reading.feed(parts.pool, epoch, seen)
                 self._saw(seen)
                 parts.poller.seen(seen)
                 if prefix:
@@ -275,7 +270,7 @@ class RedisStore:
                     await listener.wait()
 
     async def examine(self) -> AsyncGenerator[Finding, None]:
-        async with contextlib.aclosing(examination.examine(self._place, _LAYOUT)) as found:
+        async with contextlib.aclosing(examination.examine(self._place, LAYOUT)) as found:
             async for finding in found:
                 yield finding
 
@@ -290,45 +285,6 @@ class RedisStore:
                 yield store
             finally:
                 await store.close()
-
-    async def _read_feed(self, pool: Pool, epoch: str, seen: int) -> tuple[tuple[Change, ...], int, bool]:
-        """The next changes, the revision of the last one, and whether there are more. Raises `Compacted`."""
-
-        async def work(link: Link) -> Replies:
-            # In this order: the items may then go beyond `last`, but never end before it. (Not a transaction, because
-            # a Redis that is out of memory takes none, not even one that only reads.)
-            replies = await link.ask(
-                ("HMGET", self._keys.meta, "layout", "epoch", "last"),
-                ("XRANGE", self._keys.feed, f"({seen}-0", "+", "COUNT", _BATCH_ITEMS),
-            )
-            return checked(link, replies)
-
-        (layout, now_epoch, last), items = await pool.run(work, _FEED_SECONDS)
-        if layout is not None and layout != _LAYOUT:
-            raise NewerLayout(f"{self.url} was taken over by a newer Peerload (layout {layout.decode()})")
-        if last is None or now_epoch != epoch.encode() or int(last) < seen:
-            raise Compacted("the position is not one of this store's feed")
-        try:
-            changes, end = read_changes(items, seen)
-        except Damaged as error:
-            raise relisted(error) from error
-        more = len(items) == _BATCH_ITEMS
-        if not more and end < int(last):
-            raise Compacted("the feed has lost its end")
-        return changes, end, more
-
-    async def _pages(self, pool: Pool, prefix: bytes, epoch: str) -> tuple[Entry, ...] | None:
-        """All entries under a prefix; None if Redis was emptied meanwhile."""
-        start, end = b"[" + prefix, b"(" + prefix + b"\xff"  # which is in no UTF-8
-        pages: Replies = []
-        while True:
-            ((held_epoch, *flat),) = await self._run(pool, "page", start, end, _PAGE_ENTRIES, seconds=_PAGE_SECONDS)
-            if held_epoch != epoch.encode():
-                return None
-            pages += readable(lambda row: read_entry(*row), zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-            if len(flat) < 3 * _PAGE_ENTRIES:
-                return tuple(pages)
-            start = b"(" + flat[-3]
 
     async def _position(self, pool: Pool) -> tuple[str, int]:
         """The epoch and the last revision; begins the feed where there is none."""
