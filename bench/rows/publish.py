@@ -14,8 +14,8 @@ from bench.messages import P2P, Fleet
 from bench.processes import bare
 from bench.setting import Setting, asked, published, timed
 from peerload.clock import SystemClock
-from peerload.metadata.manifests import pack
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.manifests import pack
+from peerload.metadata.publications.publication import Publication
 from peerload.plugins import open_store
 from peerload.store.base import Beat
 from peerload.wire import p2p_pb2

@@ -18,7 +18,7 @@ from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.errors import Unavailable
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.store.base import Beat, Beaten, Touch
 from peerload.store.redis.link import connect
 from peerload.store.redis.place import Address, Credentials

@@ -23,7 +23,7 @@ from bench.run import main
 from bench.seeding import fleets, seed
 from bench.setting import Setting
 from peerload.clock import SystemClock
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.plugins import open_store
 from peerload.wire import p2p_pb2
 

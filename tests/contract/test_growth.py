@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from peerload.errors import Unavailable
-from peerload.metadata.held import Held
+from peerload.metadata.directory.held import Held
 from peerload.metadata.records import Status
 from peerload.testing.fake_backend import FakeMetadataBackend
 from tests.metadata.publications import SOURCE, publication

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.metadata.liveness import SERVER_PREFIX
+from peerload.metadata.directory.liveness import SERVER_PREFIX
 from peerload.server import admission, app
 from peerload.server.admission import Admission
 from peerload.server.asgi.app import Application

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.metadata import manifests
-from peerload.metadata.directory import Directory
-from peerload.metadata.feed import follow
-from peerload.metadata.manifests import zstd
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications import manifests
+from peerload.metadata.directory.directory import Directory
+from peerload.metadata.directory.feed import follow
+from peerload.metadata.publications.manifests import zstd
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.settings import MetadataSettings
 from peerload.store.base import Beat, Entry, Listing
 from peerload.wire import p2p_pb2, sources_pb2

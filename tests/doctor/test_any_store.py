@@ -11,7 +11,7 @@ from peerload.clock import SystemClock
 from peerload.doctor import rehearsal
 from peerload.errors import InvalidArgument, Unavailable
 from peerload.finding import Finding, Level, worst
-from peerload.metadata.liveness import SERVER_PREFIX
+from peerload.metadata.directory.liveness import SERVER_PREFIX
 from peerload.metadata.records import SOURCE_PREFIX
 from peerload.store.base import Any, Beat, Entry, Expect, Feed, Keep, Listing, Position, Touch, Touched, Value, Written
 from peerload.store.examinable import Examinable

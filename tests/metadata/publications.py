@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.records import Status
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id

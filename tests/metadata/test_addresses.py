@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerload.metadata.addresses import Address, allowed, endpoints_of, split
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.addresses import Address, allowed, endpoints_of, split
+from peerload.metadata.publications.publication import Publication
 from peerload.wire import outline_pb2, sources_pb2
 from tests.metadata.publications import identity, worker
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from peerload.metadata.answers import Answers
-from peerload.metadata.dial import Answer
+from peerload.metadata.directory.answers import Answers
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.transfers import Outcome, Transfer
+from peerload.metadata.upkeep.dial import Answer
 from peerload.testing.fake_backend import FakeMetadataBackend
 from tests.metadata.publications import SOURCE, publication
 from tests.metadata.test_probing import Network, listening

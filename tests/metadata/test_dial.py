@@ -13,8 +13,8 @@ import pytest
 
 from peerload.clock import SystemClock
 from peerload.metadata import dial as dial_module
-from peerload.metadata.addresses import Address
-from peerload.metadata.dial import Answer, Dialer
+from peerload.metadata.publications.addresses import Address
+from peerload.metadata.upkeep.dial import Answer, Dialer
 from peerload.testing import ManualClock
 
 HERE = "this-machine"

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument
-from peerload.metadata import elements
-from peerload.metadata.elements import check_items, check_tensors, same
+from peerload.metadata.publications import elements
+from peerload.metadata.publications.elements import check_items, check_tensors, same
 from peerload.wire import outline_pb2, p2p_pb2, pool, sources_pb2
 
 MOST = 1_000

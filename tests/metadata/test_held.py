@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerload.metadata.group import Group
-from peerload.metadata.held import Held, is_suspect, oldest
-from peerload.metadata.publication import Publication
+from peerload.metadata.directory.group import Group
+from peerload.metadata.directory.held import Held, is_suspect, oldest
+from peerload.metadata.publications.publication import Publication
 from peerload.store.base import Beat
 from tests.support.live import publication
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerload.metadata.liveness import Liveness, episode_key
+from peerload.metadata.directory.liveness import Liveness, episode_key
 from peerload.store.base import Beat, Entry
 
 TIMEOUT = 90

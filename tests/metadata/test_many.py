@@ -6,7 +6,7 @@ import asyncio
 import tracemalloc
 
 from peerload.metadata.confirm import Confirm
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.settings import MetadataSettings

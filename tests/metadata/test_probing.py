@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peerload.metadata.addresses import Address
-from peerload.metadata.dial import Answer
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.addresses import Address
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.upkeep.dial import Answer
 from peerload.store.memory import MemoryStore
 from peerload.testing import ManualClock
 from peerload.testing.fake_backend import FakeMetadataBackend

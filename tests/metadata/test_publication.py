@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
-from peerload.metadata.publication import Publication, training_step
+from peerload.metadata.publications.publication import Publication, training_step
 from peerload.metadata.records import Form, Status
 from peerload.wire import p2p_pb2, sources_pb2
 from tests.metadata.publications import identity, worker

@@ -10,7 +10,7 @@ import pytest
 
 from peerload.errors import PeerloadError, Unavailable
 from peerload.metadata import watchers as watchers_module
-from peerload.metadata.directory import Seen
+from peerload.metadata.directory.directory import Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.waiting import Crowd

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from peerload.metadata.principals import ANYONE
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.records import Pod, SourceKey, Status
 from peerload.metadata.transfers import Outcome, Reading, Transfer
 from peerload.server.app import Server

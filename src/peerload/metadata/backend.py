@@ -13,32 +13,32 @@ from typing import Any, Final
 
 from peerload.clock import Clock
 from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavailable
-from peerload.metadata.answers import Answers
 from peerload.metadata.confirm import Confirm
-from peerload.metadata.dial import Dial, Dialer
-from peerload.metadata.directory import Directory
-from peerload.metadata.feed import FeedTally, follow
+from peerload.metadata.directory.answers import Answers
+from peerload.metadata.directory.directory import Directory
+from peerload.metadata.directory.feed import FeedTally, follow
+from peerload.metadata.directory.held import Held, is_suspect, oldest
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
-from peerload.metadata.held import Held, is_suspect, oldest
 from peerload.metadata.holding import Holding
 from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
-from peerload.metadata.manifests import Manifests, Parts
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.metadata.prober import Prober
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.manifests import Manifests, Parts
+from peerload.metadata.publications.publication import Publication
+from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.query import Query
-from peerload.metadata.reaper import Reaper
 from peerload.metadata.records import NO_POD, Pod, SourceKey, SourceRecord, Status
-from peerload.metadata.revival import Reviver
 from peerload.metadata.scopes import check_model, scoped
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.stored import StoredSource
-from peerload.metadata.suspicion import Suspicions
 from peerload.metadata.transfers import Transfer
+from peerload.metadata.upkeep.dial import Dial, Dialer
+from peerload.metadata.upkeep.prober import Prober
+from peerload.metadata.upkeep.reaper import Reaper
+from peerload.metadata.upkeep.revival import Reviver
+from peerload.metadata.upkeep.suspicion import Suspicions
 from peerload.metadata.waiting import settled_within
 from peerload.metadata.watch_event import WatchEvent
 from peerload.metadata.watchers import Watchers
@@ -61,7 +61,7 @@ class MetadataBackend:
     """Sources over a store, with a directory in memory. Every method raises `Unavailable` for an outage, never an
     answer that looks like absence. Deadlines are moments of `clock.monotonic`. Belongs to one event loop.
 
-    `dial` connects to sources that have fallen silent (see `peerload.metadata.prober`); over the network if none is given."""
+    `dial` connects to sources that have fallen silent (see `peerload.metadata.upkeep.prober`); over the network if none is given."""
 
     def __init__(
         self, store: Store, clock: Clock, settings: MetadataSettings | None = None, *, dial: Dial | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse
 

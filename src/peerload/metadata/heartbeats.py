@@ -11,7 +11,7 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
-from peerload.metadata.liveness import episode_key
+from peerload.metadata.directory.liveness import episode_key
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
@@ -47,7 +47,7 @@ class Heartbeats:
     """The batcher. `run` writes; `add` and `store` hand it touches.
 
     With every batch, and at least every `alive_interval`, goes the server's own sign of life (see
-    `peerload.metadata.liveness`): it is in the store if and only if heartbeats could be.
+    `peerload.metadata.directory.liveness`): it is in the store if and only if heartbeats could be.
     """
 
     def __init__(

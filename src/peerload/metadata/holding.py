@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.health import Health
 from peerload.metadata.patience import ANSWER_SECONDS
 from peerload.metadata.query import Query

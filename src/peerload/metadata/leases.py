@@ -23,7 +23,7 @@ from peerload.clock import Clock
 from peerload.errors import Conflict, LimitExceeded, MissingField, Unavailable
 from peerload.metadata import members
 from peerload.metadata.confirm import Confirm
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.limits import MAX_TEXT_BYTES, check_text
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Final
 
 from peerload.errors import InvalidArgument, MissingField
-from peerload.metadata.decoding import decoded
 from peerload.metadata.principals import covered
+from peerload.metadata.publications.decoding import decoded
 from peerload.metadata.records import Form, SourceRecord, Status
 from peerload.wire import p2p_pb2, sources_pb2, splice
 from peerload.wire.identity import source_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peerload.errors import NotAllowed
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.principals import Principal
 from peerload.metadata.query import Query
 

@@ -8,8 +8,8 @@ from enum import IntEnum
 from typing import Final
 
 from peerload.errors import InvalidArgument, MissingField
-from peerload.metadata.decoding import decoded
 from peerload.metadata.limits import MAX_TEXT_BYTES, MAX_WORKER_ID_BYTES, check_count, check_text
+from peerload.metadata.publications.decoding import decoded
 from peerload.metadata.records import SourceKey
 from peerload.wire import transfers_pb2
 from peerload.wire.identity import is_source_id

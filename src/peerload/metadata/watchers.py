@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from peerload.errors import PeerloadError, Unavailable
-from peerload.metadata.directory import Directory, Seen
+from peerload.metadata.directory.directory import Directory, Seen
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, SourceRecord, Status
 from peerload.metadata.waiting import Crowd

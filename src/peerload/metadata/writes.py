@@ -11,12 +11,12 @@ from peerload.clock import Clock
 from peerload.errors import Conflict, LimitExceeded, NotAllowed, Unavailable
 from peerload.locks import KeyLocks
 from peerload.metadata.confirm import Confirm
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
+from peerload.metadata.directory.held import Held
 from peerload.metadata.heartbeats import Heartbeats
-from peerload.metadata.held import Held
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse

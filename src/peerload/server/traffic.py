@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from peerload.clock import Clock
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.principals import Principal
 from peerload.metadata.records import SourceKey
 from peerload.metadata.transfers import Outcome, Reading, Transfer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from peerload.metadata.addresses import Address
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.dial import Answer, Dial
+from peerload.metadata.publications.addresses import Address
 from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.upkeep.dial import Answer, Dial
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
 from peerload.testing.faulty_store import FaultyStore

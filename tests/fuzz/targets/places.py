@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from peerload.client.identity import read_identity
 from peerload.errors import InvalidArgument, PeerloadError
 from peerload.kubernetes.place import KubernetesPlace
-from peerload.metadata.addresses import Address, allowed, split
+from peerload.metadata.publications.addresses import Address, allowed, split
 from peerload.server.addresses import join_address, split_address
 from peerload.server.settings import resolve
 from peerload.store.redis.place import RedisPlace

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from peerload.errors import PeerloadError
-from peerload.metadata.manifests import pack
 from peerload.metadata.principals import ANYONE, Principal, Role
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.manifests import pack
+from peerload.metadata.publications.publication import Publication
 from peerload.store.base import Beat
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock

@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 from peerload.errors import Compacted, Damaged, PeerloadError
 from peerload.kubernetes.lines import Lines
 from peerload.kubernetes.trouble import read_object, refusal, retry_after
-from peerload.metadata.manifests import pack, unpack
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.manifests import pack, unpack
+from peerload.metadata.publications.publication import Publication
+from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.records import SourceRecord
-from peerload.metadata.stored import StoredSource
 from peerload.store.base import Beat, Beaten, Change, Entry, Position, Put, check_beat
 from peerload.store.kubernetes.chunks import read_chunk, write_chunk
 from peerload.store.kubernetes.index import Index, write_beats

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from peerload.errors import Fault, InvalidArgument, TransferFailed, Unavailable
-from peerload.metadata.addresses import Address
+from peerload.metadata.publications.addresses import Address
 
 __all__ = ["MAX_AGENT_BYTES", "AgentListener", "fetch_agent", "host_of"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peerload.metadata.held import Held
+from peerload.metadata.directory.held import Held
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceRecord, Status
 from peerload.server.diagnosis.compare import few

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.records import SourceKey, SourceRecord
 from peerload.metadata.watch_event import WatchEvent
 

@@ -12,8 +12,8 @@ from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingField, NotFound
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.principals import Principal
+from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.scopes import check_model
-from peerload.metadata.stored import StoredSource
 from peerload.wire import p2p_pb2, sources_pb2
 
 __all__ = ["Asked", "Manifests"]

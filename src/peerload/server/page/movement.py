@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.principals import Principal
 from peerload.metadata.records import SourceKey
 from peerload.server.throughput import STEP_S

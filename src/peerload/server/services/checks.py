@@ -10,9 +10,9 @@ from typing import Final, TypeAlias
 from urllib.parse import unquote
 
 from peerload.errors import NotAllowed, Unavailable
-from peerload.metadata.addresses import hosts_of
 from peerload.metadata.limits import MAX_TENSORS
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.addresses import hosts_of
+from peerload.metadata.publications.publication import Publication
 
 __all__ = ["NO_CHECKS", "Checks"]
 

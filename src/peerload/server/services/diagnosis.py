@@ -10,7 +10,7 @@ from typing import Final
 
 from peerload.errors import LimitExceeded, MissingField
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.held import Held
+from peerload.metadata.directory.held import Held
 from peerload.metadata.principals import Principal
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status

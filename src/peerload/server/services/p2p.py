@@ -13,7 +13,7 @@ from typing import Final
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingField, Unavailable
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
 from peerload.metadata.scopes import check_model

@@ -8,7 +8,7 @@ from functools import partial
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.scopes import check_model
 from peerload.metadata.watch_event import WatchEvent

@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 
 from peerload.errors import InvalidArgument, LimitExceeded
 from peerload.metadata import limits
-from peerload.metadata.decoding import decoded
 from peerload.metadata.limits import check_count, check_text
+from peerload.metadata.publications.decoding import decoded
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.outline_pb2 import Elements, ItemList, Items, Tensors
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
-from peerload.metadata.held import Held
-from peerload.metadata.newest import Newest
+from peerload.metadata.directory.held import Held
+from peerload.metadata.directory.newest import Newest
 
 __all__ = ["Group"]
 

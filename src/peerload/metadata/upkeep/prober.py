@@ -19,12 +19,12 @@ from typing import Final
 import structlog
 
 from peerload.clock import Clock
-from peerload.metadata.addresses import split
-from peerload.metadata.dial import Answer, Dial
-from peerload.metadata.directory import Directory
-from peerload.metadata.held import Held
+from peerload.metadata.directory.directory import Directory
+from peerload.metadata.directory.held import Held
+from peerload.metadata.publications.addresses import split
 from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
+from peerload.metadata.upkeep.dial import Answer, Dial
 from peerload.metadata.waiting import Pulse, settled_within
 
 __all__ = ["Prober"]

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from peerload.errors import Damaged
 from peerload.metadata.limits import MAX_MESSAGE_BYTES
-from peerload.metadata.publication import Publication
+from peerload.metadata.publications.publication import Publication
 from peerload.store.base import Store
 from peerload.wire import splice, stored_pb2
 

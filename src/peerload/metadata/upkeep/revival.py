@@ -6,7 +6,7 @@ from typing import Final
 
 from peerload.clock import Clock
 from peerload.errors import Conflict, Unavailable
-from peerload.metadata.directory import Directory
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.records import SourceRecord, with_status
 from peerload.store.base import Store
 

@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from peerload.metadata.held import Held
-from peerload.metadata.liveness import Liveness
+from peerload.metadata.directory.held import Held
+from peerload.metadata.directory.liveness import Liveness
 from peerload.metadata.records import Status
 
 __all__ = ["Expiry"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Final
 
-from peerload.metadata.held import Held, is_suspect, oldest
+from peerload.metadata.directory.held import Held, is_suspect, oldest
 
 __all__ = ["Newest"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerload.metadata.group import Group
-from peerload.metadata.held import Held
+from peerload.metadata.directory.group import Group
+from peerload.metadata.directory.held import Held
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceRecord
 

@@ -1,7 +1,7 @@
 """Sources that failed those who read from them: handed out last, until they prove themselves.
 
 Anybody may report anything, so a report decides nothing: it changes an order, and has the source asked (see
-`peerload.metadata.prober`), which is where proof comes from. What is reported is this server's alone and is not stored;
+`peerload.metadata.upkeep.prober`), which is where proof comes from. What is reported is this server's alone and is not stored;
 other servers hear from those who read by them.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from peerload.metadata.directory import Directory
-from peerload.metadata.prober import Prober
+from peerload.metadata.directory.directory import Directory
 from peerload.metadata.records import SourceKey
 from peerload.metadata.transfers import Outcome
+from peerload.metadata.upkeep.prober import Prober
 
 __all__ = ["Suspicions"]
 

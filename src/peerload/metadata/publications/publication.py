@@ -9,10 +9,10 @@ from typing import Final
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
 from peerload.metadata import limits
-from peerload.metadata.addresses import endpoints_of
-from peerload.metadata.decoding import decoded
-from peerload.metadata.elements import check_items, check_names, check_tensors, check_total, same
 from peerload.metadata.limits import check_count, check_text
+from peerload.metadata.publications.addresses import endpoints_of
+from peerload.metadata.publications.decoding import decoded
+from peerload.metadata.publications.elements import check_items, check_names, check_tensors, check_total, same
 from peerload.metadata.records import NO_POD, Form, Pod, SourceKey, SourceRecord, Status
 from peerload.wire import outline_pb2, p2p_pb2, sources_pb2, splice
 from peerload.wire.identity import source_id

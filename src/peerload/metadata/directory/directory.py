@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 import structlog
 
 from peerload.clock import Clock
-from peerload.metadata.census import Census
-from peerload.metadata.expiry import Expiry
-from peerload.metadata.feed_time import FeedTime
-from peerload.metadata.held import Held, is_suspect, oldest
-from peerload.metadata.index import Index
-from peerload.metadata.liveness import SERVER_PREFIX, Liveness
+from peerload.metadata.directory.census import Census
+from peerload.metadata.directory.expiry import Expiry
+from peerload.metadata.directory.feed_time import FeedTime
+from peerload.metadata.directory.held import Held, is_suspect, oldest
+from peerload.metadata.directory.index import Index
+from peerload.metadata.directory.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
 from peerload.metadata.settings import MetadataSettings
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 class Directory:
-    """The index. `replace` and `apply` bring it up to date (`peerload.metadata.feed` calls them), `sweep` lets
+    """The index. `replace` and `apply` bring it up to date (`peerload.metadata.directory.feed` calls them), `sweep` lets
     heartbeats run out; everything else asks. All of it belongs to one event loop; nothing here waits for the store."""
 
     def __init__(self, store: Store, clock: Clock, settings: MetadataSettings) -> None:

@@ -8,8 +8,8 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Conflict, Unavailable
-from peerload.metadata.directory import Directory
-from peerload.metadata.held import Held
+from peerload.metadata.directory.directory import Directory
+from peerload.metadata.directory.held import Held
 from peerload.metadata.records import Mark, Status, with_status
 from peerload.metadata.settings import MetadataSettings
 from peerload.store.base import Store

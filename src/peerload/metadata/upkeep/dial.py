@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from peerload.clock import Clock
-from peerload.metadata.addresses import Address, allowed
+from peerload.metadata.publications.addresses import Address, allowed
 from peerload.metadata.waiting import settled_within
 
 __all__ = ["Answer", "Dial", "Dialer"]

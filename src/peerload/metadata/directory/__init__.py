@@ -1,0 +1,1 @@
+"""What this server knows of all sources, in memory."""

@@ -1,0 +1,1 @@
+"""What workers publish, from the wire into the store and back."""

@@ -1,0 +1,1 @@
+"""What a server does by itself: asking the silent, forgetting the dead."""
