@@ -15,7 +15,12 @@ MEMORY_LIMIT = 700 * MEBIBYTE
 
 @pytest.fixture(scope="module", params=["grpc", "h2corn"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    environment = {"MX_HEARTBEAT_TIMEOUT_SECS": "3600", "PEERLOAD_FRONT": request.param}
+    environment = {
+        "MX_HEARTBEAT_TIMEOUT_SECS": "3600",
+        "PEERLOAD_FRONT": request.param,
+        # Who stalls here does so for as long as the test takes, which is no matter of time.
+        "PEERLOAD_TIMEOUT_STALL": "300",
+    }
     with LiveServer(sqlite_url(tmp_path_factory.mktemp("server")), environment=environment) as live:
         yield live.start()
 
