@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.metadata.publications import manifests
 from peerload.metadata.directory.directory import Directory
 from peerload.metadata.directory.feed import follow
+from peerload.metadata.publications import manifests
 from peerload.metadata.publications.manifests import zstd
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.settings import MetadataSettings

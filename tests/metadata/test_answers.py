@@ -72,12 +72,12 @@ async def run(history: list[tuple[str, str, int]]) -> None:
 
 
 def check(backend: FakeMetadataBackend) -> None:
-    remembered = [backend._listed(query) for query in QUESTIONS]
-    backend._answers = Answers(0)
-    assert remembered == [backend._listed(query) for query in QUESTIONS]
-    backend._answers = Answers(2**20)
+    remembered = [backend._lists.encoded(query) for query in QUESTIONS]
+    backend._lists.answers = Answers(0)
+    assert remembered == [backend._lists.encoded(query) for query in QUESTIONS]
+    backend._lists.answers = Answers(2**20)
     for query in QUESTIONS:
-        backend._listed(query)
+        backend._lists.encoded(query)
 
 
 @example([("publish", "a", 0), ("wait", "", 5), ("beat", "a", 0), ("fail", "a", 0), ("wait", "", 40), ("wait", "", 60)])

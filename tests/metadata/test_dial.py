@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.metadata import dial as dial_module
 from peerload.metadata.publications.addresses import Address
+from peerload.metadata.upkeep import dial as dial_module
 from peerload.metadata.upkeep.dial import Answer, Dialer
 from peerload.testing import ManualClock
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
-from peerload.metadata import suspicion as suspicion_module
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.transfers import MAX_TRANSFERS, Outcome, Transfer
+from peerload.metadata.upkeep import suspicion as suspicion_module
 from peerload.metadata.upkeep.dial import Answer
 from peerload.testing.fake_backend import FakeMetadataBackend
 from peerload.wire import sources_pb2, transfers_pb2

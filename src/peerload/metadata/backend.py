@@ -12,21 +12,21 @@ from types import TracebackType
 from typing import Any, Final
 
 from peerload.clock import Clock
-from peerload.errors import Damaged, NotAllowed, NotFound, PeerloadError, Unavailable
+from peerload.errors import NotAllowed, PeerloadError, Unavailable
 from peerload.metadata.confirm import Confirm
-from peerload.metadata.directory.answers import Answers
 from peerload.metadata.directory.directory import Directory
 from peerload.metadata.directory.feed import FeedTally, follow
-from peerload.metadata.directory.held import Held, is_suspect, oldest
 from peerload.metadata.health import Health
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.holding import Holding
 from peerload.metadata.leases import Leases
 from peerload.metadata.limits import MAX_WORKER_ID_BYTES
+from peerload.metadata.lists import Lists
+from peerload.metadata.lookup import Lookup
 from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, WorkerRecord
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.metadata.publications.manifests import Manifests, Parts
+from peerload.metadata.publications.manifests import Manifests
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.query import Query
@@ -42,8 +42,8 @@ from peerload.metadata.upkeep.suspicion import Suspicions
 from peerload.metadata.waiting import settled_within
 from peerload.metadata.watch_event import WatchEvent
 from peerload.metadata.watchers import Watchers
-from peerload.metadata.writes import ATTEMPTS, Writes
-from peerload.store.base import Entry, Store
+from peerload.metadata.writes import Writes
+from peerload.store.base import Store
 from peerload.tally import Histogram
 from peerload.wire import p2p_pb2, sources_pb2
 from peerload.wire.identity import is_source_id
@@ -76,7 +76,6 @@ class MetadataBackend:
         self.feed = FeedTally()
         self._health = Health(self.directory, self.settings)
         self.manifests = Manifests(store, self.settings.manifest_cache_bytes)
-        self._answers = Answers(self.settings.list_cache_bytes)
         self._confirm = Confirm(store, clock)
         self._holding = Holding(self.directory, self._health, clock, self.settings)
         self._patience = Patience(clock, self.settings, self._hopeful)
@@ -93,6 +92,17 @@ class MetadataBackend:
         if self.settings.probe:
             self.prober = Prober(self.directory, clock, self.settings, dial or Dialer(clock).dial)
         self._suspicions = Suspicions(self.directory, self.prober)
+        self._lists = Lists(self.directory, self._holding, self._suspicions, self.settings.list_cache_bytes)
+        self._lookup = Lookup(
+            self.directory,
+            self.manifests,
+            health=self._health,
+            holding=self._holding,
+            patience=self._patience,
+            confirm=self._confirm,
+            seen=self._writes.seen,
+            now=store.now,
+        )
         self.claims = Leases(
             _CLAIM_PREFIX,
             store,
@@ -213,42 +223,11 @@ class MetadataBackend:
         store confirmed that there is none. Raises `Damaged` where the store kept it badly."""
         if not _possible(source_id, worker_id, worker_rank):
             return None
-        await self._holding.known(deadline)
-        unsure = False
-        for _ in range(ATTEMPTS):
-            record = self._held(source_id, worker_id, worker_rank)
-            if unsure or record is None or not self._writes.seen(record.key.encode()):
-                record = await self._patience.ask(lambda: self._confirmed(source_id, worker_id, worker_rank), deadline)
-            if record is None:
-                return None
-            for _ in range(ATTEMPTS):
-                key = record.key.encode()
-                try:
-                    parts = await self._parts(key, record.generation, deadline)
-                except NotFound:
-                    entry = await self._patience.ask(partial(self._confirm.entry, key), deadline)
-                    if entry is None:
-                        break  # removed just now; perhaps there is another rank
-                    if entry.generation == record.generation:
-                        raise Damaged(f"the store has lost what {key!r} published") from None
-                    record = self._judged(entry)
-                else:
-                    return StoredSource(record, parts.identity, parts.worker, parts.manifest)
-            else:
-                break
-            unsure = not await self.directory.seen(key, record.store_revision + 1)
-        raise Unavailable("the source is published over and over; try again")
+        return await self._lookup.find(source_id, worker_id, worker_rank, deadline)
 
     def stored_at_hand(self, source_id: str, worker_id: str, worker_rank: int | None = None) -> StoredSource | None:
         """`stored` for what can be answered at once. None: nothing is said, ask `stored`."""
-        if self._health.reason:
-            return None
-        record = self._held(source_id, worker_id, worker_rank)
-        if record is None:
-            return None
-        key = record.key.encode()
-        parts = self.manifests.cached(key, record.generation) if self._writes.seen(key) else None
-        return None if parts is None else StoredSource(record, parts.identity, parts.worker, parts.manifest)
+        return self._lookup.at_hand(source_id, worker_id, worker_rank)
 
     async def select(self, query: Query, *, deadline: float | None = None) -> Sequence[SourceRecord]:
         """The sources that a query lets through, by model, source id, rank, newest first (with a limit: newest first);
@@ -257,21 +236,12 @@ class MetadataBackend:
         An answer without sources that may be an outage's doing is held until there are some, or it is certain, or
         `MetadataSettings.hold` has passed: then it is `Unavailable`.
         """
-        found = await self._find(query, deadline)
-        records = []
-        for ranks in found:
-            record = ranks[0].view()
-            records.append(record if len(ranks) == 1 else record._replace(updated_at=oldest(ranks)))
-        if query.limit is None:
-            records.sort(key=lambda record: -record.updated_at)
-            records.sort(key=lambda record: record.suspect)
-            records.sort(key=lambda record: (record.model_name, record.key.source_id, record.key.worker_rank))
-        return records
+        return await self._lists.records(query, deadline)
 
     async def list_refs(self, query: Query, *, deadline: float | None = None) -> bytes:
         """The same as an encoded `ListSourcesResponse`, by source id, rank and worker id (with a limit: newest first), the
         suspect ones at the end."""
-        return await self._holding.found(self._listed, query, deadline)
+        return await self._lists.refs(query, deadline)
 
     async def update_status(
         self,
@@ -330,7 +300,7 @@ class MetadataBackend:
             return await self._writes.remove(SourceKey(source_id, worker_rank, worker_id).encode(), principal)
         keys = [held.record.key for held in self.directory.ranks(source_id, worker_id)]
         if not keys or self.directory.lost:
-            keys = [record.key for record in await self._confirmed_ranks(source_id, worker_id)]
+            keys = [record.key for record in await self._lookup.confirmed_ranks(source_id, worker_id)]
         removed, refused = False, None
         for key in keys:
             try:
@@ -363,7 +333,7 @@ class MetadataBackend:
         good, and when the server stops.
         """
         if not (resume_token and self.watchers.can_resume(resume_token)):
-            await self._find(replace(query, limit=None, instances=False), deadline)
+            await self._lists.known(replace(query, limit=None, instances=False), deadline)
         async with contextlib.aclosing(self.watchers.watch(query, resume_token)) as events:
             async for event in events:
                 yield event
@@ -422,72 +392,14 @@ class MetadataBackend:
 
     async def list_sources(self) -> list[tuple[str, str]]:
         """Every source id and its model name, whatever the state of its workers, sorted by name."""
-        await self._find(Query(), None)
+        await self._lists.known(Query(), None)
         return self.directory.sources()
 
     # Within
 
-    async def _find(self, query: Query, deadline: float | None) -> list[tuple[Held, ...]]:
-        """What the directory finds, once that is certain, in the order of `list_refs`."""
-        return await self._holding.found(self._looked, query, deadline)
-
-    def _looked(self, query: Query) -> list[tuple[Held, ...]]:
-        found = self.directory.find(query)
-        if query.limit is None and self._suspicions:
-            found.sort(key=is_suspect)
-        return found
-
-    def _listed(self, query: Query) -> bytes:
-        # Heartbeats come in many at a time, and most who ask in between ask the same.
-        version = self.directory.version(query)
-        answer = self._answers.get(query, version)
-        if answer is None:
-            answer = b"".join(
-                [
-                    ranks[0].frame or ranks[0].framed() if len(ranks) == 1 else ranks[0].framed_at(oldest(ranks))
-                    for ranks in self._looked(query)
-                ]
-            )
-            self._answers.keep(query, version, answer)
-        return answer
-
-    async def _parts(self, key: str, generation: int, deadline: float | None) -> Parts:
-        parts = self.manifests.cached(key, generation)
-        if parts is not None:
-            return parts
-        return await self._patience.ask(partial(self.manifests.read, key, generation), deadline)
-
     def _hopeful(self) -> bool:
         """Whether a fault of the store may be a short one."""
         return self._health.serving and self.directory.silent_ms <= self.settings.ride_out * 1000
-
-    def _held(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
-        self.directory.sweep()
-        for held in self.directory.ranks(source_id, worker_id):
-            if worker_rank is None or held.record.key.worker_rank == worker_rank:
-                return held.view()
-        return None
-
-    async def _confirmed(self, source_id: str, worker_id: str, worker_rank: int | None) -> SourceRecord | None:
-        """The record as the store has it."""
-        if worker_rank is None:
-            records = await self._confirmed_ranks(source_id, worker_id)
-            return records[0] if records else None
-        entry = await self._confirm.entry(SourceKey(source_id, worker_rank, worker_id).encode())
-        return None if entry is None else self._judged(entry)
-
-    async def _confirmed_ranks(self, source_id: str, worker_id: str) -> list[SourceRecord]:
-        entries = await self._confirm.source(source_id)
-        # A worker id may hold a slash, so the end of a key does not tell.
-        mine = [entry for entry in entries if _worker_of(entry) == worker_id]
-        return sorted(map(self._judged, mine), key=lambda record: record.worker_rank)
-
-    def _judged(self, entry: Entry) -> SourceRecord:
-        """A record from the store with the status that it has by now."""
-        held = Held(SourceRecord.from_entry(entry), self._store.now())
-        held.expired = held.heard < self.directory.liveness.cutoff(self.directory.now())
-        held.refresh()
-        return held.view()
 
     async def _tick(self) -> None:
         """Let heartbeats run out and the feed's silence be noticed, as time passes."""
@@ -530,11 +442,3 @@ def _possible(source_id: str, worker_id: str, worker_rank: int | None) -> bool:
         and len(worker_id.encode()) <= MAX_WORKER_ID_BYTES
         and (worker_rank is None or 0 <= worker_rank <= _MAX_RANK)
     )
-
-
-def _worker_of(entry: Entry) -> str | None:
-    """The worker id in an entry's key; None for one that is no source's."""
-    try:
-        return SourceKey.decode(entry.key).worker_id
-    except ValueError:
-        return None
