@@ -135,7 +135,7 @@ class Reads:
 
 def _allocator(importer: Importer, target: Target) -> Allocate:
     """Memory for a target: such as can be given to others on this host, if it is to be served to them and there is any."""
-    if not (target.shares and importer.any_memory):
+    if not target.shares:
         return importer.allocate
 
     def allocate(nbytes: int) -> memoryview:

@@ -8,9 +8,9 @@ sides:
   Published memory is neither freed, unmapped nor overwritten before `retire` has returned, or the serving process is
   dead: until then peers may be reading it.
 - **Target**: `Importer.open(descriptor)` gives a `Reader` of one peer; `Reader.read` starts a `Job` that fills memory
-  which the caller took from `Importer.allocate`, or any other writable memory if `Importer.any_memory` is true. (An
-  engine whose library cannot promise that an abandoned read writes no more runs its reader in a child process, which can
-  write only into shared memory that the engine allocated.) `Job.abandon` returns only when nothing can write into the
+  which the caller took from `Importer.allocate`, or any other that the importer `takes`. (An engine whose library cannot
+  promise that an abandoned read writes no more runs its reader in a child process, which can write only into memory that
+  was allocated to be shared.) `Job.abandon` returns only when nothing can write into the
   destination any more, however the peer behaves.
 - **Mapping**: the reader of an engine that can give the source's memory itself is a `MappingReader`. What it maps stays what it
   is: the engine sees to it that nobody, the source included, can change or take back those bytes. So `Exporter.retire` does not
@@ -253,9 +253,8 @@ class Exporter(Protocol):
 class Importer(Protocol):
     """The target side of an engine in one process."""
 
-    @property
-    def any_memory(self) -> bool:
-        """Whether a read may go to any writable memory, or only to what `allocate` returned."""
+    def takes(self, memory: memoryview) -> bool:
+        """Whether a read may go to this writable memory, as it may to what `allocate` returned."""
         ...
 
     def allocate(self, nbytes: int) -> memoryview:

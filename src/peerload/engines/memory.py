@@ -194,8 +194,7 @@ class _MemoryImporter:
         self._readers: weakref.WeakSet[_MemoryReader] = weakref.WeakSet()
         self._closed = False
 
-    @property
-    def any_memory(self) -> bool:
+    def takes(self, memory: memoryview) -> bool:
         return True
 
     def allocate(self, nbytes: int) -> memoryview:

@@ -18,7 +18,7 @@ from peerload.engines.child.plan import Plan
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
-from peerload.engines.shared import allocate_shared
+from peerload.engines.shared import allocate_shared, is_writable
 from peerload.engines.tcp import protocol
 from peerload.engines.tcp.greet import dial, greet
 from peerload.engines.tcp.protocol import Endpoint
@@ -139,9 +139,8 @@ class ChildImporter:
         self._closed = False
         self._readers: weakref.WeakSet[ChildReader] = weakref.WeakSet()
 
-    @property
-    def any_memory(self) -> bool:
-        return False
+    def takes(self, memory: memoryview) -> bool:
+        return not memory.nbytes or is_writable(memory)
 
     def allocate(self, nbytes: int) -> memoryview:
         try:

@@ -164,8 +164,7 @@ class LineImporter(ABC):
         self._closed = False
         self._readers: weakref.WeakSet[LineReader] = weakref.WeakSet()
 
-    @property
-    def any_memory(self) -> bool:
+    def takes(self, memory: memoryview) -> bool:
         return True
 
     def allocate(self, nbytes: int) -> memoryview:
