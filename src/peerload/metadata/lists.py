@@ -58,7 +58,9 @@ class Lists:
                     for ranks in self._found(query)
                 ]
             )
-            self.answers.keep(query, version, answer)
+            # That nothing was found is not kept: what strangers ask for has any size, and only what is there is bounded.
+            if answer:
+                self.answers.keep(query, version, answer)
         return answer
 
     def _found(self, query: Query) -> list[tuple[Held, ...]]:

@@ -10,7 +10,7 @@ from peerload.metadata.query import Query
 __all__ = ["Answers"]
 
 _QUESTION_BYTES: Final = 2_048
-"""What a question takes beside its answer, roughly; names are bounded elsewhere."""
+"""What a question takes beside its answer, roughly: the names in one that has an answer are those of a record."""
 
 
 class Answers:
