@@ -170,8 +170,9 @@ async def test_all_are_exchanged_without_a_failed_call(several: Several, front: 
     assert not before & {child.pid for child in several.children()}
     if front == "h2corn":
         assert told == []
-    # gRPC's server cannot let a connection go without turning calls away, which clients of ours repeat elsewhere.
-    assert {error.code() for error in told} <= {grpc.StatusCode.UNAVAILABLE}
+    # gRPC's server cannot let a connection go without turning calls away, which clients of ours repeat elsewhere; and one that
+    # reaches its queue in the very moment of its end it cuts off.
+    assert {error.code() for error in told} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 def test_nobody_outlives_a_parent_that_is_killed_and_the_port_is_had_once(tmp_path: Path) -> None:
