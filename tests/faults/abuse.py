@@ -21,39 +21,27 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from peerload.wire import sources_pb2
+from tests.support.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    block,
+    frame,
+    message,
+)
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
-_END_STREAM, _END_HEADERS = 1, 4
 _LIST: Final = "/model_express.p2p.P2pService/ListSources"
 _PUBLISH: Final = "/model_express.p2p.P2pService/PublishMetadata"
 _WATCH: Final = "/peerload.v1.SourceService/Watch"
 _BOMB_BYTES: Final = 200 << 20
 _PATIENCE: Final = 10.0
-
-
-def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    """An HTTP/2 frame (RFC 9113, section 4.1)."""
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
-
-
-def headers(path: str, *more: tuple[str, str]) -> bytes:
-    """A call's header block: literals that enter no table (RFC 7541, section 6.2.2)."""
-    fields = (
-        *((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "server")),
-        *(("content-type", "application/grpc"), ("te", "trailers")),
-        *more,
-    )
-    out = b""
-    for name, text in fields:
-        for word in (name.encode(), text.encode()):
-            out += (b"\0" if word == name.encode() else b"") + bytes((len(word),)) + word
-    return out
-
-
-def message(body: bytes, *, compressed: bool = False, size: int | None = None) -> bytes:
-    """A gRPC message in its envelope, which may lie about its size."""
-    return struct.pack(">BI", compressed, len(body) if size is None else size) + body
 
 
 class Abuse:
@@ -104,8 +92,8 @@ class Abuse:
             sock.connect(self._where)
             if greet:
                 # Windows as large as can be: whatever the server has to say, it is not held back by them.
-                sock.sendall(_PREFACE + frame(_SETTINGS, payload=struct.pack(">HI", 4, 2**31 - 1)))
-                sock.sendall(frame(8, payload=struct.pack(">I", 2**31 - 1 - 65_535)))
+                sock.sendall(PREFACE + frame(SETTINGS, payload=struct.pack(">HI", 4, 2**31 - 1)))
+                sock.sendall(frame(WINDOW_UPDATE, payload=struct.pack(">I", 2**31 - 1 - 65_535)))
             yield sock
 
     def _drain(self, sock: socket.socket, seconds: float) -> None:
@@ -116,7 +104,7 @@ class Abuse:
                 pass
 
     def _headers(self, path: str, *more: tuple[str, str]) -> bytes:
-        return headers(path, self._token, *more)
+        return block(path, self._token, *more)
 
     # The kinds.
 
@@ -128,8 +116,8 @@ class Abuse:
                 for stream in range(1, 20, 2):
                     body = message(sources_pb2.WatchRequest().SerializeToString())
                     sock.sendall(
-                        frame(_HEADERS, _END_HEADERS, stream, self._headers(rng.choice((_WATCH, _LIST))))
-                        + frame(_DATA, _END_STREAM, stream, body)
+                        frame(HEADERS, END_HEADERS, stream, self._headers(rng.choice((_WATCH, _LIST))))
+                        + frame(DATA, END_STREAM, stream, body)
                     )
             for _ in range(rng.randint(2, 10)):
                 if self._over.wait(1.0):
@@ -141,7 +129,7 @@ class Abuse:
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 sock = stack.enter_context(self._connection(greet=False))
-                sock.sendall(_PREFACE[: rng.randrange(len(_PREFACE))])
+                sock.sendall(PREFACE[: rng.randrange(len(PREFACE))])
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._over.wait(rng.uniform(0.5, 5.0))
 
@@ -155,8 +143,8 @@ class Abuse:
         """Hundreds of calls on one connection in one go."""
         with self._connection() as sock:
             calls = [
-                frame(_HEADERS, _END_HEADERS, stream, self._headers(_LIST))
-                + frame(_DATA, _END_STREAM, stream, message(b""))
+                frame(HEADERS, END_HEADERS, stream, self._headers(_LIST))
+                + frame(DATA, END_STREAM, stream, message(b""))
                 for stream in range(1, 2 * rng.choice((50, 300)), 2)
             ]
             sock.sendall(b"".join(calls))
@@ -166,7 +154,7 @@ class Abuse:
         """A message of two hundred megabytes of nothing, compressed to two hundred kilobytes."""
         with self._connection() as sock:
             encoded = self._headers(_PUBLISH, ("grpc-encoding", "gzip"))
-            sock.sendall(frame(_HEADERS, _END_HEADERS, 1, encoded))
+            sock.sendall(frame(HEADERS, END_HEADERS, 1, encoded))
             self._pour(sock, 1, message(_bomb(), compressed=True))
             self._drain(sock, 2.0)
         self._over.wait(rng.uniform(0.5, 1.5))
@@ -174,9 +162,9 @@ class Abuse:
     def oversized(self, rng: random.Random) -> None:
         """A message that says it has gigabytes, or a hundred megabytes that are on their way."""
         with self._connection() as sock:
-            sock.sendall(frame(_HEADERS, _END_HEADERS, 1, self._headers(_PUBLISH)))
+            sock.sendall(frame(HEADERS, END_HEADERS, 1, self._headers(_PUBLISH)))
             if rng.random() < 0.5:
-                sock.sendall(frame(_DATA, 0, 1, message(bytes(100), size=2**32 - 1)))
+                sock.sendall(frame(DATA, 0, 1, message(bytes(100), size=2**32 - 1)))
             else:
                 self._pour(sock, 1, message(bytes(20 << 20), size=100 << 20))
             self._drain(sock, 1.0)
@@ -188,9 +176,9 @@ class Abuse:
             for start in range(1, 4000, 400):
                 sock.sendall(
                     b"".join(
-                        frame(_HEADERS, _END_HEADERS, stream, block)
-                        + frame(_DATA, _END_STREAM, stream, message(b""))
-                        + frame(_RESET, 0, stream, struct.pack(">I", 8))
+                        frame(HEADERS, END_HEADERS, stream, block)
+                        + frame(DATA, END_STREAM, stream, message(b""))
+                        + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
                         for stream in range(start, start + 400, 2)
                     )
                 )
@@ -202,7 +190,7 @@ class Abuse:
         """Thousands of pings whose answers are not read."""
         with self._connection(buffer=4096) as sock:
             for _ in range(20):
-                sock.sendall(frame(_PING, payload=bytes(8)) * 500)
+                sock.sendall(frame(PING, payload=bytes(8)) * 500)
                 if self._over.wait(0.02):
                     return
 
@@ -210,7 +198,7 @@ class Abuse:
         """The same with settings, each of which is to be acknowledged."""
         with self._connection(buffer=4096) as sock:
             for size in range(20):
-                sock.sendall(frame(_SETTINGS, payload=struct.pack(">HI", 1, size)) * 500)
+                sock.sendall(frame(SETTINGS, payload=struct.pack(">HI", 1, size)) * 500)
                 if self._over.wait(0.02):
                     return
 
@@ -219,21 +207,21 @@ class Abuse:
         with contextlib.ExitStack() as stack:
             group = [stack.enter_context(self._connection()) for _ in range(10)]
             for sock in group:
-                sock.sendall(frame(_HEADERS, _END_HEADERS, 1, self._headers(_PUBLISH)))
-                sock.sendall(frame(_DATA, 0, 1, message(b"", size=1 << 20)))
+                sock.sendall(frame(HEADERS, END_HEADERS, 1, self._headers(_PUBLISH)))
+                sock.sendall(frame(DATA, 0, 1, message(b"", size=1 << 20)))
             for _ in range(rng.randint(10, 100)):
                 for sock in group:
-                    sock.sendall(frame(_DATA, 0, 1, b"x"))
+                    sock.sendall(frame(DATA, 0, 1, b"x"))
                 if self._over.wait(0.1):
                     return
 
     def endless_headers(self, rng: random.Random) -> None:
         """Headers that go on and on (CVE-2024-27316)."""
         with self._connection() as sock:
-            sock.sendall(frame(_HEADERS, 0, 1, self._headers(_LIST)))
-            more = headers(_LIST, *((f"x-{number}", "y" * 100) for number in range(80)))[-8000:]
+            sock.sendall(frame(HEADERS, 0, 1, self._headers(_LIST)))
+            more = block(_LIST, *((f"x-{number}", "y" * 100) for number in range(80)))[-8000:]
             for _ in range(500):
-                sock.sendall(frame(_CONTINUATION, 0, 1, more))
+                sock.sendall(frame(CONTINUATION, 0, 1, more))
 
     def garbage(self, rng: random.Random) -> None:
         """What is no HTTP/2, or no more."""
@@ -247,14 +235,14 @@ class Abuse:
                         lambda: frame(
                             rng.randrange(12), rng.randrange(256), rng.choice((0, 1, 2, 2**31)), rng.randbytes(50)
                         ),
-                        lambda: frame(_HEADERS, _END_HEADERS, 1, rng.randbytes(100)),
+                        lambda: frame(HEADERS, END_HEADERS, 1, rng.randbytes(100)),
                         lambda: (
-                            frame(_HEADERS, _END_HEADERS, 1, headers("/no.Such/Method"))
-                            + frame(_DATA, 1, 1, rng.randbytes(9))
+                            frame(HEADERS, END_HEADERS, 1, block("/no.Such/Method"))
+                            + frame(DATA, 1, 1, rng.randbytes(9))
                         ),
                         lambda: (
-                            frame(_HEADERS, _END_HEADERS, 1, self._headers(_LIST))
-                            + frame(_DATA, 1, 1, message(rng.randbytes(90)))
+                            frame(HEADERS, END_HEADERS, 1, self._headers(_LIST))
+                            + frame(DATA, 1, 1, message(rng.randbytes(90)))
                         ),
                     )
                 )()
@@ -267,15 +255,15 @@ class Abuse:
             for stream in range(1, 100, 2):
                 token = rng.choice(("Bearer ", "Bearer nonsense", "Basic eA==", "Bearer " + "x" * 100))
                 sock.sendall(
-                    frame(_HEADERS, _END_HEADERS, stream, headers(_LIST, ("authorization", token)))
-                    + frame(_DATA, _END_STREAM, stream, message(b""))
+                    frame(HEADERS, END_HEADERS, stream, block(_LIST, ("authorization", token)))
+                    + frame(DATA, END_STREAM, stream, message(b""))
                 )
             self._drain(sock, 0.5)
 
     def _pour(self, sock: socket.socket, stream: int, data: bytes) -> None:
         """Send a body as fast as the server takes it, heedless of its windows but for giving it time to say no."""
         for start in range(0, len(data), 16_384):
-            sock.sendall(frame(_DATA, 0, stream, data[start : start + 16_384]))
+            sock.sendall(frame(DATA, 0, stream, data[start : start + 16_384]))
             if start % (1 << 20) == 0 and self._over.wait(0.01):
                 return
 

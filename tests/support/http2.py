@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
+PADDED = 0x8
 NO_ERROR, CANCEL = 0, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 WITHOUT_WINDOW = (0x4).to_bytes(2, "big") + bytes(4)
 """A SETTINGS payload: send me nothing until I say so."""
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    """A frame (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 class Frame(NamedTuple):
@@ -24,29 +30,34 @@ class Frame(NamedTuple):
     payload: bytes
 
     def encode(self) -> bytes:
-        head = len(self.payload).to_bytes(3, "big") + bytes((self.kind, self.flags)) + self.stream.to_bytes(4, "big")
-        return head + self.payload
+        return frame(*self)
 
 
-def call_headers(path: str, stream: int, *, flags: int = 0) -> bytes:
-    """The HEADERS of a gRPC call. Nothing is compressed and nothing indexed (RFC 7541, 6.2.2).
+def block(path: str, *more: tuple[str, str]) -> bytes:
+    """The header block of a gRPC call. Nothing is compressed and nothing indexed (RFC 7541, 6.2.2).
 
     A byte of the path that is no UTF-8 is written as surrogate: "\\udcfd" for 0xFD.
     """
-    fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": path,
-        ":authority": "test",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    block = b"".join(
+    fields = (
+        *((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "test")),
+        *(("content-type", "application/grpc"), ("te", "trailers")),
+        *more,
+    )
+    return b"".join(
         b"\0" + bytes((len(name),)) + name.encode() + bytes((len(word),)) + word
-        for name, value in fields.items()
+        for name, value in fields
         for word in (value.encode(errors="surrogateescape"),)
     )
-    return Frame(HEADERS, END_HEADERS | flags, stream, block).encode()
+
+
+def call_headers(path: str, stream: int, *more: tuple[str, str], flags: int = 0) -> bytes:
+    """The HEADERS of a gRPC call."""
+    return frame(HEADERS, END_HEADERS | flags, stream, block(path, *more))
+
+
+def message(body: bytes, *, compressed: bool = False, size: int | None = None) -> bytes:
+    """A gRPC message in its envelope, which may lie about its size."""
+    return bytes((compressed,)) + (len(body) if size is None else size).to_bytes(4, "big") + body
 
 
 def prefix(size: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,16 +17,31 @@ from peerload.server import calls
 from peerload.server.addresses import split_address
 from peerload.server.asgi.app import Application
 from peerload.wire import p2p_pb2, sources_pb2
-from tests.faults.abuse import frame, headers, message
 from tests.fuzz.target import Target
+from tests.support.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    RawConnection,
+    block,
+    call_headers,
+    frame,
+    message,
+)
 from tests.support.live import Rpc, code_of, eventually, publication
 from tests.support.server import serving
 
 __all__ = ["TARGETS"]
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _PRIORITY, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
-_END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
 _P2P: Final = "/model_express.p2p.P2pService"
 _PATIENCE_S: Final = 20.0
 _LINGER_S: Final = 0.05
@@ -53,13 +67,12 @@ class _Live:
         if self._inputs % _INPUTS == 0:
             self._start()
         self._inputs += 1
-        with contextlib.suppress(OSError), socket.create_connection(self._where, _PATIENCE_S) as sock:
-            sock.sendall(_PREFACE + frame(_SETTINGS) + data + _call(_LAST, f"{_P2P}/ListSources", message(b"")))
-            sock.settimeout(_LINGER_S)
-            answer = b""
+        with contextlib.suppress(OSError), RawConnection(self._port, timeout=_PATIENCE_S) as connection:
+            connection.send(data)
+            connection.call(f"{_P2P}/ListSources", b"", _LAST)
+            connection.socket.settimeout(_LINGER_S)
             # Once the last call is answered, those before it have begun at least.
-            while not _answered(answer) and (more := sock.recv(1 << 16)):
-                answer += more
+            connection.ended(_LAST)
         assert eventually(self._control, within=_PATIENCE_S).found
         assert self._rpc.update(self._update, timeout=_PATIENCE_S).success
         assert not self._wrong, self._wrong
@@ -95,7 +108,7 @@ class _Live:
         with mock.patch.object(calls, "_log", self), mock.patch.object(Application, "__call__", self._guarded()):
             async with serving(front=self._front, timeout_request=1.0, heartbeat_timeout=3600.0) as server:
                 self._address = server.address
-                self._where = split_address(server.address)
+                self._port = split_address(server.address)[1]
                 started.set()
                 await self._over.wait()
 
@@ -158,34 +171,22 @@ def seeds() -> Iterator[bytes]:
     yield _call(1, f"{_P2P}/ListSources", message(b"\x1f\x8b\x08", compressed=True), ("grpc-encoding", "deflate"))
     yield _call(1, f"{_P2P}/PublishMetadata", message(b"", size=2**32 - 1), ("authorization", "Bearer x"))
     yield _call(1, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", message(b"\x3a\x00") * 3)
-    block = headers(f"{_P2P}/ListSources")
+    head = block(f"{_P2P}/ListSources")
+    yield (frame(HEADERS, 0, 1, head[:9]) + frame(CONTINUATION, END_HEADERS, 1, head[9:]) + frame(DATA, 0, 1, b"\0"))
+    yield frame(HEADERS, END_HEADERS | PADDED, 1, b"\x03" + head + bytes(3)) + frame(RST_STREAM, 0, 1, bytes(4))
     yield (
-        frame(_HEADERS, 0, 1, block[:9]) + frame(_CONTINUATION, _END_HEADERS, 1, block[9:]) + frame(_DATA, 0, 1, b"\0")
-    )
-    yield frame(_HEADERS, _END_HEADERS | _PADDED, 1, b"\x03" + block + bytes(3)) + frame(_RESET, 0, 1, bytes(4))
-    yield (
-        frame(_SETTINGS, payload=struct.pack(">HIHI", 4, 0, 5, 1 << 14))
-        + frame(_WINDOW, payload=struct.pack(">I", 1 << 20))
-        + frame(_PRIORITY, 0, 3, bytes(5))
-        + frame(_PING, payload=bytes(8))
+        frame(SETTINGS, payload=struct.pack(">HIHI", 4, 0, 5, 1 << 14))
+        + frame(WINDOW_UPDATE, payload=struct.pack(">I", 1 << 20))
+        + frame(PRIORITY, 0, 3, bytes(5))
+        + frame(PING, payload=bytes(8))
         + _call(5, f"{_P2P}/ListSources", message(b""))
-        + frame(_WINDOW, 0, 5, struct.pack(">I", 0))
-        + frame(_GOAWAY, payload=bytes(8))
+        + frame(WINDOW_UPDATE, 0, 5, struct.pack(">I", 0))
+        + frame(GOAWAY, payload=bytes(8))
     )
 
 
 def _call(stream: int, path: str, body: bytes, *more: tuple[str, str]) -> bytes:
-    return frame(_HEADERS, _END_HEADERS, stream, headers(path, *more)) + frame(_DATA, _END_STREAM, stream, body)
-
-
-def _answered(answer: bytes) -> bool:
-    at = 0
-    while at + 9 <= len(answer):
-        size, flags, stream = int.from_bytes(answer[at : at + 3], "big"), answer[at + 4], answer[at + 5 : at + 9]
-        if flags & _END_STREAM and int.from_bytes(stream, "big") == _LAST:
-            return True
-        at += 9 + size
-    return False
+    return call_headers(path, stream, *more) + frame(DATA, END_STREAM, stream, body)
 
 
 def _target(front: str) -> Target:
