@@ -31,7 +31,7 @@ import math
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NewType, NoReturn, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, NewType, NoReturn, Protocol, TypeAlias
 
 from peerload.errors import InvalidArgument, LimitExceeded
 
@@ -108,16 +108,14 @@ Expect: TypeAlias = Literal[Any.ANY, Absent.ABSENT] | int
 """What the writer expects to find: `ANY`, `ABSENT`, or the very revision."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """A heartbeat: when (milliseconds on the store's clock) and how loaded (0 to 1; None: not said)."""
 
     stamp: int
     load: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry as it was at one moment, without its blob."""
 
     key: str
@@ -129,16 +127,14 @@ class Entry:
     """Bytes in the blob; None where the entry has none (a blob of 0 bytes is a blob)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a put came to."""
 
     revision: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """One heartbeat on its way into the store, for the entry only while it is of that generation.
 
     `revision` is the one that the toucher knows of the entry, if it cares to hear that there is a later one.
@@ -162,23 +158,20 @@ class Touched(enum.Enum):
     """The entry is at another revision than the touch named; its beat was raised if the stamp is later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Feed: the entry's value or blob changed; here is the whole entry, at least as new as the change."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(NamedTuple):
     """Feed: the entry was deleted, at this revision (later than every revision that the entry had)."""
 
     key: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Beaten:
+class Beaten(NamedTuple):
     """Feed: the entry's beat was raised."""
 
     key: str

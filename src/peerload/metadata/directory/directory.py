@@ -89,6 +89,10 @@ class Directory:
         """Whether the feed has fallen silent: what is known may be out of date."""
         return not self.synced or self._time.lost
 
+    def lost_at(self, now: int) -> bool:
+        """The same for who knows the store's clock already."""
+        return not self.synced or self._time.lost_at(now)
+
     @property
     def settled(self) -> bool:
         """Whether servers and feed have been up for so long that absence proves something."""

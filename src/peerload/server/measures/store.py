@@ -59,6 +59,8 @@ class MeasuredStore:
         self._store = store
         self._traced = traced
         self._now = clock.monotonic
+        # Asked with every heartbeat.
+        self.now = store.now
         self.operations = {name: OperationMeasures() for name in OPERATIONS}
 
     @property
@@ -74,9 +76,6 @@ class MeasuredStore:
 
     async def close(self) -> None:
         await self._store.close()
-
-    def now(self) -> int:
-        return self._store.now()
 
     async def put(
         self,
