@@ -201,7 +201,7 @@ class BaseClient:
                 progress(PullProgress("reading", done, total, found.source, endpoint.address))
 
         slots = [
-            Slot((item.name,), Range(item.region, item.offset, item.size), item.digest, views[item.name])
+            Slot((item.name,), item.range, item.digest, views[item.name])
             for item in chosen
         ]
         loop = asyncio.get_running_loop()

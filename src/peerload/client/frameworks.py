@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from peerload.checkpoint.dtypes import from_torch, numpy_dtype
-from peerload.client.layout import Offered
+from peerload.client.manifest import Item
 from peerload.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class As:
         elif framework == "pt":
             torch_module()
 
-    def check(self, tensors: Iterable[Offered]) -> None:
+    def check(self, tensors: Iterable[Item]) -> None:
         """Raise `InvalidArgument` naming the first tensor that the framework, as it is installed here, cannot hold."""
         if self._framework is None:
             return

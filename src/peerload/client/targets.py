@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeAlias
 from peerload.checkpoint import Checkpoint, Progress
 from peerload.checkpoint.dtypes import torch_name
 from peerload.client.host import available_memory
-from peerload.client.layout import Offered, places, tensor_names, tensors_of, tied
+from peerload.client.layout import places, tensor_names, tensors_of, tied
 from peerload.client.manifest import Item, Manifest
 from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
@@ -110,7 +110,7 @@ class RuntimeMemory(AtOnce):
     def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
         self._need_digests = need_digests
-        self._tensors: dict[str, Offered] = {}
+        self._tensors: dict[str, Item] = {}
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest)
@@ -134,7 +134,7 @@ class RuntimeMemory(AtOnce):
         return offered(self._tensors.values(), self.slots)
 
     def _slot(
-        self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None
+        self, same: Sequence[Item], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None
     ) -> Slot:
         slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), _NOTHING)
         for each in same:
@@ -286,7 +286,7 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
+def offered(tensors: Iterable[Item], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
     """The items and regions to publish on what was pulled: each slot a region."""
     region = {name: index for index, slot in enumerate(slots) for name in slot.names}
     items = tuple(
@@ -296,14 +296,14 @@ def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[It
     return items, [slot.destination for slot in slots]
 
 
-def check_digests(tensors: Iterable[Offered]) -> None:
+def check_digests(tensors: Iterable[Item]) -> None:
     """Raise `SourceUnusable` unless everything has a digest, as what is published on must have."""
     bare = next((each for each in tensors if each.size and not each.digest), None)
     if bare is not None:
         raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
 
 
-def one_digest(same: Sequence[Offered]) -> bytes:
+def one_digest(same: Sequence[Item]) -> bytes:
     """The digest of tensors that are the same bytes; b"" where none is given. Raises `SourceUnusable` if there are two."""
     digests = {each.digest for each in same if each.digest}
     if len(digests) > 1:
