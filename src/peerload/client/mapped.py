@@ -13,10 +13,12 @@ __all__ = ["mapped_regions"]
 def mapped_regions(views: Sequence[memoryview]) -> Mapped:
     """The mapped regions of a publication, to be had by range."""
 
-    def mapped(wanted: Range) -> memoryview:
-        end = wanted.offset + wanted.length
-        if wanted.region >= len(views) or end > views[wanted.region].nbytes:
+    sizes = [view.nbytes for view in views]
+
+    def mapped(wanted: Range) -> tuple[memoryview, int]:
+        region, offset, length = wanted
+        if region >= len(sizes) or offset + length > sizes[region]:
             raise SourceUnusable("has items that lie in no memory that it serves")
-        return views[wanted.region][wanted.offset : end]
+        return views[region], offset
 
     return mapped

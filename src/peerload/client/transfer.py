@@ -66,8 +66,8 @@ class Slot:
     @property
     def destination(self) -> memoryview:
         """Where the bytes go, and nothing else."""
-        whole = not self.at and self.memory.nbytes == self.size
-        return self.memory if whole else self.memory[self.at : self.at + self.size]
+        memory, at, size = self.memory, self.at, self.range.length
+        return memory if not at and memory.nbytes == size else memory[at : at + size]
 
     @destination.setter
     def destination(self, view: memoryview) -> None:
@@ -175,9 +175,9 @@ class _Work:
     def _look(self, slots: Sequence[Slot]) -> None:
         """Verify what is in place already, some at a time."""
         for some in _portions(slots):
-            found = digest_all([slot.destination for slot in some])
-            for slot, one in zip(some, found, strict=True):
-                self._verify(slot, slot.destination, one, False)
+            views = [slot.destination for slot in some]
+            for slot, view, found in zip(some, views, digest_all(views), strict=True):
+                self._verify(slot, view, found, False)
             self._done += sum(slot.size for slot in some)
             self._tell(self._done)
             if self._stop.is_set():
