@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerload.client.targets import Mapped, SourceUnusable
-from peerload.engines.base import Range
+from peerload.engines.regions import Regions
 
 __all__ = ["mapped_regions"]
 
@@ -13,12 +13,14 @@ __all__ = ["mapped_regions"]
 def mapped_regions(views: Sequence[memoryview]) -> Mapped:
     """The mapped regions of a publication, to be had by range."""
 
-    sizes = [view.nbytes for view in views]
+    sizes = views.sizes if isinstance(views, Regions) else [view.nbytes for view in views]
+    place = views.place if isinstance(views, Regions) else lambda region: (views[region], 0)
 
-    def mapped(wanted: Range) -> tuple[memoryview, int]:
+    def mapped(wanted: tuple[int, int, int]) -> tuple[memoryview, int]:
         region, offset, length = wanted
         if region >= len(sizes) or offset + length > sizes[region]:
             raise SourceUnusable("has items that lie in no memory that it serves")
-        return views[region], offset
+        memory, at = place(region)
+        return memory, at + offset
 
     return mapped

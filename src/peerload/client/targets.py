@@ -41,8 +41,8 @@ __all__ = [
 Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
 
-Mapped: TypeAlias = Callable[[Range], tuple[memoryview, int]]
-"""Gives the source's own memory, where it can be mapped, and where in it a range begins. Raises `SourceUnusable` for a range that
+Mapped: TypeAlias = Callable[[tuple[int, int, int]], tuple[memoryview, int]]
+"""Gives the source's own memory, where it can be mapped, and where in it a range (region, offset, length) begins. Raises `SourceUnusable` for a range that
 is not there."""
 
 Placed: TypeAlias = tuple[Item, memoryview, int]
@@ -138,7 +138,9 @@ class RuntimeMemory(AtOnce):
         return offered(self._tensors.values(), self.slots)
 
     def _slot(self, same: Sequence[Item], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None) -> Slot:
-        slot = Slot(tuple([each.name for each in same]), same[0].range, one_digest(same), _NOTHING)
+        first = same[0]
+        names = (first.name,) if len(same) == 1 else tuple(each.name for each in same)
+        slot = Slot(names, (first.region, first.offset, first.size), one_digest(same), _NOTHING)
         for each in same if before else ():
             old = before.get(each.name)
             if old is not None and old.checked and self._tensors[each.name].agrees(each):
@@ -147,7 +149,7 @@ class RuntimeMemory(AtOnce):
         if not slot.size:
             return slot
         if mapped is not None:
-            (slot.memory, slot.at), slot.mapped = mapped(slot.range), True
+            (slot.memory, slot.at), slot.mapped = mapped((slot.region, slot.offset, slot.size)), True
             return slot
         old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
@@ -193,7 +195,7 @@ class CheckpointSlots(AtOnce, ABC):
             for slot in self.slots:
                 slot.mapped = False
         for key, slot in self._parts.items():
-            slot.range = where[key]
+            slot.region, slot.offset, slot.size = where[key]
 
     def _complete(self) -> Checkpoint:
         if self.checkpoint is None:
