@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from peerload.checkpoint import Checkpoint
@@ -33,15 +33,17 @@ def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -
     return found
 
 
-def tied(tensors: Sequence[Item]) -> Sequence[Sequence[Item]]:
+def tied(tensors: Sequence[Item]) -> Iterable[Sequence[Item]]:
     """The tensors by the bytes that they are, in the order of each one's first."""
     ranges = [(each.region, each.offset, each.size) for each in tensors]
     if len(set(ranges)) == len(ranges):
-        return list(zip(tensors, strict=True))
+        return zip(
+            tensors, strict=True
+        )  # Each alone. Tens of thousands of lists would be work for the garbage collector.
     groups: dict[object, list[Item]] = {}
     for place, tensor in zip(ranges, tensors, strict=True):
         groups.setdefault(place, []).append(tensor)
-    return list(groups.values())
+    return groups.values()
 
 
 def tensor_names(checkpoint: Checkpoint, files: Callable[[str], bool] | None = None) -> dict[tuple[int, int], str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from peerload.checkpoint import Progress
-from peerload.client.frameworks import As
+from peerload.client.giving import As
 from peerload.client.layout import tensors_of, tied
 from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.memory import MemoryTarget
@@ -166,7 +166,7 @@ class WindowStream(StreamTarget):
         if self._mapped is not None:
             for slot in batch:
                 if slot.size:
-                    slot.destination, slot.mapped = self._mapped(slot.range), True
+                    (slot.memory, slot.at), slot.mapped = self._mapped(slot.range), True
             return
         small = [slot for slot in batch if 0 < slot.size < _SMALL]
         for slot in batch:

@@ -355,12 +355,14 @@ def encode_value(value: Value) -> str:
 def decode_value(text: str | bytes) -> Value:
     """The value that `encode_value` made JSON of. Raises ValueError for text that it never makes."""
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("the value is nested deeply") from None
-    if not isinstance(value, dict) or not all(isinstance(member, _SCALARS) for member in value.values()):
+    if not isinstance(value, dict) or not _SCALARS.issuperset(map(type, value.values())):
         raise ValueError("the value is not a flat object")
-    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+    if "\\u" in text:
         # An escape may stand for half of a surrogate pair, which can be neither kept nor sent on.
         json.dumps(value, ensure_ascii=False).encode()
     # Entries have members of the same few names.
@@ -381,4 +383,6 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON's")
 
 
-_SCALARS: Final = (str, int, float, bool, type(None))
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+# Made once: one for each value would cost as much as decoding it does.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)

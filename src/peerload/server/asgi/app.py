@@ -132,7 +132,8 @@ class Application:
             task.uncancel()
             return RpcError(Code.UNAVAILABLE, "the connection has come to its end; make another one")
         finally:
-            timer.stop()
+            if timer.armed:
+                timer.stop()
         return None
 
     async def _let_in(self, route: _Route, messages: Messages, call: Call) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 from peerload.server.admission import Admission
 from peerload.server.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
 from peerload.server.asgi.timer import Timer
-from peerload.server.asgi.waited import Waited
 from peerload.server.front import Code, RpcError
 from peerload.server.limits import SMALL_BYTES
 from peerload.server.room import Held
@@ -57,12 +56,15 @@ class Messages:
     async def only(self) -> tuple[bytes, Held]:
         """The one message, and the room it takes. Raises `RpcError` for none or several, and what `next` raises."""
         await self._more()
-        if self._is_one_small and not self._ended:
-            # The end mostly comes in an event of its own.
-            await self._more()
-        if self._is_one_small and self._ended:
-            self._timer.be_patient()
-            return bytes(memoryview(self._buffer)[PREFIX_BYTES:]), await self._admission.requests.take(0, None)
+        size = len(self._buffer) - PREFIX_BYTES
+        if 0 <= size <= SMALL_BYTES and self._buffer.startswith(prefix(size)):
+            if not self._ended:
+                # The end mostly comes in an event of its own.
+                await self._more()
+            if self._ended and len(self._buffer) == size + PREFIX_BYTES:
+                if self._timer.slow:
+                    self._timer.be_patient()
+                return bytes(memoryview(self._buffer)[PREFIX_BYTES:]), self._admission.requests.nothing
         got = await self.next(idle=False)
         if got is None:
             raise RpcError(Code.INTERNAL, "the request has no message")
@@ -119,14 +121,14 @@ class Messages:
             raise
         return message, held
 
-    @property
-    def _is_one_small(self) -> bool:
-        """Whether what is here is exactly one message, small and not compressed."""
-        size = len(self._buffer) - PREFIX_BYTES
-        return 0 <= size <= SMALL_BYTES and self._buffer[:PREFIX_BYTES] == prefix(size)
-
     async def _more(self, *, hurried: bool = True) -> None:
-        event = await (Waited(self._receive(), self._timer.hurry) if hurried else self._receive())
+        timer = self._timer
+        if hurried:
+            timer.expects = True
+            if timer.armed:
+                timer.hurry()
+        event = await self._receive()
+        timer.expects = False
         if event["type"] != "http.request":
             raise Disconnected
         body = event.get("body")

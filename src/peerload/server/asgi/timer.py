@@ -12,10 +12,10 @@ class Timer:
     """Cancels a call's task at the client's deadline, or when the client is late with what it has to send.
 
     `until` is the deadline on the event loop's clock, `allowed` are the seconds that a client has to send something. It does nothing
-    before `arm` or `hurry`, so it costs nothing where a call is answered at once. `stop` it when the call has ended.
+    before `arm`, so it costs nothing where a call is answered at once. `stop` it when the call has ended.
     """
 
-    __slots__ = ("_allowed", "_expired", "_handle", "_task", "_until", "slow")
+    __slots__ = ("_allowed", "_expired", "_handle", "_task", "_until", "armed", "expects", "slow")
 
     def __init__(self, task: asyncio.Task[Any], until: float | None, allowed: float) -> None:
         self._task = task
@@ -23,11 +23,18 @@ class Timer:
         self._allowed = allowed
         self._handle: asyncio.TimerHandle | None = None
         self._expired = False
+        self.armed = False
+        """Whether there was something to wait for, so that it has to end the call in time."""
+        self.expects = False
+        """Whether it is the client who is to do something."""
         self.slow = False
         """Whether the client is to send something before its deadline; so it is what the call was ended for."""
 
     def arm(self) -> None:
-        """From now on the call is to be ended in time."""
+        """From now on the call is to be ended in time: by its deadline, or sooner if the client is expected to send something."""
+        self.armed = True
+        if self.expects:
+            self.hurry()
         if not self.slow:
             self._set(self._until)
 
@@ -48,7 +55,8 @@ class Timer:
 
     def stop(self) -> None:
         """End nothing any more."""
-        self._set(None)
+        if self._handle is not None:
+            self._handle.cancel()
 
     def takes_back(self) -> bool:
         """Whether it was this that cancelled the task, and nobody else did; then the task goes on."""

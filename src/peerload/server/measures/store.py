@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 from peerload import errors, tracing
 from peerload.clock import Clock
 from peerload.store import base
+from peerload.store.paged import pages
 from peerload.tally import Histogram
 
 __all__ = ["OPERATIONS", "OUTCOMES", "MeasuredStore", "OperationMeasures"]
@@ -107,6 +108,11 @@ class MeasuredStore:
     async def list(self, prefix: str = "") -> base.Listing:
         return await self._measured("list", self._store.list(prefix))
 
+    async def pages(self, prefix: str = "") -> AsyncGenerator[base.Listing, None]:
+        async with aclosing(pages(self._store, prefix)) as parts:
+            while (part := await self._measured("list", _next(parts))) is not None:
+                yield part
+
     async def watch(self, position: base.Position, prefix: str = "") -> AsyncGenerator[base.Feed, None]:
         outcomes = self.operations["watch"].outcomes
         try:
@@ -136,6 +142,10 @@ class MeasuredStore:
         finally:
             measures.outcomes[outcome] += 1
             measures.seconds.observe(self._now() - begun)
+
+
+async def _next(parts: AsyncGenerator[base.Listing, None]) -> base.Listing | None:
+    return await anext(parts, None)
 
 
 def _outcome(error: BaseException) -> str:
