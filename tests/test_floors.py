@@ -60,6 +60,7 @@ CONTRACTS = (
     "peerload.store.paged",
     "peerload.engines.agents",
     "peerload.engines.base",
+    "peerload.engines.regions",
     "peerload.engines.shared",
 )
 

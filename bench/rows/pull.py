@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _GOAL = 0.9
 _MOST_PERCENT = 5.0
 _ENGINES = {"tcp": "bare read", "memfd": "bare mmap and digest"}
 _SMALL_BYTES = 4_096
+_PAGE = 4_096
 _MANY = 20_000
 
 
@@ -47,6 +48,31 @@ class _Source:
     """By shape, for the engine alone."""
     address: str
     """Of the server, where each shape is a model's weights."""
+
+
+class _Took(NamedTuple):
+    """Seconds, and seconds of this process's processor time."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(time.perf_counter(), time.process_time())
+
+    def until_now(self) -> _Took:
+        """What has passed since."""
+        return _Took(time.perf_counter() - self.wall, time.process_time() - self.cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the target process tells of one shape: what bare reads and pulls took by turns, and bytes held at most beside the
+    weights."""
+
+    bares: list[_Took]
+    pulls: list[_Took]
+    beside: list[int]
 
 
 def _shapes(total: int) -> dict[str, list[int]]:
@@ -86,44 +112,52 @@ async def _served(pipe: Connection, engine: str, total: int) -> None:
     exporter.close()
 
 
-def _bare_read(source: _Source, engine: str, name: str, sizes: Sequence[int]) -> float:
-    """Seconds to read by the engine alone, into memory that is new as a pull's is."""
+def _warm(engine: str, total: int) -> None:
+    """Take memory of the kind that is read into, and give it back: whoever is measured next finds it as free as the one before.
+    (Huge pages have to be put together first, which may take longer than the read.)"""
     importer = open_engine(engine).importer()
-    begun = time.perf_counter()
+    importer.allocate(total)[::_PAGE] = bytes(-(-total // _PAGE))
+    importer.close()
+
+
+def _bare_read(source: _Source, engine: str, name: str, sizes: Sequence[int]) -> _Took:
+    """To read by the engine alone, into memory that is new as a pull's is."""
+    importer = open_engine(engine).importer()
+    begun = _Took.now()
     memory = importer.allocate(sum(sizes))
     reader = importer.open(source.descriptors[name])
     job = reader.read([Range(at, 0, size) for at, size in enumerate(sizes)], _cut(memory, sizes), deadline=120)
     while (progress := job.poll()).state is JobState.RUNNING:
         job.wait(1)
         job.completed()
-    seconds = time.perf_counter() - begun
+    took = begun.until_now()
     reader.close()
     importer.close()
     if progress.state is not JobState.DONE:
         raise RuntimeError(f"the bare read failed: {progress}")
-    return seconds
+    return took
 
 
-def _bare_map(source: _Source, sizes: Sequence[int]) -> float:
-    """Seconds to map and to digest, which cannot be avoided where nothing is copied."""
+def _bare_map(source: _Source, sizes: Sequence[int]) -> _Took:
+    """To map and to digest, which cannot be avoided where nothing is copied."""
     opened = os.open(f"/proc/{source.pid}/fd/{source.fd}", os.O_RDONLY)
-    begun = time.perf_counter()
+    begun = _Took.now()
     mapping = mmap.mmap(opened, sum(sizes), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
     digest_all(_cut(memoryview(mapping), sizes))
-    seconds = time.perf_counter() - begun
+    took = begun.until_now()
     os.close(opened)
-    return seconds
+    return took
 
 
-async def _pulled(source: _Source, engine: str, name: str) -> float:
-    """Seconds from asking the server to the verified arrays."""
+async def _pulled(source: _Source, engine: str, name: str) -> _Took:
+    """From asking the server to the verified arrays."""
     async with AsyncClient(source.address, settings=ClientSettings(engines=(engine,))) as client:
-        begun = time.perf_counter()
+        begun = _Took.now()
         weights = await client.pull(name, framework="np")
-        seconds = time.perf_counter() - begun
+        took = begun.until_now()
         if len(weights) != weights.report.verified.items:
             raise RuntimeError("not everything was verified")
-    return seconds
+    return took
 
 
 def _memory(kind: str) -> int:
@@ -133,20 +167,24 @@ def _memory(kind: str) -> int:
 
 
 def _pull(pipe: Connection, source: _Source, engine: str, total: int, rounds: int) -> None:
-    """The target: for each shape the seconds of bare reads and of pulls by turns, and bytes held at most beside the weights."""
-    told: dict[str, Any] = {}
+    """The target."""
+    told: dict[str, _Told] = {}
     for name, sizes in _shapes(total).items():
-        bares, pulls, beside = [], [], []
+        this = told[name] = _Told([], [], [])
         for number in range(rounds + 1):
-            bare = _bare_map(source, sizes) if engine == "memfd" else _bare_read(source, engine, name, sizes)
+            if engine == "memfd":
+                bare = _bare_map(source, sizes)
+            else:
+                _warm(engine, sum(sizes))
+                bare = _bare_read(source, engine, name, sizes)
+                _warm(engine, sum(sizes))
             Path("/proc/self/clear_refs").write_text("5")  # The most is counted from now.
             before = _memory("VmRSS")
             pull = asyncio.run(_pulled(source, engine, name))
             if number:  # The first round warmed everything up.
-                bares.append(bare)
-                pulls.append(pull)
-                beside.append(_memory("VmHWM") - before - sum(sizes))
-        told[name] = (bares, pulls, beside)
+                this.bares.append(bare)
+                this.pulls.append(pull)
+                this.beside.append(_memory("VmHWM") - before - sum(sizes))
     pipe.send(told)
 
 
@@ -157,26 +195,30 @@ def measure(setting: Setting) -> Iterator[Figure]:
         with spawned(_serve, engine, total) as serving:
             source = serving.pipe.recv()
             with spawned(_pull, source, engine, total, setting.rounds) as pulling:
-                told = pulling.pipe.recv()
+                told: dict[str, _Told] = pulling.pipe.recv()
             serving.pipe.send(None)
         for name, sizes in _shapes(total).items():
-            bares, pulls, beside = told[name]
-            rates = tuple(sum(sizes) / seconds / 1e9 for seconds in pulls)
+            this = told[name]
+            rates = tuple(sum(sizes) / took.wall / 1e9 for took in this.pulls)
             yield Figure(
                 row="pull",
                 case=f"{engine}, {name}",
                 unit="GB/s",
                 value=median(rates),
-                bound=sum(sizes) / median(bares) / 1e9,
+                bound=sum(sizes) / median([took.wall for took in this.bares]) / 1e9,
                 bounded_by=bounded_by,
                 goal=_GOAL,
                 rounds=rates,
+                more={
+                    "CPU ms": median([took.cpu for took in this.pulls]) * 1000,
+                    "bare": median([took.cpu for took in this.bares]) * 1000,
+                },
             )
             yield Figure(
                 row="pull",
                 case=f"{engine}, {name}: memory beside the weights",
                 unit="%",
                 less=True,
-                value=max(0.0, median(beside) / sum(sizes) * 100),
+                value=max(0.0, median(this.beside) / sum(sizes) * 100),
                 goal=_MOST_PERCENT,
             )

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from peerload import AsyncClient, Client
 from peerload.client import PullProgress, Tensor
-from peerload.client.frameworks import As
+from peerload.client.giving import As
 from peerload.client.stream import WindowStream
 from peerload.errors import InvalidArgument, NoSource, PullFailed
 from peerload.server.app import Server

@@ -7,6 +7,7 @@ import random
 import pytest
 import xxhash
 
+from peerload.client.giving import As
 from peerload.client.manifest import Item, Manifest
 from peerload.client.targets import RuntimeMemory, SourceUnusable
 from peerload.client.transfer import Slot
@@ -57,7 +58,7 @@ def plan(target: RuntimeMemory, peer: Peer) -> list[Slot]:
 
 
 def contents(target: RuntimeMemory) -> dict[str, bytes]:
-    return {tensor.name: bytes(tensor.memory) for tensor in target.tensors()}
+    return {tensor.name: bytes(memory[at : at + tensor.size]) for tensor, memory, at in target.tensors()}
 
 
 def test_tied_tensors_are_moved_once_and_stay_tied() -> None:
@@ -67,7 +68,7 @@ def test_tied_tensors_are_moved_once_and_stay_tied() -> None:
     assert sorted(slot.names for slot in missing) == [("a", "c"), ("b",), ("none",)]
     peer.fill(missing)
     assert contents(target) == peer.contents
-    tensors = {tensor.name: tensor for tensor in target.tensors()}
+    tensors = {tensor.name: As(None).over(tensor, memory, at) for tensor, memory, at in target.tensors()}
     tensors["a"].memory[0] = 0
     assert tensors["c"].memory[0] == 0
 

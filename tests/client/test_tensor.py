@@ -13,7 +13,7 @@ import pytest
 
 from peerload.checkpoint.dtypes import DTYPES, torch_name
 from peerload.client import Tensor
-from peerload.client.frameworks import As
+from peerload.client.giving import As
 from peerload.errors import InvalidArgument, MissingExtra
 
 NUMPY = [dtype for dtype in DTYPES.values() if dtype.numpy]

@@ -37,7 +37,6 @@ from peerload.client.threads import in_thread
 from peerload.client.transfer import FOREVER_S, Served, Slot, transfer
 from peerload.client.weights import OnProgress, PullProgress
 from peerload.clock import Clock, SystemClock
-from peerload.engines.base import Range
 from peerload.errors import InvalidArgument, Unavailable, VerificationFailed
 from peerload.metadata.records import SourceKey
 from peerload.wire import sources_pb2
@@ -200,10 +199,7 @@ class BaseClient:
             if progress is not None:
                 progress(PullProgress("reading", done, total, found.source, endpoint.address))
 
-        slots = [
-            Slot((item.name,), Range(item.region, item.offset, item.size), item.digest, views[item.name])
-            for item in chosen
-        ]
+        slots = [Slot((item.name,), item.range, item.digest, views[item.name]) for item in chosen]
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds(timeout, FOREVER_S)
         await transfer(

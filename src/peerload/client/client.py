@@ -18,7 +18,8 @@ from peerload.client.cache_calls import CacheCalls
 from peerload.client.delivery import Delivered, WeightStream
 from peerload.client.folder_target import FolderTarget
 from peerload.client.folders import Folder
-from peerload.client.frameworks import As, TensorFramework
+from peerload.client.frameworks import TensorFramework
+from peerload.client.giving import As
 from peerload.client.identity import Identity
 from peerload.client.into import IntoTarget
 from peerload.client.memory import MemoryTarget

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from peerload.client.frameworks import As
+from peerload.client.giving import As
 from peerload.client.source import AsyncSource
 from peerload.client.stream import StreamTarget
 from peerload.client.weights import PullReport

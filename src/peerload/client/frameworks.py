@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from peerload.checkpoint.dtypes import from_torch, numpy_dtype
-from peerload.client.layout import Offered
-from peerload.errors import InvalidArgument, MissingExtra
+from peerload.client.strides import contiguous
+from peerload.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from peerload.client.tensor import Tensor
+    import numpy as np
+    from torch import Tensor as TorchTensor
 
-__all__ = ["As", "TensorFramework", "torch_dtype", "torch_module"]
+__all__ = ["FRAMEWORK", "TensorFramework", "numpy_over", "torch_dtype", "torch_module", "torch_over"]
 
 TensorFramework: TypeAlias = Literal["np", "pt"]
 """numpy arrays or torch tensors, by the short names that safetensors has for them."""
 
-_FIELD: Final = "framework"
+FRAMEWORK: Final = "framework"
+"""The argument by which they are asked for."""
 
 
-class As:
-    """How tensors are given: as a framework's arrays, or as they are for None.
+def numpy_over(
+    dtype: np.dtype[Any], shape: Sequence[int], stride: Sequence[int], memory: memoryview, at: int = 0
+) -> np.ndarray[Any, Any]:
+    """A numpy array of that shape over the memory from `at` on; `stride` is in elements, () for C order."""
+    import numpy as np
 
-    Raises `InvalidArgument` for other names and where torch, `MissingExtra` where numpy is not installed.
-    """
+    steps = [step * dtype.itemsize for step in stride] if stride else None
+    return np.ndarray(shape, dtype, memory, at, steps)
 
-    def __init__(self, framework: TensorFramework | None) -> None:
-        if framework not in (None, "np", "pt"):
-            raise InvalidArgument(_FIELD, f"{framework!r} is neither 'np' nor 'pt'")
-        self._framework = framework
-        if framework == "np":
-            try:
-                import numpy as np  # noqa: F401
-            except ImportError:
-                raise MissingExtra("giving tensors as arrays", "demo") from None
-        elif framework == "pt":
-            torch_module()
 
-    def check(self, tensors: Iterable[Offered]) -> None:
-        """Raise `InvalidArgument` naming the first tensor that the framework, as it is installed here, cannot hold."""
-        if self._framework is None:
-            return
-        find: Callable[[str], Any] = (
-            torch_dtype if self._framework == "pt" else lambda name: numpy_dtype(from_torch(name))
-        )
-        known: set[str] = set()
-        for tensor in tensors:
-            if tensor.dtype not in known:
-                try:
-                    find(tensor.dtype)
-                except InvalidArgument as error:
-                    text = f"{tensor.name[:200]!r} is {tensor.dtype}, which cannot be given as {self._framework!r}: {error}"
-                    raise InvalidArgument(_FIELD, text) from error
-                known.add(tensor.dtype)
-
-    def __call__(self, tensor: Tensor) -> Any:
-        """The tensor, over the same memory."""
-        if self._framework is None:
-            return tensor
-        return tensor.numpy() if self._framework == "np" else tensor.torch()
+def torch_over(dtype: Any, shape: Sequence[int], stride: Sequence[int], memory: memoryview) -> TorchTensor:
+    """A torch tensor of that shape over the memory, all of it; `stride` as in `numpy_over`."""
+    module = torch_module()
+    if not memory.nbytes:
+        return module.empty(shape, dtype=dtype)
+    return module.frombuffer(memory, dtype=dtype).as_strided(shape, stride or contiguous(shape))
 
 
 def torch_module() -> Any:
@@ -67,7 +44,7 @@ def torch_module() -> Any:
     try:
         import torch
     except ImportError:
-        raise InvalidArgument(_FIELD, "torch is not installed: pip install torch") from None
+        raise InvalidArgument(FRAMEWORK, "torch is not installed: pip install torch") from None
     return torch
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Final
 
 from peerload.checkpoint import Progress
 from peerload.client.buffers import Memory
-from peerload.client.layout import Offered, tensors_of
-from peerload.client.manifest import Manifest, SourceManifest
+from peerload.client.layout import tensors_of
+from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.scatter import check_scatter, scatter
 from peerload.client.source import Offer
 from peerload.client.targets import Allocate, Mapped, SourceUnusable, check_digests, offered
@@ -47,7 +46,7 @@ class IntoTarget:
         self._strict = strict
         self._publish = publish
         self._allocate: Allocate = lambda size: memoryview(bytearray(size))
-        self._tensors: dict[str, Offered] = {}
+        self._tensors: dict[str, Item] = {}
         self._begun: set[str] = set()
         self.slots: list[Slot] = []
         self.missing: tuple[str, ...] = ()
@@ -121,19 +120,19 @@ class IntoTarget:
         manifest = Manifest(Form.RUNTIME, items, ())
         return Offer(found.wire_identity, found.source.worker_rank, manifest, regions, owner=self._memory)
 
-    def _shaped(self, tensor: Offered) -> Offered:
+    def _shaped(self, tensor: Item) -> Item:
         """A tensor whose source tells no shape, in the one that it has here: size and dtype are all that can be compared."""
         memory = self._memory.get(tensor.name)
         if memory is None or (memory.dtype, memory.nbytes) != (tensor.dtype, tensor.size):
             return tensor
-        return replace(tensor, shape=memory.shape)
+        return tensor._replace(shape=memory.shape)
 
     def _provided(self, batch: list[Slot]) -> list[Slot]:
         for slot in batch:
             slot.destination = self._allocate(slot.size) if slot.size else _NOTHING
         return batch
 
-    def _shared(self, tensors: Mapping[str, Offered]) -> list[list[str]]:
+    def _shared(self, tensors: Mapping[str, Item]) -> list[list[str]]:
         """The names by the memory that they have here."""
         groups: dict[object, list[str]] = {}
         for name in tensors:
@@ -141,7 +140,7 @@ class IntoTarget:
             groups.setdefault(memory.key if memory.nbytes else name, []).append(name)
         return list(groups.values())
 
-    def _slot(self, names: Sequence[str], tensors: Mapping[str, Offered], before: Mapping[str, Slot]) -> Slot:
+    def _slot(self, names: Sequence[str], tensors: Mapping[str, Item], before: Mapping[str, Slot]) -> Slot:
         memory, tensor = self._memory[names[0]], tensors[names[0]]
         digest = next((tensors[name].digest for name in names if tensors[name].digest), b"")
         slot = Slot(tuple(names), tensor.range, digest, _NOTHING)
@@ -165,7 +164,7 @@ class IntoTarget:
             scatter(memory, arrived, stride)
         slot.destination = _NOTHING
 
-    def _problems(self, there: Mapping[str, Offered]) -> str:
+    def _problems(self, there: Mapping[str, Item]) -> str:
         """What does not fit, in words; "" where everything does."""
         found = []
         common = [name for name in self._memory if name in there]
@@ -183,11 +182,11 @@ class IntoTarget:
         )
         return "; ".join(found)
 
-    def _torn(self, common: Sequence[str], there: Mapping[str, Offered]) -> list[list[str]]:
+    def _torn(self, common: Sequence[str], there: Mapping[str, Item]) -> list[list[str]]:
         groups = self._shared({name: there[name] for name in common})
         return [names for names in groups if len(names) > 1 and not self._equal(names, there)]
 
-    def _equal(self, names: Sequence[str], there: Mapping[str, Offered]) -> bool:
+    def _equal(self, names: Sequence[str], there: Mapping[str, Item]) -> bool:
         """Whether the source has for all of these names what one memory can hold for all of them here."""
         digests = {there[name].digest for name in names}
         same = len({there[name].range for name in names}) == 1 or (len(digests) == 1 and b"" not in digests)
@@ -203,7 +202,7 @@ def _listed(what: str, shown: Sequence[str]) -> list[str]:
     return [f"{len(shown)} {what}: {', '.join(shown[:_SHOWN])}{more}"]
 
 
-def _difference(memory: Memory, tensor: Offered) -> str:
+def _difference(memory: Memory, tensor: Item) -> str:
     have, want = (memory.dtype, memory.shape, memory.nbytes), (tensor.dtype, tensor.shape, tensor.size)
     if have == want:
         return ""

@@ -2,74 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from peerload.checkpoint import Checkpoint
 from peerload.checkpoint.dtypes import torch_name
-from peerload.client.manifest import Manifest
+from peerload.client.manifest import Item, Manifest
 from peerload.engines.base import Range
 
-__all__ = ["Offered", "places", "tensor_names", "tensors_of", "tied"]
+__all__ = ["places", "tensor_names", "tensors_of", "tied"]
 
 _NO_TENSOR: Final = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """One tensor at a source: `dtype` is torch's name with prefix, `digest` b"" where the publisher gave none, `range`
-    where the bytes are, and `stride` how the elements lie in them, () for C order."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    digest: bytes
-    range: Range
-    stride: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.range.length
-
-    def agrees(self, other: Offered) -> bool:
-        """Whether both are known to be the same tensor: all but where it is, and a digest that says so."""
-        mine, theirs = (
-            (each.name, each.dtype, each.shape, each.stride, each.size, each.digest if each.size else b"")
-            for each in (self, other)
-        )
-        return mine == theirs and (bool(self.digest) or not self.size)
-
-
-def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -> list[Offered]:
-    """The tensors in the order in which they are read.
+def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -> Sequence[Item]:
+    """The tensors in the order in which they are read, as items of the runtime form.
 
     Of a checkpoint file by file, in the order of their bytes, under the names of `tensor_names`; of those files only whose
     path `files` lets through, as if there were no others. Else in the manifest's order.
     """
     checkpoint = manifest.checkpoint
     if checkpoint is None:
-        return [
-            Offered(
-                item.name, item.dtype, item.shape, item.digest, Range(item.region, item.offset, item.size), item.stride
-            )
-            for item in manifest.items
-        ]
+        return manifest.items
     where = places(manifest)
     found = []
     for (file, number), name in tensor_names(checkpoint, files).items():
-        part = checkpoint.files[file].parts[number]
-        found.append(Offered(name, torch_name(part.dtype), part.shape, part.digest, where[file, number]))
+        part, place = checkpoint.files[file].parts[number], where[file, number]
+        dtype = torch_name(part.dtype)
+        found.append(Item(name, place.length, dtype, part.shape, part.digest, place.region, place.offset))
     return found
 
 
-def tied(tensors: Iterable[Offered]) -> list[list[Offered]]:
+def tied(tensors: Sequence[Item]) -> Iterable[Sequence[Item]]:
     """The tensors by the bytes that they are, in the order of each one's first."""
-    groups: dict[Range, list[Offered]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.range, []).append(tensor)
-    return list(groups.values())
+    ranges = [(each.region, each.offset, each.size) for each in tensors]
+    if len(set(ranges)) == len(ranges):
+        return zip(
+            tensors, strict=True
+        )  # Each alone. Tens of thousands of lists would be work for the garbage collector.
+    groups: dict[object, list[Item]] = {}
+    for place, tensor in zip(ranges, tensors, strict=True):
+        groups.setdefault(place, []).append(tensor)
+    return groups.values()
 
 
 def tensor_names(checkpoint: Checkpoint, files: Callable[[str], bool] | None = None) -> dict[tuple[int, int], str]:
@@ -102,5 +76,5 @@ def places(manifest: Manifest) -> dict[tuple[int, int], Range]:
     for item in manifest.items:
         number = counts.get(item.file, 0)
         counts[item.file] = number + 1
-        found[item.file, number] = Range(item.region, item.offset, item.size)
+        found[item.file, number] = item.range
     return found

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits
 from peerload.client.identity import Identity, read_identity
 from peerload.client.sources import SourceInfo
 from peerload.client.strides import dense_order, normal
-from peerload.engines.base import DIGEST_BYTES, Descriptor
+from peerload.engines.base import DIGEST_BYTES, Descriptor, Range
 from peerload.errors import InvalidArgument, InvalidCheckpoint, LimitExceeded
 from peerload.metadata.limits import MAX_ENDPOINTS, MAX_NAME_BYTES, MAX_TENSORS
 from peerload.metadata.records import Form
@@ -27,9 +27,11 @@ MAX_DIMENSIONS: Final = 64
 MAX_DESCRIPTOR_BYTES: Final = 1 << 20
 _MAX_BYTES: Final = 2**63 - 1
 
+_Kind: TypeAlias = tuple[int, str, tuple[int, ...], tuple[int, ...]]
+"""Size, dtype, shape and stride: tens of thousands of tensors have the same few, and are checked and kept once for each."""
 
-@dataclass(frozen=True, slots=True)
-class Item:
+
+class Item(NamedTuple):
     """The unit that is moved and verified: a tensor, or a piece of a plain file of a checkpoint.
 
     `dtype` is torch's name with prefix in runtime form, the safetensors name in checkpoint form, "" for pieces. `size` is in
@@ -48,6 +50,19 @@ class Item:
     file: int = 0
     stride: tuple[int, ...] = ()
     device: int | None = None
+
+    @property
+    def range(self) -> Range:
+        """Where the source has it."""
+        return Range(self.region, self.offset, self.size)
+
+    def agrees(self, other: Item) -> bool:
+        """Whether both are known to be the same tensor: all but where it is, and a digest that says so."""
+        mine, theirs = (
+            (each.name, each.dtype, each.shape, each.stride, each.size, each.digest if each.size else b"")
+            for each in (self, other)
+        )
+        return mine == theirs and (bool(self.digest) or not self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +83,7 @@ class Manifest:
     @property
     def total_size(self) -> int:
         """Bytes of all items, those that share memory counted once."""
-        return sum(size for _, _, size in {(item.region, item.offset, item.size) for item in self.items})
+        return sum(each.length for each in {item.range for item in self.items})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +110,8 @@ def read_manifest(message: sources_pb2.Manifest) -> Manifest:
         raise LimitExceeded(
             "manifest.items", f"{len(message.items)} items; the limit is {MAX_TENSORS}", limit=MAX_TENSORS
         )
-    known: dict[object, Any] = {}
-    items = tuple(_item(index, item, form, known) for index, item in enumerate(message.items))
+    kinds: dict[_Kind, _Kind] = {}
+    items = tuple([_item(index, item, form, kinds) for index, item in enumerate(message.items)])
     if sum(item.size for item in items) > _MAX_BYTES:
         raise InvalidArgument("manifest.items", "their sizes do not add up to a number of 63 bits")
     if form is Form.CHECKPOINT:
@@ -173,39 +188,42 @@ def _endpoints(messages: Sequence[sources_pb2.Endpoint]) -> tuple[Descriptor, ..
     return tuple(Descriptor(message.engine, message.address, message.descriptor) for message in messages)
 
 
-def _item(index: int, message: sources_pb2.Item, form: Form, known: dict[object, Any]) -> Item:
-    field = f"manifest.items[{index}]"
-    if not message.name:
-        raise InvalidArgument(f"{field}.name", "is empty")
-    if len(message.name.encode()) > MAX_NAME_BYTES:
-        raise LimitExceeded(f"{field}.name", f"longer than {MAX_NAME_BYTES} bytes", limit=MAX_NAME_BYTES)
-    if message.size > _MAX_BYTES or message.offset > _MAX_BYTES - message.size:
-        raise InvalidArgument(f"{field}.size", f"{message.size} bytes from {message.offset} is beyond any memory")
-    if len(message.digest) not in (0, DIGEST_BYTES):
-        raise InvalidArgument(f"{field}.digest", f"{len(message.digest)} bytes; a digest has {DIGEST_BYTES}")
-    # Tens of thousands of tensors have the same few dtypes, shapes and sizes.
-    size, dtype, shape, stride = (
-        known.setdefault(each, each)
-        for each in (message.size, message.dtype, tuple(message.shape), tuple(message.stride))
-    )
+def _item(index: int, message: sources_pb2.Item, form: Form, kinds: dict[_Kind, _Kind]) -> Item:
+    # Every look at a message costs as much as the checks of it: one for each member.
+    name, size, offset, digest, strides = message.name, message.size, message.offset, message.digest, message.stride
+    if not name:
+        raise InvalidArgument(f"manifest.items[{index}].name", "is empty")
+    # A character has at most four bytes.
+    if len(name) * 4 > MAX_NAME_BYTES and len(name.encode()) > MAX_NAME_BYTES:
+        field = f"manifest.items[{index}].name"
+        raise LimitExceeded(field, f"longer than {MAX_NAME_BYTES} bytes", limit=MAX_NAME_BYTES)
+    if size + offset > _MAX_BYTES:
+        text = f"{size} bytes from {offset} is beyond any memory"
+        raise InvalidArgument(f"manifest.items[{index}].size", text)
+    if len(digest) not in (0, DIGEST_BYTES):
+        field = f"manifest.items[{index}].digest"
+        raise InvalidArgument(field, f"{len(digest)} bytes; a digest has {DIGEST_BYTES}")
+    told: _Kind = (size, message.dtype, tuple(message.shape), tuple(strides) if strides else ())
+    kind = kinds.get(told)
+    if kind is None:
+        kind = kinds[told] = _kind(f"manifest.items[{index}]", told, form)
+    size, dtype, shape, stride = kind
+    device = message.device if message.HasField("device") else None
+    return Item(name, size, dtype, shape, digest, message.region, offset, message.file, stride, device)
+
+
+def _kind(field: str, told: _Kind, form: Form) -> _Kind:
+    """What was told of an item, with the strides that manifests have, once it is known to be sound."""
+    size, dtype, shape, stride = told
     if form is Form.RUNTIME:
         _check_shape(field, dtype, shape, size)
     elif stride:
         raise InvalidArgument(f"{field}.stride", "tensors of files are contiguous")
-    if stride and (len(stride) != len(shape) or dense_order(shape, stride) is None):
+    if not stride:
+        return told
+    if len(stride) != len(shape) or dense_order(shape, stride) is None:
         raise InvalidArgument(f"{field}.stride", f"{stride} is not how the elements of {shape} lie without holes")
-    return Item(
-        message.name,
-        size,
-        dtype,
-        shape,
-        message.digest,
-        message.region,
-        message.offset,
-        message.file,
-        normal(shape, stride) if stride else stride,
-        message.device if message.HasField("device") else None,
-    )
+    return size, dtype, shape, normal(shape, stride)
 
 
 def _check_shape(field: str, dtype: str, shape: tuple[int, ...], size: int) -> None:

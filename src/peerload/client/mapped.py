@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerload.client.targets import Mapped, SourceUnusable
-from peerload.engines.base import Range
+from peerload.engines.regions import Regions
 
 __all__ = ["mapped_regions"]
 
@@ -13,10 +13,14 @@ __all__ = ["mapped_regions"]
 def mapped_regions(views: Sequence[memoryview]) -> Mapped:
     """The mapped regions of a publication, to be had by range."""
 
-    def mapped(wanted: Range) -> memoryview:
-        end = wanted.offset + wanted.length
-        if wanted.region >= len(views) or end > views[wanted.region].nbytes:
+    sizes = views.sizes if isinstance(views, Regions) else [view.nbytes for view in views]
+    place = views.place if isinstance(views, Regions) else lambda region: (views[region], 0)
+
+    def mapped(wanted: tuple[int, int, int]) -> tuple[memoryview, int]:
+        region, offset, length = wanted
+        if region >= len(sizes) or offset + length > sizes[region]:
             raise SourceUnusable("has items that lie in no memory that it serves")
-        return views[wanted.region][wanted.offset : end]
+        memory, at = place(region)
+        return memory, at + offset
 
     return mapped

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peerload.checkpoint import Progress
-from peerload.client.frameworks import As
+from peerload.client.giving import As
 from peerload.client.layout import tensors_of
 from peerload.client.manifest import Manifest, SourceManifest, checkpoint_manifest
 from peerload.client.source import AsyncSource, Offer
 from peerload.client.targets import Allocate, AtOnce, CheckpointMemory, Mapped, RuntimeMemory
-from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.client.weights import PullReport, Weights
 from peerload.metadata.records import Form
@@ -52,15 +50,12 @@ class MemoryTarget(AtOnce):
 
     def weights(self, found: SourceManifest, report: PullReport) -> Weights[Any, AsyncSource]:
         """What was pulled, as the framework's arrays."""
-        tensors: Iterable[Tensor]
-        files: Mapping[str, memoryview] = {}
-        if self._checkpoint is not None:
-            tensors, files = self._checkpoint.tensors(), self._checkpoint.files()
-        else:
-            assert self._runtime is not None
-            tensors = self._runtime.tensors()
+        target = self._checkpoint or self._runtime
+        assert target is not None
+        files = {} if self._checkpoint is None else self._checkpoint.files()
+        over = self._framework.over
         return Weights(
-            {tensor.name: self._framework(tensor) for tensor in tensors},
+            {tensor.name: over(tensor, memory, at) for tensor, memory, at in target.tensors()},
             form=found.manifest.form,
             identity=found.identity,
             rank=found.source.worker_rank,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from peerload.checkpoint import Progress
-from peerload.client.frameworks import As
-from peerload.client.layout import Offered, tensors_of, tied
-from peerload.client.manifest import Manifest, SourceManifest
+from peerload.client.giving import As
+from peerload.client.layout import tensors_of, tied
+from peerload.client.manifest import Item, Manifest, SourceManifest
 from peerload.client.memory import MemoryTarget
 from peerload.client.source import Offer
 from peerload.client.targets import Allocate, Mapped, SourceUnusable, check_memory, one_digest
@@ -44,7 +44,7 @@ _NOTHING: Final = memoryview(bytearray())
 class _Step:
     """What is given at a time: a slot, and the tensors that are those bytes."""
 
-    tensors: tuple[Offered, ...]
+    tensors: tuple[Item, ...]
     slot: Slot
 
 
@@ -56,7 +56,7 @@ class StreamTarget(ABC):
         self._framework = framework
         self._files = files
         self._changed = threading.Condition()
-        self._given: dict[str, Offered] = {}
+        self._given: dict[str, Item] = {}
         self._steps: deque[_Step] = deque()
         self._ready: deque[Tensor] = deque()
 
@@ -101,7 +101,7 @@ class StreamTarget(ABC):
     def _lay(
         self,
         manifest: Manifest,
-        groups: Sequence[Sequence[Offered]],
+        groups: Sequence[Sequence[Item]],
         allocate: Allocate,
         progress: Progress,
         mapped: Mapped | None,
@@ -112,7 +112,7 @@ class StreamTarget(ABC):
     def _leave(self, slot: Slot) -> memoryview:
         """The memory of a slot that is given away now; with the lock held."""
 
-    def _check_given(self, offered: dict[str, Offered]) -> None:
+    def _check_given(self, offered: dict[str, Item]) -> None:
         for name, given in self._given.items():
             found = offered.get(name)
             if found is None or not given.agrees(found):
@@ -166,7 +166,7 @@ class WindowStream(StreamTarget):
         if self._mapped is not None:
             for slot in batch:
                 if slot.size:
-                    slot.destination, slot.mapped = self._mapped(slot.range), True
+                    (slot.memory, slot.at), slot.mapped = self._mapped(slot.range), True
             return
         small = [slot for slot in batch if 0 < slot.size < _SMALL]
         for slot in batch:
@@ -186,7 +186,7 @@ class WindowStream(StreamTarget):
     def _lay(
         self,
         manifest: Manifest,
-        groups: Sequence[Sequence[Offered]],
+        groups: Sequence[Sequence[Item]],
         allocate: Allocate,
         progress: Progress,
         mapped: Mapped | None,
@@ -238,7 +238,7 @@ class KeptStream(StreamTarget):
     def _lay(
         self,
         manifest: Manifest,
-        groups: Sequence[Sequence[Offered]],
+        groups: Sequence[Sequence[Item]],
         allocate: Allocate,
         progress: Progress,
         mapped: Mapped | None,
@@ -252,7 +252,7 @@ class KeptStream(StreamTarget):
         return slot.destination
 
 
-def _agree(old: Sequence[Offered], new: Sequence[Offered]) -> bool:
+def _agree(old: Sequence[Item], new: Sequence[Item]) -> bool:
     return len(old) == len(new) and all(one.agrees(other) for one, other in zip(old, new, strict=True))
 
 

@@ -16,9 +16,8 @@ from typing import Final, Protocol, TypeAlias
 from peerload.checkpoint import Checkpoint, Progress
 from peerload.checkpoint.dtypes import torch_name
 from peerload.client.host import available_memory
-from peerload.client.layout import Offered, places, tensor_names, tensors_of, tied
+from peerload.client.layout import places, tensor_names, tensors_of, tied
 from peerload.client.manifest import Item, Manifest
-from peerload.client.tensor import Tensor
 from peerload.client.transfer import Slot
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
@@ -42,8 +41,12 @@ __all__ = [
 Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
 
-Mapped: TypeAlias = Callable[[Range], memoryview]
-"""Gives the source's own memory, where it can be mapped. Raises `SourceUnusable` for a range that is not there."""
+Mapped: TypeAlias = Callable[[tuple[int, int, int]], tuple[memoryview, int]]
+"""Gives the source's own memory, where it can be mapped, and where in it a range (region, offset, length) begins. Raises `SourceUnusable` for a range that
+is not there."""
+
+Placed: TypeAlias = tuple[Item, memoryview, int]
+"""A tensor, in which memory it is, and from where on."""
 
 _NOTHING: Final = memoryview(bytearray())
 _ALIGNMENT: Final = 64
@@ -110,7 +113,7 @@ class RuntimeMemory(AtOnce):
     def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
         self._need_digests = need_digests
-        self._tensors: dict[str, Offered] = {}
+        self._tensors: dict[str, Item] = {}
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest)
@@ -123,21 +126,22 @@ class RuntimeMemory(AtOnce):
         self.slots = slots
         self._tensors = {tensor.name: tensor for tensor in tensors}
 
-    def tensors(self) -> Iterator[Tensor]:
+    def tensors(self) -> Iterator[Placed]:
         """The tensors of the last plan, in the manifest's order."""
         slots = {name: slot for slot in self.slots for name in slot.names}
         for name, each in self._tensors.items():
-            yield Tensor(name, each.dtype, each.shape, slots[name].destination, each.stride)
+            slot = slots[name]
+            yield each, slot.memory, slot.at
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
         return offered(self._tensors.values(), self.slots)
 
-    def _slot(
-        self, same: Sequence[Offered], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None
-    ) -> Slot:
-        slot = Slot(tuple(each.name for each in same), same[0].range, one_digest(same), _NOTHING)
-        for each in same:
+    def _slot(self, same: Sequence[Item], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None) -> Slot:
+        first = same[0]
+        names = (first.name,) if len(same) == 1 else tuple(each.name for each in same)
+        slot = Slot(names, (first.region, first.offset, first.size), one_digest(same), _NOTHING)
+        for each in same if before else ():
             old = before.get(each.name)
             if old is not None and old.checked and self._tensors[each.name].agrees(each):
                 slot.memory, slot.at, slot.origin, slot.verified = old.memory, old.at, old.origin, True
@@ -145,7 +149,7 @@ class RuntimeMemory(AtOnce):
         if not slot.size:
             return slot
         if mapped is not None:
-            slot.destination, slot.mapped = mapped(slot.range), True
+            (slot.memory, slot.at), slot.mapped = mapped((slot.region, slot.offset, slot.size)), True
             return slot
         old = before.get(slot.names[0])
         if old is not None and old.names == slot.names and old.size == slot.size:
@@ -191,7 +195,7 @@ class CheckpointSlots(AtOnce, ABC):
             for slot in self.slots:
                 slot.mapped = False
         for key, slot in self._parts.items():
-            slot.range = where[key]
+            slot.region, slot.offset, slot.size = where[key]
 
     def _complete(self) -> Checkpoint:
         if self.checkpoint is None:
@@ -238,13 +242,13 @@ class CheckpointMemory(CheckpointSlots):
         """Every file's bytes, by path."""
         return {file.path: view for file, view in zip(self._complete().files, self._files, strict=True)}
 
-    def tensors(self) -> Iterator[Tensor]:
+    def tensors(self) -> Iterator[Placed]:
         """Every tensor under its name; under `PATH:NAME` where files disagree on what the name is."""
         checkpoint = self._complete()
         for (file, number), name in tensor_names(checkpoint).items():
             part = checkpoint.files[file].parts[number]
-            memory = self._files[file][part.offset : part.end]
-            yield Tensor(name, torch_name(part.dtype), part.shape, memory)
+            item = Item(name, part.size, torch_name(part.dtype), part.shape, part.digest, file, part.offset)
+            yield item, self._files[file], part.offset
 
 
 def part_slots(
@@ -271,11 +275,13 @@ def _mapped_files(
     regions: dict[int, set[int]] = {}
     for (file, _), place in where.items():
         regions.setdefault(file, set()).add(place.region)
-    return {
-        file: mapped(Range(region, 0, checkpoint.files[file].size))
-        for file, (region, *others) in regions.items()
-        if not others
-    }
+    found = {}
+    for file, (region, *others) in regions.items():
+        if not others:
+            size = checkpoint.files[file].size
+            memory, at = mapped(Range(region, 0, size))
+            found[file] = memory[at : at + size]
+    return found
 
 
 def _paged(size: int) -> int:
@@ -286,7 +292,7 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
+def offered(tensors: Iterable[Item], slots: Sequence[Slot]) -> tuple[tuple[Item, ...], list[memoryview]]:
     """The items and regions to publish on what was pulled: each slot a region."""
     region = {name: index for index, slot in enumerate(slots) for name in slot.names}
     items = tuple(
@@ -296,15 +302,17 @@ def offered(tensors: Iterable[Offered], slots: Sequence[Slot]) -> tuple[tuple[It
     return items, [slot.destination for slot in slots]
 
 
-def check_digests(tensors: Iterable[Offered]) -> None:
+def check_digests(tensors: Iterable[Item]) -> None:
     """Raise `SourceUnusable` unless everything has a digest, as what is published on must have."""
     bare = next((each for each in tensors if each.size and not each.digest), None)
     if bare is not None:
         raise SourceUnusable(f"gives no digest of {bare.name[:200]!r}, so what arrives could not be published on")
 
 
-def one_digest(same: Sequence[Offered]) -> bytes:
+def one_digest(same: Sequence[Item]) -> bytes:
     """The digest of tensors that are the same bytes; b"" where none is given. Raises `SourceUnusable` if there are two."""
+    if len(same) == 1:
+        return same[0].digest
     digests = {each.digest for each in same if each.digest}
     if len(digests) > 1:
         raise SourceUnusable(f"gives two digests for the same bytes of {same[0].name[:200]!r}")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from peerload.checkpoint.dtypes import from_torch, itemsize_bits, numpy_dtype
-from peerload.client.frameworks import torch_dtype, torch_module
-from peerload.client.strides import contiguous
+from peerload.client.frameworks import numpy_over, torch_dtype, torch_over
 from peerload.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
@@ -55,18 +54,14 @@ class Tensor:
 
         Raises `MissingExtra` without numpy, `InvalidArgument` for a dtype that numpy does not have.
         """
-        return self._array(numpy_dtype(from_torch(self.dtype)))
+        return numpy_over(numpy_dtype(from_torch(self.dtype)), self.shape, self.stride, self.memory)
 
     def torch(self) -> TorchTensor:
         """The tensor as a torch tensor over the same memory.
 
         Raises `InvalidArgument` where torch is not installed or does not have the dtype.
         """
-        dtype = torch_dtype(self.dtype)
-        module = torch_module()
-        if not self.nbytes:
-            return module.empty(self.shape, dtype=dtype)
-        return module.frombuffer(self.memory, dtype=dtype).as_strided(self.shape, self.stride or contiguous(self.shape))
+        return torch_over(torch_dtype(self.dtype), self.shape, self.stride, self.memory)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -107,16 +102,10 @@ class Tensor:
         # numpy owns the capsule and frees it whoever lets go of it last; it does not know all types, so it is given
         # unsigned integers of the same width, and the type is written in afterwards, before anybody has seen it.
         words = np.dtype(f"u{bits // 8}")
-        capsule = self._array(words).__dlpack__()
+        capsule = numpy_over(words, self.shape, self.stride, self.memory).__dlpack__()
         at = _capsule_pointer(capsule, b"dltensor") + _DTYPE_OFFSET
         ctypes.c_uint8.from_address(at).value = _DLPACK[name]
         return capsule
-
-    def _array(self, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        import numpy as np
-
-        steps = [step * dtype.itemsize for step in self.stride] or None
-        return np.ndarray(self.shape, dtype, self.memory, strides=steps)
 
 
 def _known(dtype: str) -> str:

@@ -37,37 +37,45 @@ class Served:
     address: str
 
 
-@dataclass(slots=True, eq=False)
 class Slot:
     """Bytes that are moved once: where they are at the source, where they go, and the names that they have.
 
-    `verified` says that they are in place: `checked` that their digest was the manifest's, else that the manifest has none.
+    There are tens of thousands of them, so what they have in common they share, and the rest is plain numbers: an object each for where
+    the bytes are, and a view each, would take more than all the rest, and the garbage collector's time.
     """
 
-    names: tuple[str, ...]
-    range: Range
-    digest: bytes
-    memory: memoryview
-    at: int = 0
-    """Where in `memory` they go. (Tens of thousands of slots share one; a view each would take more than the rest of them.)"""
-    verified: bool = False
-    origin: Served | None = None
-    """Who gave the verified bytes; None for bytes that were in place before."""
-    mapped: bool = False
-    """Whether `memory` is the source's own, so that nothing moves."""
-    land: Callable[[memoryview], None] | None = None
-    """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
+    __slots__ = (
+        "at", "digest", "land", "mapped", "memory", "names", "offset", "origin", "region", "size", "verified",
+    )  # fmt: skip
+
+    def __init__(
+        self, names: tuple[str, ...], where: tuple[int, int, int], digest: bytes, memory: memoryview, at: int = 0
+    ) -> None:
+        self.names = names
+        self.region, self.offset, self.size = where
+        self.digest = digest
+        self.memory = memory
+        self.at = at
+        """Where in `memory` they go."""
+        self.verified = False
+        """Whether they are in place: `checked` says that their digest was the manifest's, else that the manifest has none."""
+        self.origin: Served | None = None
+        """Who gave the verified bytes; None for bytes that were in place before."""
+        self.mapped = False
+        """Whether `memory` is the source's own, so that nothing moves."""
+        self.land: Callable[[memoryview], None] | None = None
+        """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
 
     @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.range.length
+    def range(self) -> Range:
+        """Where the source has them."""
+        return Range(self.region, self.offset, self.size)
 
     @property
     def destination(self) -> memoryview:
         """Where the bytes go, and nothing else."""
-        whole = not self.at and self.memory.nbytes == self.size
-        return self.memory if whole else self.memory[self.at : self.at + self.size]
+        memory, at, size = self.memory, self.at, self.size
+        return memory if not at and memory.nbytes == size else memory[at : at + size]
 
     @destination.setter
     def destination(self, view: memoryview) -> None:
@@ -175,9 +183,9 @@ class _Work:
     def _look(self, slots: Sequence[Slot]) -> None:
         """Verify what is in place already, some at a time."""
         for some in _portions(slots):
-            found = digest_all([slot.destination for slot in some])
-            for slot, one in zip(some, found, strict=True):
-                self._verify(slot, slot.destination, one, False)
+            views = [slot.destination for slot in some]
+            for slot, view, found in zip(some, views, digest_all(views), strict=True):
+                self._verify(slot, view, found, False)
             self._done += sum(slot.size for slot in some)
             self._tell(self._done)
             if self._stop.is_set():

@@ -10,7 +10,7 @@ from typing import Generic, TypeAlias, TypeVar
 from peerload.checkpoint import Checkpoint, Skipped
 from peerload.client.identity import Identity
 from peerload.client.sources import SourceInfo
-from peerload.client.transfer import Slot
+from peerload.client.transfer import Served, Slot
 from peerload.metadata.records import Form, SourceKey
 
 __all__ = [
@@ -115,21 +115,28 @@ class PullReport:
 
 def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: float, waited: float) -> PullReport:
     """The report of a pull whose slots are all verified."""
-    given: dict[tuple[SourceKey, str], Given] = {}
+    # Tens of thousands of slots have the same few origins.
+    sizes: dict[int, int] = {}
+    origins: dict[int, Served] = {}
     items = checked = unchecked = reused = 0
     for slot in slots:
+        size, origin = slot.size, slot.origin
         if slot.checked:
             items += len(slot.names)
-            checked += slot.size
+            checked += size
         else:
             unchecked += len(slot.names)
-        if slot.origin is None:
-            reused += slot.size
+        if origin is None:
+            reused += size
         else:
-            at = slot.origin.source.key, slot.origin.address
-            size = given[at].bytes_verified if at in given else 0
-            given[at] = Given(slot.origin.source, slot.origin.address, size + slot.size)
-    moved = sum(each.bytes_verified for each in given.values())
+            origins[id(origin)] = origin
+            sizes[id(origin)] = sizes.get(id(origin), 0) + size
+    given: dict[tuple[SourceKey, str], Given] = {}
+    for number, origin in origins.items():
+        at = origin.source.key, origin.address
+        more = given[at].bytes_verified if at in given else 0
+        given[at] = Given(origin.source, origin.address, more + sizes[number])
+    moved = sum(sizes.values())
     return PullReport(
         bytes_total=moved + reused,
         bytes_moved=moved,

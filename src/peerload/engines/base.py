@@ -30,7 +30,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from peerload.errors import Fault
 
@@ -115,8 +115,7 @@ class Publication:
     sizes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """`length` bytes of the peer's region number `region`, from `offset`."""
 
     region: int

@@ -103,8 +103,10 @@ class Heartbeats:
     def add(self, touch: Touch, status: Status, principal: Principal = ANYONE) -> None:
         """Write this with the next batch, in place of an earlier one for the same key. The caller took `status` for the
         stored one; `on_mistake` is told if the store says that the record is another by now."""
+        first = not self._pending
         self._pending[touch.key] = _Pending(touch, status, principal)
-        self._wake(urgent=False)
+        if first:
+            self._wake(urgent=False)
 
     async def store(self, touch: Touch) -> Touched:
         """Write this at once, and return what became of it. Raises `Unavailable`."""
@@ -219,7 +221,7 @@ class Heartbeats:
         self._urgent = self._urgent or urgent
         wanted = self._wanted
         # While heartbeats gather, only somebody who waits for the answer cuts it short.
-        if wanted is not None and not wanted.done() and (urgent or len(self._pending) == 1):
+        if wanted is not None and not wanted.done():
             wanted.set_result(None)
 
     async def close(self, seconds: float) -> None:

@@ -7,7 +7,7 @@ publishes. Where nothing is asked of callers, all of them are `ANYONE`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
@@ -37,16 +37,16 @@ class Principal:
     role: Role
     models: tuple[str, ...] = EVERY_MODEL
     """Patterns (as in `fnmatch`, case counts) of the names of models that it may read and publish."""
+    unbounded: bool = field(init=False, repr=False, compare=False)
+    """Whether it may change everything, so that nothing need be looked up."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unbounded", self.role is Role.ADMIN and self.sees_all)
 
     @property
     def sees_all(self) -> bool:
         """Whether every model is in its scope."""
         return "*" in self.models
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether it may change everything, so that nothing need be looked up."""
-        return self.role is Role.ADMIN and self.sees_all
 
     def covers(self, model: str) -> bool:
         """Whether a model is in its scope."""

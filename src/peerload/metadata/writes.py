@@ -66,6 +66,7 @@ class Writes:
         self._directory = directory
         self._clock = clock
         self._settings = settings
+        self._overdue_ms = settings.heartbeat_timeout_ms // 2
         self._confirm = confirm
         self._patience = patience
         self._locks = KeyLocks()
@@ -116,7 +117,7 @@ class Writes:
         if held is None:
             return False
         touch = self._touch(key, held, load, now)
-        if touch.beat.stamp - held.stamp >= self._settings.heartbeat_timeout_ms // 2:
+        if touch.beat.stamp - held.stamp >= self._overdue_ms:
             return False
         if self.heartbeats.failed:
             raise Unavailable("heartbeats cannot be stored at the moment")

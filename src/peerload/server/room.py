@@ -57,7 +57,8 @@ class Room:
         self._max_waiting = max_waiting
         self._used = 0
         self._waiting = 0
-        self._nothing = Held(self, 0)
+        self.nothing: Final = Held(self, 0)
+        """What those hold whose bytes are not counted."""
         # In the order of arrival; whoever gives up leaves from the middle.
         self._line: dict[asyncio.Future[None], int] = {}
 
@@ -83,7 +84,7 @@ class Room:
         once where the line is full.
         """
         if size <= SMALL_BYTES:
-            return self._nothing
+            return self.nothing
         size = min(size, self._limit)
         if not self._line and self._used + size <= self._limit:
             self._used += size

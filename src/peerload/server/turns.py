@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -28,8 +29,8 @@ class Turns:
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        """`clock` tells seconds; the event loop's by default."""
-        self._clock = clock
+        """`clock` tells seconds; monotonic time by default."""
+        self._now = time.monotonic if clock is None else clock
         self._until = 0.0
         """The end of the present pass."""
         self._in_pass = False
@@ -48,7 +49,7 @@ class Turns:
     async def take(self, context: Context) -> None:
         """Return when it is the turn of a call; those that come from one peer, which is a connection, are one caller's."""
         loop = asyncio.get_running_loop()
-        now = self._now(loop)
+        now = self._now()
         if not self._in_pass:
             self._begin(loop, now)
         if not self._lines and now < self._until:
@@ -62,9 +63,6 @@ class Turns:
         line.append(turn)
         await turn
 
-    def _now(self, loop: asyncio.AbstractEventLoop) -> float:
-        return loop.time() if self._clock is None else self._clock()
-
     def _begin(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         self._in_pass, self._begun, self._until = True, now, now + _PASS_SECONDS
         # Called after all that is ready now, so in the next pass, before which the event loop looks around.
@@ -74,7 +72,7 @@ class Turns:
         self._in_pass = False
         if not self._lines:
             return
-        now = self._now(loop)
+        now = self._now()
         # How many a pass can take is known only afterwards.
         self._rate = min(_MOST, self._rate + self._rate // 4 + 1) if now < self._until else max(1, self._rate // 2)
         self._begin(loop, now)

@@ -21,7 +21,7 @@ from peerload.metadata.directory.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.waiting import Pulse, settled_within
+from peerload.metadata.waiting import Pulse
 from peerload.store.base import Beaten, Change, Deleted, Entry, Feed, Put, Store
 
 __all__ = ["Directory", "Seen"]
@@ -375,9 +375,11 @@ class Directory:
         future: Future[None] = get_running_loop().create_future()
         waiting = self._waiting.setdefault(key, [])
         waiting.append((revision, future))
+        timer = self._clock.call_later(self._settings.visible_within, partial(_settle, future))
         try:
-            await settled_within(self._clock, self._settings.visible_within, future)
+            await future
         finally:
+            timer.cancel()
             waiting = self._waiting.get(key, [])
             waiting[:] = [item for item in waiting if item[1] is not future]
             if not waiting:
@@ -394,8 +396,13 @@ class Directory:
         waiting = self._waiting.get(key)
         if waiting:
             for revision, future in waiting:
-                if not future.done() and self.has(key, revision):
-                    future.set_result(None)
+                if self.has(key, revision):
+                    _settle(future)
+
+
+def _settle(future: Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _passing(query: Query, members: Iterable[tuple[Held, ...]]) -> Iterator[tuple[Held, ...]]:
