@@ -58,7 +58,7 @@ CONTRACTS = (
     "peerload.store.examinable",
     "peerload.engines.agents",
     "peerload.engines.base",
-    "peerload.engines.regions",
+    "peerload.engines.pieces",
     "peerload.engines.shared",
 )
 
