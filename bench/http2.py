@@ -64,6 +64,8 @@ def head_of(path: str) -> bytes:
         (":authority", "bench"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
+        # Clients give their calls a deadline.
+        ("grpc-timeout", "30S"),
     )
     return b"".join(
         b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode() for name, value in fields

@@ -22,6 +22,7 @@ FLOORS = {
     "peerload.wire": 1,
     "peerload.store.base": 1,
     "peerload.store.examinable": 1,
+    "peerload.store.paged": 1,
     "peerload.engines.base": 1,
     "peerload.engines.agents": 1,
     "peerload.metadata.members": 1,
@@ -56,6 +57,7 @@ CONCRETE = ("peerload.store.", "peerload.engines.")
 CONTRACTS = (
     "peerload.store.base",
     "peerload.store.examinable",
+    "peerload.store.paged",
     "peerload.engines.agents",
     "peerload.engines.base",
     "peerload.engines.pieces",

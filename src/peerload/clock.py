@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "Timer"]
+
+
+class Timer(Protocol):
+    """Something that is to be done later."""
+
+    def cancel(self) -> None:
+        """Leave it undone, if it has not been done yet."""
+        ...
 
 
 class Clock(Protocol):
@@ -27,6 +36,10 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return once `seconds` of monotonic time have passed; at once (after yielding) for zero or less."""
+        ...
+
+    def call_later(self, seconds: float, act: Callable[[], None]) -> Timer:
+        """Have the running event loop call `act` once `seconds` of monotonic time have passed. Costs less than a task that sleeps."""
         ...
 
 
@@ -45,3 +58,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
+
+    def call_later(self, seconds: float, act: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, act)

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 import peerload
+from peerload.server.resolving import resolve
 from peerload.server.services.health import LIVENESS
-from peerload.server.settings import resolve
 from peerload.store.kubernetes.manifests import manifests
 from tests.chart.cases import ACCOUNTS, BARE, DEFAULTS, EVERYTHING, KEPT_SECRET, REDIS, VALUES
 from tests.cli.commands import FOREIGN

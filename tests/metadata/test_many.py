@@ -10,7 +10,7 @@ from peerload.metadata.directory.directory import Directory
 from peerload.metadata.query import Query
 from peerload.metadata.records import SourceKey, Status
 from peerload.metadata.settings import MetadataSettings
-from peerload.store.base import Beat, Beaten, Entry, Feed, Listing, Position, Put
+from peerload.store.base import Beat, Beaten, Entry, Feed, Position, Put
 from peerload.store.memory import MemoryStore
 from peerload.testing import ManualClock
 from peerload.testing.faulty_store import FaultyStore
@@ -33,7 +33,8 @@ def fleet() -> tuple[Directory, int]:
     clock = ManualClock()
     store = MemoryStore(clock)
     directory = Directory(store, clock, MetadataSettings())
-    directory.replace(Listing((), Position("0")))
+    directory.begin_list()
+    directory.end_list()
     now = store.now()
     for start in range(0, FLEET, 500):
         puts = tuple(Put(entry(number, now)) for number in range(start, start + 500))

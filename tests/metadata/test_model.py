@@ -157,7 +157,7 @@ class World:
             directory = server.directory
             assert len(directory) == len(self.model)
             expiry = directory.expiry
-            fresh = {id(held) for _, _, held in expiry._fresh if not held.removed and not held.expired}
+            fresh = {id(held) for held in expiry._fresh if not held.removed and not held.expired}
             overdue = {id(held) for _, _, held in filter(lambda place: expiry._counts(*place), expiry._overdue)}
             assert overdue == {id(held) for held in expiry.quiet.values()}
             assert not overdue & fresh

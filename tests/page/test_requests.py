@@ -20,7 +20,8 @@ from peerload import AsyncClient
 from peerload.errors import InvalidArgument, MissingExtra, Unavailable
 from peerload.server.app import Server
 from peerload.server.page.files import Files
-from peerload.server.settings import Settings, resolve
+from peerload.server.resolving import resolve
+from peerload.server.settings import Settings
 from peerload.wire.identity import source_id
 from tests.security.entries import TOKENS, write_access
 from tests.support.certificates import Authority

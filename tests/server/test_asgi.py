@@ -8,7 +8,7 @@ import gzip
 import itertools
 import urllib.parse
 import zlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ from peerload.server.asgi.app import Application
 from peerload.server.asgi.framing import Disconnected, Messages, prefix
 from peerload.server.asgi.headers import encoded_binary, encoded_message, metadata_of, timeout_of
 from peerload.server.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
+from peerload.server.asgi.timer import Timer
+from peerload.server.asgi.waited import Waited
 from peerload.server.front import Context, RpcError, UnaryMethod
 from peerload.server.limits import SMALL_BYTES, Limits
 
@@ -115,14 +117,19 @@ class Body:
 
 def read(parts: Iterable[bytes], encoding: bytes | None = None, *, goes_away: bool = False) -> list[bytes]:
     async def run() -> list[bytes]:
-        messages = Messages(Body(parts, goes_away=goes_away).receive, ADMISSION, encoding, None)
+        task = asyncio.current_task()
+        assert task is not None
+        timer = Timer(task, None, ADMISSION.limits.timeout_request)
+        messages = Messages(Body(parts, goes_away=goes_away).receive, ADMISSION, encoding, None, timer)
         found = []
-        async with messages.timer:
+        try:
             while (got := await messages.next()) is not None:
                 message, held = got
                 with held:
                     assert ADMISSION.requests.used >= len(message) or len(message) <= SMALL_BYTES
                 found.append(message)
+        finally:
+            timer.stop()
         return found
 
     try:
@@ -180,10 +187,19 @@ def test_what_inflates_beyond_the_limit_is_refused() -> None:
         read([b"\1" + len(bomb).to_bytes(4, "big") + bomb], b"gzip")
 
 
+async def echo(request: bytes, context: Context) -> bytes:
+    return request
+
+
 async def ask(
-    headers: Iterable[tuple[bytes, bytes]], body: bytes = prefix(0), *, gone: bool = False, **scope: Any
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes = prefix(0),
+    *,
+    handler: Callable[[bytes, Context], Awaitable[bytes]] = echo,
+    gone: bool = False,
+    **scope: Any,
 ) -> tuple[int, dict[bytes, bytes]]:
-    """The HTTP status of a request to a method that echoes, and the trailers. Who is gone takes no answer."""
+    """The HTTP status of a request to a method, and the trailers. Who is gone takes no answer."""
     sent: list[dict[str, Any]] = []
 
     async def send(event: Any) -> None:
@@ -191,10 +207,7 @@ async def ask(
             raise OSError("the stream is closed")
         sent.append(event)
 
-    async def echo(request: bytes, context: Context) -> bytes:
-        return request
-
-    application = Application({"/t.T/Echo": UnaryMethod(echo)}, ADMISSION)
+    application = Application({"/t.T/Echo": UnaryMethod(handler)}, ADMISSION)
     made = {
         "type": "http",
         "method": "POST",
@@ -254,3 +267,98 @@ async def test_one_message_is_one() -> None:
         _, trailers = await ask([GRPC], body)
         assert trailers[b"grpc-status"] == b"13"
         assert text in trailers[b"grpc-message"]
+
+
+async def test_an_answer_that_is_there_at_once_sets_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), 0
+    call_at = loop.call_at
+
+    def counted(*args: Any, **named: Any) -> asyncio.TimerHandle:
+        nonlocal timers
+        timers += 1
+        return call_at(*args, **named)
+
+    monkeypatch.setattr(loop, "call_at", counted)
+    _, trailers = await ask([GRPC, (b"grpc-timeout", b"30S")])
+    assert (trailers[b"grpc-status"], timers) == (b"0", 0)
+
+    async def slowly(request: bytes, context: Context) -> bytes:
+        await asyncio.sleep(0)
+        return request
+
+    _, trailers = await ask([GRPC, (b"grpc-timeout", b"30S")], handler=slowly)
+    assert (trailers[b"grpc-status"], timers) == (b"0", 1)
+
+
+async def test_a_deadline_ends_a_handler_that_waits() -> None:
+    seen: list[str] = []
+
+    async def forever(request: bytes, context: Context) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+        return request
+
+    _, trailers = await ask([GRPC, (b"grpc-timeout", b"1m")], handler=forever)
+    assert (trailers[b"grpc-status"], trailers[b"grpc-message"], seen) == (b"4", b"Deadline Exceeded", ["cancelled"])
+    # One that somebody else ends is not taken for late.
+    asked = asyncio.create_task(ask([GRPC, (b"grpc-timeout", b"30S")], handler=forever))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert seen == ["cancelled", "cancelled"]
+
+
+class Ready:
+    """Something to await that no coroutine is, and that has no `throw`."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Any:
+        return self
+
+    def __next__(self) -> None:
+        if not self._steps:
+            raise StopIteration("done")
+        self._steps -= 1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("coroutine", [True, False])
+async def test_waiting_is_told_once_and_only_where_it_is_needed(steps: int, coroutine: bool) -> None:
+    async def waiting() -> str:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        return "done"
+
+    told: list[None] = []
+    assert await Waited(waiting() if coroutine else Ready(steps), lambda: told.append(None)) == "done"
+    assert len(told) == min(steps, 1)
+
+
+@pytest.mark.parametrize("coroutine", [True, False])
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_what_is_waited_for_is_cancelled(coroutine: bool, rounds: int) -> None:
+    ended: list[str] = []
+
+    async def waiting() -> None:
+        try:
+            while True:
+                await asyncio.sleep(0)
+        finally:
+            ended.append("ended")
+
+    async def run() -> None:
+        await Waited(waiting() if coroutine else Ready(1_000), lambda: None)
+
+    task = asyncio.create_task(run())
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == (["ended"] if coroutine else [])

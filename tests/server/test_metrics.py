@@ -18,7 +18,8 @@ from peerload.server.app import Server
 from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort
 from peerload.server.readiness import Readiness
-from peerload.server.settings import Settings, resolve
+from peerload.server.resolving import resolve
+from peerload.server.settings import Settings
 from peerload.wire import diagnosis_pb2
 from tests.support.live import LiveServer, free_port
 from tests.support.rpc import AsyncRpc, identity, publication

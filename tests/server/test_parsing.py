@@ -1,4 +1,4 @@
-"""Large messages are taken apart beside the event loop, a few at a time, and never without bound."""
+"""Large messages are taken apart beside the event loop, one at a time, and never without bound."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ async def test_small_messages_stay_on_the_loop(parser: Parser) -> None:
 async def test_large_messages_leave_it(parser: Parser) -> None:
     thread = await parser.parse(lambda _: threading.current_thread(), LARGE)
     assert thread is not threading.current_thread()
+
+
+async def test_the_event_loop_shares_the_interpreter_with_one_of_them_at_a_time(parser: Parser) -> None:
+    at_it = 0
+    most = 0
+
+    def count(_: bytes) -> None:
+        nonlocal at_it, most
+        at_it += 1
+        most = max(most, at_it)
+        threading.Event().wait(0.001)  # lets any other thread go on
+        at_it -= 1
+
+    await asyncio.gather(*(parser.parse(count, LARGE) for _ in range(20)))
+    assert most == 1
 
 
 async def test_errors_come_through(parser: Parser) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from peerload.errors import InvalidArgument
 from peerload.server.app import Server
-from peerload.server.settings import resolve
+from peerload.server.resolving import resolve
 from peerload.server.tls import TlsFiles
 from peerload.store.memory import MemoryStore
 from peerload.testing import ManualClock

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from peerload.errors import Compacted, Damaged, InvalidArgument, Unavailable
-from peerload.store.base import Beat, Put, Touch, Touched
-from peerload.store.sqlite import SqliteStore
+from peerload.store.base import Beat, Listing, Put, Touch, Touched
+from peerload.store.sqlite import SqliteStore, queries
 from peerload.store.sqlite.home import file_system
 from peerload.store.sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
 from peerload.testing import ManualClock
+from peerload.testing.store_suite.mirror import Mirror
+from peerload.testing.store_suite.place import follow
 
 
 @pytest.fixture
@@ -418,3 +420,28 @@ async def test_a_write_that_was_done_in_time_counts_though_the_event_loop_hears_
         patched.setattr(writer, "submit", lambda change: loop.create_future())
         with pytest.raises(Unavailable, match="did not take a write"):
             await store.put("a", {})
+
+
+async def test_a_listing_in_parts_misses_nothing_that_changes_meanwhile(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PAGE_ROWS", 2)
+    for number in range(8):
+        await store.put(f"k{number}", {"n": number}, blob=b"1")
+    with contextlib.closing(sqlite3.connect(path)) as beside, beside:
+        beside.execute("UPDATE entries SET value = '[' WHERE key IN ('k1', 'k4', 'k5')")
+    parts = store.pages()
+    first = await anext(parts)
+    assert [entry.key for entry in first.entries] == ["k0"]
+    await store.put("k0", {"n": 10}, blob=b"2")
+    await store.delete("k0")
+    await store.put("k3", {"n": 13}, blob=b"2")
+    await store.delete("k7")
+    await store.put("k2a", {"n": 12})
+    rest = [part async for part in parts]
+    assert {part.position for part in rest} == {first.position}
+    # The entries that cannot be read are left out, and end nothing.
+    assert [[entry.key for entry in part.entries] for part in rest] == [["k2", "k2a"], ["k3"], ["k6"], []]
+    mirror = Mirror(Listing((*first.entries, *(entry for part in rest for entry in part.entries)), first.position))
+    await follow(store, first.position, lambda known: "k7" in known.deleted and "k2a" in known.entries, mirror)
+    assert tuple(entry for _, entry in sorted(mirror.entries.items())) == (await store.list()).entries

@@ -86,7 +86,7 @@ def command(
     Exit status: 0 nothing is wrong (there may be warnings), 1 a problem, 2 wrong usage, 4 the store (of a worker: the server)
     could not be reached.
     """
-    from peerload.server.settings import resolve
+    from peerload.server.resolving import resolve
 
     if engines:
         if what not in (What.STORE, What.ENGINES):

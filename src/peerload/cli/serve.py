@@ -307,7 +307,7 @@ def command(
 
 
 def _serve(flags: dict[str, Any], print_config: bool, as_json: bool) -> None:
-    from peerload.server.settings import resolve
+    from peerload.server.resolving import resolve
 
     resolved = resolve(flags)
     if print_config:

@@ -91,14 +91,13 @@ class Heartbeats:
         """How many wait for the next batch."""
         return len(self._pending)
 
-    def stamp(self, key: str, held: int) -> int:
+    def stamp(self, key: str, held: int, now: int) -> int:
         """The stamp for a heartbeat of this key that arrives now: later than every one before it. `held` is the stamp
         that the store is known to have."""
-        now = self._store.now()
         if now - self._stamps_since > _STAMPS_KEPT_MS:
             self._older_stamps, self._stamps, self._stamps_since = self._stamps, {}, now
-        given = max(self._stamps.get(key, 0), self._older_stamps.get(key, 0), held)
-        self._stamps[key] = stamp = max(now, given + 1)
+        given = self._stamps.get(key) or self._older_stamps.get(key, 0)
+        self._stamps[key] = stamp = max(now, given + 1, held + 1)
         return stamp
 
     def add(self, touch: Touch, status: Status, principal: Principal = ANYONE) -> None:

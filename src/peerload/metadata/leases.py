@@ -12,7 +12,7 @@ done twice. What must not, compares tokens.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Self
@@ -34,7 +34,6 @@ from peerload.store.base import (
     Deleted,
     Entry,
     Feed,
-    Listing,
     Put,
     Scalar,
     Store,
@@ -110,7 +109,7 @@ class _Held:
 class Leases:
     """The leases of one kind, whose keys begin with `prefix`. `known` returns once outages can be told from silence.
 
-    `replace` and `apply` tell it of the store's changes, for tidying and counting; every answer is the store's own.
+    `begin_list`, `take_listed`, `end_list` and `apply` tell it of the store's changes, for tidying and counting; every answer is the store's own.
     Every method raises `Unavailable` for an outage. Deadlines are moments of `clock.monotonic`.
     """
 
@@ -137,6 +136,7 @@ class Leases:
         self._interval = interval
         self._most = most
         self._index: dict[str, _Held] = {}
+        self._listed: dict[str, _Held] = {}
 
     def __len__(self) -> int:
         return len(self._index)
@@ -203,9 +203,17 @@ class Leases:
 
     # The store's changes
 
-    def replace(self, listing: Listing) -> None:
-        """Take a listing as the whole truth."""
-        self._index = {entry.key: _Held.of(entry) for entry in listing.entries if entry.key.startswith(self._prefix)}
+    def begin_list(self) -> None:
+        """The store is listed anew."""
+        self._listed = {}
+
+    def take_listed(self, entries: Sequence[Entry]) -> None:
+        """Take in a part of the listing."""
+        self._listed |= {entry.key: _Held.of(entry) for entry in entries if entry.key.startswith(self._prefix)}
+
+    def end_list(self) -> None:
+        """The listing is the whole truth."""
+        self._index, self._listed = self._listed, {}
 
     def apply(self, feed: Feed) -> None:
         """Take in some changes."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from peerload.clock import Clock
 from peerload.errors import Unavailable
 from peerload.metadata.coalesced import Overloaded
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.waiting import settled_within
 
 __all__ = ["ANSWER_SECONDS", "Patience"]
 
@@ -75,13 +75,25 @@ class Patience:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _until(self, end: float, asking: Coroutine[Any, Any, _T]) -> _T:
-        task = asyncio.ensure_future(asking)
+        left = end - self._clock.monotonic()
+        if left <= 0:
+            asking.close()
+            raise _hanging()
+        now = asyncio.get_running_loop().time()
         try:
-            if await settled_within(self._clock, end - self._clock.monotonic(), task):
-                return task.result()
-        finally:
-            if not task.done():
-                task.cancel()
-                # Whoever comes next must find locks released and nothing on its way.
-                await asyncio.wait((task,))
-        raise _Hanging("the store did not answer in time")
+            # No task of its own, which would be much of what a call costs. Whoever comes next finds locks released and
+            # nothing on its way: what is cancelled here has ended when this goes on.
+            async with asyncio.timeout(None) as limit:
+                timer = self._clock.call_later(left, partial(limit.reschedule, now))
+                try:
+                    return await asking
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise _hanging()
+
+
+def _hanging() -> _Hanging:
+    return _Hanging("the store did not answer in time")

@@ -19,11 +19,19 @@ async def settled_within(clock: Clock, seconds: float, future: asyncio.Future[An
         return True
     if seconds <= 0:
         return False
-    timer = asyncio.ensure_future(clock.sleep(seconds))
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object = None) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    timer = clock.call_later(seconds, wake)
+    future.add_done_callback(wake)
     try:
-        await asyncio.wait((timer, future), return_when=asyncio.FIRST_COMPLETED)
+        await woken
     finally:
         timer.cancel()
+        future.remove_done_callback(wake)
     return future.done()
 
 

@@ -99,9 +99,10 @@ class Writes:
         if self.refresh(source, status, load, principal=principal):
             return True
         key = source.encode()
-        held = self._fresh(key, status, principal)
+        now = self._store.now()
+        held = self._fresh(key, status, principal, now)
         if held is not None:
-            touch = self._touch(key, held, load)
+            touch = self._touch(key, held, load, now)
             if await self._patience.write(partial(self.heartbeats.store, touch), deadline) in _NO_CHANGE:
                 return True
         return await self._patience.write(partial(self._update, key, status, load, principal), deadline)
@@ -110,10 +111,11 @@ class Writes:
         """A heartbeat that may be answered at once, and is stored with the next batch. False: it is more than that, and
         `update` is to be asked. Raises `Unavailable`."""
         key = source.encode()
-        held = self._fresh(key, status, principal)
+        now = self._store.now()
+        held = self._fresh(key, status, principal, now)
         if held is None:
             return False
-        touch = self._touch(key, held, load)
+        touch = self._touch(key, held, load, now)
         if touch.beat.stamp - held.stamp >= self._settings.heartbeat_timeout_ms // 2:
             return False
         if self.heartbeats.failed:
@@ -121,10 +123,11 @@ class Writes:
         self.heartbeats.add(touch, status, principal)
         return True
 
-    def _touch(self, key: str, held: Held, load: float | None) -> Touch:
-        # Whatever an earlier one meant, this one says what holds now.
-        self._amends.pop(key, None)
-        stamp = self.heartbeats.stamp(key, held.stamp)
+    def _touch(self, key: str, held: Held, load: float | None, now: int) -> Touch:
+        if self._amends:
+            # Whatever an earlier one meant, this one says what holds now.
+            self._amends.pop(key, None)
+        stamp = self.heartbeats.stamp(key, held.stamp, now)
         return Touch(key, held.record.generation, Beat(stamp, load), held.record.store_revision)
 
     async def remove(self, key: str, principal: Principal = ANYONE) -> bool:
@@ -189,11 +192,16 @@ class Writes:
         if held is None or held.record.owner != principal.name:
             raise LimitExceeded("--limit-principal-records", f"{principal.name} has {most} records already", limit=most)
 
-    def _fresh(self, key: str, status: Status, principal: Principal) -> Held | None:
+    def _fresh(self, key: str, status: Status, principal: Principal, now: int) -> Held | None:
         """The record, if a heartbeat with that status is no change, and this principal's to send, and the directory can be
         relied on to say so."""
         held = self._directory.get(key)
-        if held is None or held.record.mark is not None or held.record.status is not status or self._directory.lost:
+        if (
+            held is None
+            or held.record.mark is not None
+            or held.record.status is not status
+            or self._directory.lost_at(now)
+        ):
             return None
         if not principal.unbounded and not principal.may_change(held.record.owner, held.record.model_name):
             return None
@@ -226,9 +234,9 @@ class Writes:
         key = publication.key.encode()
         await self._turn_away(key, principal)
         async with self._locks.hold(key):
-            held = self._directory.get(key)
-            stamp = self.heartbeats.stamp(key, held.stamp if held else 0)
-            first = held.record.published_at if held else self._store.now()
+            held, now = self._directory.get(key), self._store.now()
+            stamp = self.heartbeats.stamp(key, held.stamp if held else 0, now)
+            first = held.record.published_at if held else now
             value = publication.record._replace(published_at=first, owner=principal.name).to_value()
             if principal.unbounded:
                 written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
@@ -287,7 +295,11 @@ class Writes:
                 elif self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp:
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
-                stamp = self.heartbeats.stamp(key, record.updated_at) if meant is None else meant.beat.stamp
+                stamp = (
+                    meant.beat.stamp
+                    if meant is not None
+                    else self.heartbeats.stamp(key, record.updated_at, self._store.now())
+                )
                 beat = Beat(max(stamp, record.updated_at + 1), load)
                 if record.status is status and record.mark is None:
                     touch = Touch(key, entry.generation, beat, entry.revision)

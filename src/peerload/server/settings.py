@@ -1,4 +1,4 @@
-"""The server's settings, and where each of them came from.
+"""The server's settings.
 
 A setting is taken from the first of: a flag, `PEERLOAD_<NAME>`, the name that existing deployments of this protocol
 already set, the default. Empty variables count as unset.
@@ -6,104 +6,33 @@ already set, the default. Empty variables count as unset.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from peerload.errors import InvalidArgument
 from peerload.metadata.limits import MAX_TENSORS
-from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, MAX_PORT, split_address
-from peerload.server.deployed import DeployedSource, check_enforced, refuse_what_is_not_here
+from peerload.server import spellings
+from peerload.server.addresses import DEFAULT_HOST, DEFAULT_PORT, split_address
+from peerload.server.deployed import DeployedSource
 from peerload.server.limits import Limits
 from peerload.server.tls import TlsFiles
 
-__all__ = ["Resolved", "Settings", "resolve"]
+__all__ = ["DEFAULT_METRICS_PORT", "PREFIX", "Settings"]
 
 DEFAULT_METRICS_PORT: Final = 9401
-_PREFIX: Final = "PEERLOAD_"
-_DEFAULT: Final = "default"
+PREFIX: Final = "PEERLOAD_"
+"""What the names of our variables begin with."""
 _MONTH: Final = 31 * 24 * 3600.0
 
 _LIMITS: Final = Limits()
 _LEAST_MESSAGE: Final = 1024 * 1024
 
-_METRICS_AUTO: Final = "auto"
-_METRICS_OFF: Final = "off"
-_OFF: Final = "off"
 _SHOWN_MODELS: Final = 100
-_LEVELS: Final = {"trace": "debug", "warn": "warning", "fatal": "critical"}
-_FORMATS: Final = {"pretty": "console", "compact": "console", "full": "console", "text": "console"}
-
-
-def _level(text: object) -> object:
-    return _LEVELS.get(text.strip().lower(), text.strip().lower()) if isinstance(text, str) else text
-
-
-def _format(text: object) -> object:
-    return _FORMATS.get(text.strip().lower(), text.strip().lower()) if isinstance(text, str) else text
-
-
-def _address(text: object) -> object:
-    if isinstance(text, str):
-        split_address(text)
-    return text
-
-
-def _metrics(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    given = text.strip().lower()
-    if given.isascii() and given.isdigit():
-        if int(given) > MAX_PORT:
-            raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off")
-        # In deployments of this protocol port 0 means none.
-        return given if int(given) else _METRICS_OFF
-    if given not in (_METRICS_AUTO, _METRICS_OFF):
-        try:
-            split_address(given)
-        except ValueError:
-            raise ValueError("must be a port from 1 to 65535, HOST:PORT, or off") from None
-    return given
-
-
-def _ui(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    given = text.strip()
-    if given.lower() == _OFF:
-        return _OFF
-    try:
-        split_address(given)
-    except ValueError as error:
-        raise ValueError(f"{error}, or off") from None
-    return given
-
-
-_ACCOUNT_PREFIX: Final = "system:serviceaccount:"
-_ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}")
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(dict.fromkeys(part for each in text.split(",") if (part := each.strip())))
-
-
-def _account(text: str) -> str:
-    """NAMESPACE/NAME, however a service account is written."""
-    account = text.removeprefix(_ACCOUNT_PREFIX).replace(":", "/") if text.startswith(_ACCOUNT_PREFIX) else text
-    if not _ACCOUNT.fullmatch(account):
-        raise ValueError(f"{text[:200]!r} is neither NAMESPACE/NAME nor {_ACCOUNT_PREFIX}NAMESPACE:NAME")
-    return account
-
-
-def _accounts(text: object) -> object:
-    return ",".join(map(_account, _listed(text))) if isinstance(text, str) else text
 
 
 def _default_store() -> str:
@@ -119,10 +48,10 @@ class Settings(BaseSettings):
     """What `peerload serve` runs with. Durations are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
     )
 
-    listen: Annotated[str, BeforeValidator(_address)] = Field(
+    listen: Annotated[str, BeforeValidator(spellings.address)] = Field(
         default=f"{DEFAULT_HOST}:{DEFAULT_PORT}",
         description="Address to listen on, HOST:PORT; port 0 takes a free one.",
     )
@@ -190,8 +119,8 @@ class Settings(BaseSettings):
         default=_LIMITS.timeout_silence,
         description="Seconds without a sign of life after which a connection's peer has vanished.",
     )
-    metrics: Annotated[str, BeforeValidator(_metrics)] = Field(
-        default=_METRICS_AUTO,
+    metrics: Annotated[str, BeforeValidator(spellings.metrics)] = Field(
+        default=spellings.AUTO,
         description="Port for Prometheus: PORT on the host of listen, HOST:PORT, off, or auto: 9401 if it is free.",
     )
     metrics_models: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
@@ -205,10 +134,10 @@ class Settings(BaseSettings):
     drain_delay: Annotated[float, Field(ge=0, le=_MONTH, allow_inf_nan=False)] = Field(
         default=0.2, description="Seconds from saying NOT_SERVING to turning calls away, for load balancers to notice."
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level)] = Field(
-        default="info", description="debug, info, warning, error or critical."
-    )
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_format)] = Field(
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(spellings.log_level)
+    ] = Field(default="info", description="debug, info, warning, error or critical.")
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(spellings.log_format)] = Field(
         default="auto", description="console for people, json for programs; auto looks whether stderr is a terminal."
     )
 
@@ -222,7 +151,7 @@ class Settings(BaseSettings):
     token_audiences: str = Field(
         default="", description="For which audiences tokens of Kubernetes service accounts must be, with commas."
     )
-    service_accounts: Annotated[str, BeforeValidator(_accounts)] = Field(
+    service_accounts: Annotated[str, BeforeValidator(spellings.accounts)] = Field(
         default="", description="Kubernetes service accounts that may publish, NAMESPACE/NAME, with commas."
     )
     token_cache_ttl: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
@@ -243,24 +172,24 @@ class Settings(BaseSettings):
         default=1,
         description="Processes that serve on the one port, each with a directory of its own over the one store.",
     )
-    ui: Annotated[str, BeforeValidator(_ui)] = Field(
-        default=_OFF, description="Address of the web page, HOST:PORT, or off; port 0 takes a free one."
+    ui: Annotated[str, BeforeValidator(spellings.ui)] = Field(
+        default=spellings.OFF, description="Address of the web page, HOST:PORT, or off; port 0 takes a free one."
     )
 
     @property
     def ui_address(self) -> tuple[str, int] | None:
         """Host and port of the web page; None: there is none."""
-        return None if self.ui == _OFF else split_address(self.ui)
+        return None if self.ui == spellings.OFF else split_address(self.ui)
 
     @property
     def audiences(self) -> tuple[str, ...]:
         """`token_audiences`, one by one."""
-        return _listed(self.token_audiences)
+        return spellings.listed(self.token_audiences)
 
     @property
     def accounts(self) -> tuple[str, ...]:
         """`service_accounts`, one by one, as NAMESPACE/NAME."""
-        return _listed(self.service_accounts)
+        return spellings.listed(self.service_accounts)
 
     @property
     def reviews_tokens(self) -> bool:
@@ -286,12 +215,12 @@ class Settings(BaseSettings):
     @property
     def metrics_is_default(self) -> bool:
         """Whether nobody has said where metrics are to be: then it is no failure that they cannot be there."""
-        return self.metrics == _METRICS_AUTO
+        return self.metrics == spellings.AUTO
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
         """Host and port for metrics; None: they are off. Port 0 takes a free one."""
-        if self.metrics == _METRICS_OFF:
+        if self.metrics == spellings.OFF:
             return None
         host, _ = split_address(self.listen)
         if self.metrics_is_default:
@@ -322,74 +251,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then our variables, then those of existing deployments."""
         return init_settings, env_settings, DeployedSource(settings_cls)
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """Settings, and for each by name: the flag or variable it was taken from, or `default`."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-    def table(self) -> list[tuple[str, str | float, str]]:
-        """Each setting's name, value and origin, fit to be shown: a password in the store's URL is left out."""
-        values: dict[str, str | float] = {**self.settings.model_dump(), "store": _without_password(self.settings.store)}
-        return [(name, value, self.origins[name]) for name, value in values.items()]
-
-    def named(self, error: InvalidArgument) -> InvalidArgument:
-        """The same error, whose field is the flag or variable that the setting was taken from."""
-        origin = self.origins.get(error.field, _DEFAULT)
-        if origin == _DEFAULT:
-            return error
-        return InvalidArgument(origin, str(error).removeprefix(f"{error.field}: "))
-
-
-def _without_password(url: str) -> str:
-    """A URL fit to be shown. A password may hold the characters that end it, so it goes on to the last @."""
-    shown = re.sub(r"(//[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*password[^=&]*)=[^&]*", r"\1=***", shown, flags=re.IGNORECASE)
-
-
-def resolve(flags: Mapping[str, Any]) -> Resolved:
-    """The settings from these flags (None: not given) and the environment.
-
-    Raises `InvalidArgument` whose field is the flag or variable that is wrong.
-    """
-    given = {name: value for name, value in flags.items() if value is not None}
-    origins = _origins(given)
-    refuse_what_is_not_here()
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        text = first["msg"].removeprefix("Value error, ")
-        raise InvalidArgument(
-            origins.get(name, name), f"{text[:1].lower()}{text[1:]} (it is {str(first['input'])[:200]!r})"
-        ) from None
-    check_enforced(settings.audiences, settings.accounts)
-    resolved = Resolved(settings, origins)
-    try:
-        _ = settings.tls
-        if settings.ui_address is not None and settings.processes > 1:
-            # Each would see the transfers of its own clients alone.
-            raise InvalidArgument("ui", "is for a server of one process; --processes asks for more")
-    except InvalidArgument as error:
-        raise resolved.named(error) from None
-    return resolved
-
-
-def _origins(given: Mapping[str, Any]) -> dict[str, str]:
-    ours = EnvSettingsSource(Settings)()
-    deployed = DeployedSource.found()
-    origins: dict[str, str] = {}
-    for name in Settings.model_fields:
-        if name in given:
-            origins[name] = f"--{name.replace('_', '-')}"
-        elif name in ours:
-            origins[name] = f"{_PREFIX}{name.upper()}"
-        elif name in deployed:
-            origins[name] = deployed[name][1]
-        else:
-            origins[name] = _DEFAULT
-    return origins

@@ -31,7 +31,7 @@ import math
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NewType, NoReturn, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, NewType, NoReturn, Protocol, TypeAlias
 
 from peerload.errors import InvalidArgument, LimitExceeded
 
@@ -108,16 +108,14 @@ Expect: TypeAlias = Literal[Any.ANY, Absent.ABSENT] | int
 """What the writer expects to find: `ANY`, `ABSENT`, or the very revision."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """A heartbeat: when (milliseconds on the store's clock) and how loaded (0 to 1; None: not said)."""
 
     stamp: int
     load: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry as it was at one moment, without its blob."""
 
     key: str
@@ -129,16 +127,14 @@ class Entry:
     """Bytes in the blob; None where the entry has none (a blob of 0 bytes is a blob)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a put came to."""
 
     revision: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """One heartbeat on its way into the store, for the entry only while it is of that generation.
 
     `revision` is the one that the toucher knows of the entry, if it cares to hear that there is a later one.
@@ -162,23 +158,20 @@ class Touched(enum.Enum):
     """The entry is at another revision than the touch named; its beat was raised if the stamp is later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Feed: the entry's value or blob changed; here is the whole entry, at least as new as the change."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(NamedTuple):
     """Feed: the entry was deleted, at this revision (later than every revision that the entry had)."""
 
     key: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Beaten:
+class Beaten(NamedTuple):
     """Feed: the entry's beat was raised."""
 
     key: str
@@ -362,12 +355,14 @@ def encode_value(value: Value) -> str:
 def decode_value(text: str | bytes) -> Value:
     """The value that `encode_value` made JSON of. Raises ValueError for text that it never makes."""
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("the value is nested deeply") from None
-    if not isinstance(value, dict) or not all(isinstance(member, _SCALARS) for member in value.values()):
+    if not isinstance(value, dict) or not _SCALARS.issuperset(map(type, value.values())):
         raise ValueError("the value is not a flat object")
-    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+    if "\\u" in text:
         # An escape may stand for half of a surrogate pair, which can be neither kept nor sent on.
         json.dumps(value, ensure_ascii=False).encode()
     # Entries have members of the same few names.
@@ -388,4 +383,6 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON's")
 
 
-_SCALARS: Final = (str, int, float, bool, type(None))
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+# Made once: one for each value would cost as much as decoding it does.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number)

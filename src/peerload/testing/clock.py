@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Final
+
+from peerload.clock import Timer
 
 __all__ = ["ManualClock"]
 
@@ -17,7 +21,7 @@ class ManualClock:
     """A `peerload.clock.Clock` driven by hand.
 
     `monotonic` starts at `monotonic` seconds, the wall clock at `wall_ms`; both stand still between calls of
-    `advance`. Reading it from other threads is fine; sleeping and advancing belong to one event loop.
+    `advance`. Reading it from other threads is fine; sleeping, timers and advancing belong to one event loop.
     """
 
     def __init__(self, *, monotonic: float = 1_000.0, wall_ms: int = 1_750_000_000_000) -> None:
@@ -28,7 +32,7 @@ class ManualClock:
 
     @property
     def sleepers(self) -> int:
-        """How many tasks are asleep."""
+        """How many tasks are asleep, and timers set."""
         return sum(not future.done() for _, _, future in self._sleepers)
 
     def monotonic(self) -> float:
@@ -51,6 +55,17 @@ class ManualClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), future))
         await future
+
+    def call_later(self, seconds: float, act: Callable[[], None]) -> Timer:
+        """Have `act` called once `advance` has moved time by `seconds`; soon, for zero or less."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        made = _Timer(future)
+        future.add_done_callback(partial(made.ring, act))
+        if seconds <= 0:
+            future.set_result(None)
+        else:
+            heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), future))
+        return made
 
     async def advance(self, seconds: float) -> None:
         """Move time forward, waking every sleeper at its own moment, in order.
@@ -82,3 +97,18 @@ class ManualClock:
         """Let every task that can run do so for a while, without moving time."""
         for _ in range(_SETTLE_ROUNDS):
             await asyncio.sleep(0)
+
+
+class _Timer:
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self._future = future
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        # What has run out, and has not been told yet, is not told any more.
+        self._cancelled = True
+        self._future.cancel()
+
+    def ring(self, act: Callable[[], None], _: asyncio.Future[None]) -> None:
+        if not self._cancelled:
+            act()

@@ -16,7 +16,7 @@ from peerload.errors import InvalidArgument, PeerloadError
 from peerload.kubernetes.place import KubernetesPlace
 from peerload.metadata.publications.addresses import Address, allowed, split
 from peerload.server.addresses import join_address, split_address
-from peerload.server.settings import resolve
+from peerload.server.resolving import resolve
 from peerload.store.redis.place import RedisPlace
 from peerload.wire import p2p_pb2
 from peerload.wire.identity import canonical_json, is_source_id, source_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from asyncio import Future, get_running_loop
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -21,8 +21,8 @@ from peerload.metadata.directory.liveness import SERVER_PREFIX, Liveness
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.waiting import Pulse, settled_within
-from peerload.store.base import Beaten, Change, Deleted, Entry, Feed, Listing, Put, Store
+from peerload.metadata.waiting import Pulse
+from peerload.store.base import Beaten, Change, Deleted, Entry, Feed, Put, Store
 
 __all__ = ["Directory", "Seen"]
 
@@ -43,8 +43,8 @@ class Seen(NamedTuple):
 
 
 class Directory:
-    """The index. `replace` and `apply` bring it up to date (`peerload.metadata.directory.feed` calls them), `sweep` lets
-    heartbeats run out; everything else asks. All of it belongs to one event loop; nothing here waits for the store."""
+    """The index. It is brought up to date as a `peerload.metadata.directory.feed.Reader`, `sweep` lets heartbeats run out;
+    everything else asks. All of it belongs to one event loop; nothing here waits for the store."""
 
     def __init__(self, store: Store, clock: Clock, settings: MetadataSettings) -> None:
         self._store = store
@@ -55,6 +55,9 @@ class Directory:
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._waiting: dict[str, list[tuple[int, Future[None]]]] = {}
         self._lost_data_at: int | None = None
+        # While the store is listed: the keys that did not come yet, and the servers that were known before.
+        self._unlisted: dict[str, None] = {}
+        self._servers: set[str] = set()
         self.synced = False
         """Whether the store was ever listed."""
         self.census = Census()
@@ -89,6 +92,10 @@ class Directory:
         """Whether the feed has fallen silent: what is known may be out of date."""
         return not self.synced or self._time.lost
 
+    def lost_at(self, now: int) -> bool:
+        """The same for who knows the store's clock already."""
+        return not self.synced or self._time.lost_at(now)
+
     @property
     def settled(self) -> bool:
         """Whether servers and feed have been up for so long that absence proves something."""
@@ -118,21 +125,32 @@ class Directory:
 
     # Changes
 
-    def replace(self, listing: Listing) -> None:
-        """Take a listing as the whole truth, in place of everything known."""
-        servers = set(self.liveness.episodes)
-        self._time.hear(())
+    def begin_list(self) -> None:
+        """The store is listed anew: what is in none of the parts that follow is no longer there."""
+        self._servers = set(self.liveness.episodes)
+        self._unlisted = dict.fromkeys((*self._index.entries, *self._servers))
+
+    def take_listed(self, entries: Sequence[Entry]) -> None:
+        """Take in a part of the listing, in place of what is known of these keys. Until the whole is there, time does not go
+        on: the heartbeats of others may be in the next."""
         now = self._store.now()
-        present = {entry.key for entry in listing.entries}
-        for key in [key for key in self._index.entries if key not in present]:
-            self._drop(key)
-        for key in servers - present:
-            del self.liveness.episodes[key]
-        for entry in listing.entries:
-            self._put(entry, relisted=True)
-        if servers and not servers & present:
+        for entry in entries:
+            self._unlisted.pop(entry.key, None)
+            self._put(entry, now, listed=True)
+
+    def end_list(self) -> None:
+        """The listing is complete."""
+        for key in self._unlisted:
+            if key in self._servers:
+                del self.liveness.episodes[key]
+            else:
+                self._drop(key)
+        lost = bool(self._servers) and self._servers <= self._unlisted.keys()
+        self._unlisted, self._servers = {}, set()
+        self._time.hear(())
+        if lost:
             # The store has lost every trace of the servers that wrote to it.
-            self._lost_data_at = now
+            self._lost_data_at = self._store.now()
             _log.warning("the store came back without its data", store=self._store.url)
             if self.on_data_lost is not None:
                 self.on_data_lost()
@@ -152,7 +170,7 @@ class Directory:
 
     def _apply(self, change: Change, now: int) -> None:
         if isinstance(change, Put):
-            self._put(change.entry)
+            self._put(change.entry, now)
         elif isinstance(change, Beaten):
             if change.key.startswith(SERVER_PREFIX):
                 self.liveness.beat(change.key, change.generation, change.beat.stamp)
@@ -168,7 +186,7 @@ class Directory:
         else:
             self._delete(change)
 
-    def _put(self, entry: Entry, *, relisted: bool = False) -> None:
+    def _put(self, entry: Entry, now: int, *, listed: bool = False) -> None:
         key = entry.key
         if key.startswith(SERVER_PREFIX):
             self.liveness.put(entry)
@@ -176,7 +194,7 @@ class Directory:
         if not key.startswith(SOURCE_PREFIX):
             return
         held = self._index.entries.get(key)
-        if not relisted:
+        if not listed:
             if self._tombstones.get(key, 0) >= entry.revision:
                 return
             if held is not None and held.record.store_revision > entry.revision:
@@ -187,7 +205,6 @@ class Directory:
             _log.warning("an entry is no source's", key=key, error=str(error))
             return
         self._tombstones.pop(key, None)
-        now = self.now()
         if held is None:
             held = Held(record, now)
             self._index.add(key, held)
@@ -358,9 +375,11 @@ class Directory:
         future: Future[None] = get_running_loop().create_future()
         waiting = self._waiting.setdefault(key, [])
         waiting.append((revision, future))
+        timer = self._clock.call_later(self._settings.visible_within, partial(_settle, future))
         try:
-            await settled_within(self._clock, self._settings.visible_within, future)
+            await future
         finally:
+            timer.cancel()
             waiting = self._waiting.get(key, [])
             waiting[:] = [item for item in waiting if item[1] is not future]
             if not waiting:
@@ -377,8 +396,13 @@ class Directory:
         waiting = self._waiting.get(key)
         if waiting:
             for revision, future in waiting:
-                if not future.done() and self.has(key, revision):
-                    future.set_result(None)
+                if self.has(key, revision):
+                    _settle(future)
+
+
+def _settle(future: Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _passing(query: Query, members: Iterable[tuple[Held, ...]]) -> Iterator[tuple[Held, ...]]:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from peerload.metadata.directory.held import Held
+from peerload.metadata.directory.held import NOT_QUEUED, Held
 from peerload.metadata.directory.liveness import Liveness
 from peerload.metadata.records import Status
 
@@ -39,8 +39,8 @@ class Expiry:
         self._quiet_ms = quiet_ms
         self._on_expired = on_expired
         self._order = itertools.count()
-        # Every fresh record once, at its heartbeat or an earlier one; it is put right when that moment has come.
-        self._fresh: list[tuple[int, int, Held]] = []
+        # Every fresh record once, at its heartbeat or an earlier one (`Held.due`); it is put right when that moment has come.
+        self._fresh: list[Held] = []
         # Every quiet record at its heartbeat; places of records that were heard since count no more.
         self._overdue: list[tuple[int, int, Held]] = []
         self._cutoff = 0
@@ -77,7 +77,7 @@ class Expiry:
         self.expired.pop(key, None)
         if len(self._fresh) + len(self._overdue) > 2 * left + _MOST_REMOVED:
             # What comes and goes fast must not be kept for a heartbeat timeout, in an outage for longer.
-            self._fresh = [item for item in self._fresh if not item[2].removed]
+            self._fresh = [held for held in self._fresh if not held.removed]
             self._overdue = [item for item in self._overdue if self._counts(*item)]
             heapq.heapify(self._fresh)
             heapq.heapify(self._overdue)
@@ -95,8 +95,9 @@ class Expiry:
                     if held.shown is not was:
                         self._on_expired(held, was)
         self._cutoff = cutoff
-        while self._fresh and self._fresh[0][0] < quiet_cutoff:
-            _, _, held = heapq.heappop(self._fresh)
+        while self._fresh and self._fresh[0].due < quiet_cutoff:
+            held = heapq.heappop(self._fresh)
+            held.due = NOT_QUEUED
             if held.removed or held.expired:
                 continue
             if held.heard >= quiet_cutoff:
@@ -121,7 +122,7 @@ class Expiry:
 
     def next_ms(self) -> int | None:
         """How long until a heartbeat may run out; None where nothing waits."""
-        moments = [queue[0][0] for queue in (self._fresh, self._overdue) if queue]
+        moments = [held.due for held in self._fresh[:1]] + [heard for heard, _, _ in self._overdue[:1]]
         if not moments:
             return None
         return max(0, min(moments) - self._liveness.cutoff(self._now()) + 1)
@@ -131,7 +132,9 @@ class Expiry:
         return not held.removed and held.heard == heard and self.quiet.get(held.record.key.encode()) is held
 
     def _refresh(self, held: Held) -> None:
-        heapq.heappush(self._fresh, (held.heard, next(self._order), held))
+        if held.due == NOT_QUEUED:
+            held.due = held.heard
+            heapq.heappush(self._fresh, held)
 
     def _expire(self, key: str, held: Held) -> None:
         held.expired = True

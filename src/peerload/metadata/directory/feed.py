@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Compacted, Unavailable
-from peerload.store.base import Feed, Listing, Position, Store
+from peerload.store.base import Entry, Feed, Position, Store
+from peerload.store.paged import pages
 from peerload.tally import SIZES, Histogram
 
 __all__ = ["FeedTally", "Reader", "follow"]
@@ -24,8 +26,16 @@ _RETRY_MAX_SECONDS: Final = 0.5
 class Reader(Protocol):
     """What is kept up to date by the feed; each picks the keys that concern it."""
 
-    def replace(self, listing: Listing) -> None:
-        """Take a listing as the whole truth."""
+    def begin_list(self) -> None:
+        """The store is listed anew: what is in none of the parts that follow is no longer there."""
+        ...
+
+    def take_listed(self, entries: Sequence[Entry]) -> None:
+        """Take in a part of the listing, in place of what is known of these keys."""
+        ...
+
+    def end_list(self) -> None:
+        """The listing is complete. If it breaks off instead, another begins."""
         ...
 
     def apply(self, feed: Feed) -> None:
@@ -41,7 +51,11 @@ class FeedTally:
         self.batches = Histogram(SIZES)
         """Changes in each batch that had any; its sum is how many there were."""
 
-    def replace(self, listing: Listing) -> None:
+    def begin_list(self) -> None: ...
+
+    def take_listed(self, entries: Sequence[Entry]) -> None: ...
+
+    def end_list(self) -> None:
         self.listings += 1
 
     def apply(self, feed: Feed) -> None:
@@ -81,8 +95,17 @@ async def follow(store: Store, readers: tuple[Reader, ...], clock: Clock) -> Non
 
 
 async def _list(store: Store, readers: tuple[Reader, ...]) -> Position:
-    """Have the readers take a listing; where it was made. Nobody holds on to it: it is as large as what they make of it."""
-    listing = await store.list()
+    """Have the readers take a listing; where it was made. Nobody holds on to its parts: all are as large as what is made of
+    them, and between two of them others have their turn."""
     for reader in readers:
-        reader.replace(listing)
-    return listing.position
+        reader.begin_list()
+    position: Position | None = None
+    async with contextlib.aclosing(pages(store)) as parts:
+        async for part in parts:
+            for reader in readers:
+                reader.take_listed(part.entries)
+            position = part.position
+    assert position is not None
+    for reader in readers:
+        reader.end_list()
+    return position

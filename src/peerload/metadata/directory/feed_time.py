@@ -49,7 +49,11 @@ class FeedTime:
     @property
     def lost(self) -> bool:
         """Whether the feed has fallen silent: what is known may be out of date."""
-        return self._contact is None or self.silent_ms > _SILENCE_MS
+        return self.lost_at(self._store.now())
+
+    def lost_at(self, now: int) -> bool:
+        """The same for who knows the store's clock already."""
+        return self._contact is None or now - self._contact > _SILENCE_MS
 
     def hear(self, changes: Sequence[Change]) -> None:
         """The feed has spoken; without changes: there are no more."""

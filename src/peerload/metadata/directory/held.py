@@ -8,7 +8,10 @@ from peerload.metadata.records import SourceRecord, Status, encoded_ref_beat
 from peerload.store.base import Beat
 from peerload.wire import splice
 
-__all__ = ["Held", "is_suspect", "oldest"]
+__all__ = ["NOT_QUEUED", "Held", "is_suspect", "oldest"]
+
+NOT_QUEUED: Final = -1
+"""No moment: of a record that has no place in the queue of fresh ones."""
 
 _PROVES_NOTHING: Final = -1
 
@@ -22,6 +25,7 @@ class Held:
     __slots__ = (
         "_refused_at",
         "_static",
+        "due",
         "expired",
         "frame",
         "heard",
@@ -39,6 +43,8 @@ class Held:
         """The heartbeat as the store has it: what comes next must be later."""
         self.heard = min(self.stamp, now)
         """The heartbeat as it is judged and shown: a stamp from a clock that ran ahead counts from when it was seen."""
+        self.due = NOT_QUEUED
+        """Its place in the queue of fresh records, which orders them by it (see `peerload.metadata.directory.expiry`)."""
         self.load = record.load
         self.expired = False
         self.removed = False
@@ -51,6 +57,9 @@ class Held:
         self.frame: bytes | None = None
         """What `framed` has made, while it is true."""
         self.refresh()
+
+    def __lt__(self, other: Held) -> bool:
+        return self.due < other.due
 
     def put(self, record: SourceRecord, now: int) -> None:
         """The entry changed: take its record, and its heartbeat if it is later or of a new generation."""

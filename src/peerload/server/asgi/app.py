@@ -14,6 +14,8 @@ from peerload.server.asgi.call import Call, Send
 from peerload.server.asgi.framing import Disconnected, Messages, Receive
 from peerload.server.asgi.headers import timeout_of
 from peerload.server.asgi.inflate import ENCODINGS
+from peerload.server.asgi.timer import Timer
+from peerload.server.asgi.waited import Waited
 from peerload.server.front import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.requests import CURRENT
 from peerload.server.status import to_rpc_error
@@ -98,7 +100,9 @@ class Application:
         try:
             if failure is None:
                 assert route is not None
-                failure = await self._handle(route, Messages(receive, self._admission, head.encoding, deadline), call)
+                timer = Timer(task, deadline, self._admission.limits.timeout_request)
+                messages = Messages(receive, self._admission, head.encoding, deadline, timer)
+                failure = await self._handle(route, messages, call, timer)
             if failure is not None:
                 await call.fail(failure)
         except Disconnected:
@@ -107,13 +111,10 @@ class Application:
             self._calls.discard(task)
             self._ended.discard(task)
 
-    async def _handle(self, route: _Route, messages: Messages, call: Call) -> RpcError | None:
+    async def _handle(self, route: _Route, messages: Messages, call: Call, timer: Timer) -> RpcError | None:
         """Answer a call; the failure with which it is still to be ended, if any. Raises `Disconnected`."""
         try:
-            async with messages.timer:
-                with route.places:
-                    call.principal = await self._admission.admit(route.path, call)
-                    await _answer(route.method, messages, call)
+            await Waited(self._let_in(route, messages, call), timer.arm)
         except RpcError as error:
             return error
         except PeerloadError as error:
@@ -122,18 +123,25 @@ class Application:
             if known is None:
                 raise
             return known
-        except TimeoutError:
-            return self._late(messages)
         except asyncio.CancelledError:
+            if timer.takes_back():
+                return self._late(timer)
             task = asyncio.current_task()
             if task is None or task not in self._ended:
                 raise
             task.uncancel()
             return RpcError(Code.UNAVAILABLE, "the connection has come to its end; make another one")
+        finally:
+            timer.stop()
         return None
 
-    def _late(self, messages: Messages) -> RpcError:
-        if messages.slow:
+    async def _let_in(self, route: _Route, messages: Messages, call: Call) -> None:
+        with route.places:
+            call.principal = await self._admission.admit(route.path, call)
+            await _answer(route.method, messages, call)
+
+    def _late(self, timer: Timer) -> RpcError:
+        if timer.slow:
             allowed = self._admission.limits.timeout_request
             text = f"--timeout-request: the request was not there after {allowed:g} s"
         else:

@@ -7,11 +7,13 @@ before it has been read; until then at most a flow-control window of it is here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from peerload.server.admission import Admission
 from peerload.server.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
+from peerload.server.asgi.timer import Timer
+from peerload.server.asgi.waited import Waited
 from peerload.server.front import Code, RpcError
 from peerload.server.limits import SMALL_BYTES
 from peerload.server.room import Held
@@ -32,48 +34,25 @@ def prefix(size: int) -> bytes:
     return size.to_bytes(PREFIX_BYTES, "big")
 
 
-class _Read:
-    """What the server has read of a request, once it has. `on_wait` is called only where that has to be waited for: small
-    requests are there whole when their call begins, and a timer for each of them would be much of what they cost."""
-
-    __slots__ = ("_event", "_on_wait")
-
-    def __init__(self, event: Awaitable[MutableMapping[str, Any]], on_wait: Callable[[], None]) -> None:
-        self._event = event
-        self._on_wait = on_wait
-
-    def __await__(self) -> Generator[Any, Any, MutableMapping[str, Any]]:
-        steps = self._event.__await__()
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            event: MutableMapping[str, Any] = end.value
-            return event
-        self._on_wait()
-        # What is waited for is handed on as it is, and waited for to its end.
-        yield step
-        return (yield from steps)
-
-
 class Messages:
     """The messages of one call's request.
 
-    `until` is the call's deadline on the event loop's clock. `timer` is to be what ends the call: it is brought forward
-    while the client has to send something, and put back to the deadline when it has.
+    `until` is the call's deadline on the event loop's clock. `timer` is to end the call: it is brought forward while the client
+    has to send something, and put back to the deadline when it has.
     """
 
-    __slots__ = ("_admission", "_buffer", "_encoding", "_ended", "_receive", "_until", "slow", "timer")
+    __slots__ = ("_admission", "_buffer", "_encoding", "_ended", "_receive", "_timer", "_until")
 
-    def __init__(self, receive: Receive, admission: Admission, encoding: bytes | None, until: float | None) -> None:
+    def __init__(
+        self, receive: Receive, admission: Admission, encoding: bytes | None, until: float | None, timer: Timer
+    ) -> None:
         self._receive = receive
         self._admission = admission
         self._encoding = encoding
         self._until = until
-        self.timer: Final = asyncio.timeout_at(until)
+        self._timer = timer
         self._buffer = bytearray()
         self._ended = False
-        self.slow = False
-        """Whether the client is to send something before its deadline; so it is what the timer ended the call for."""
 
     async def only(self) -> tuple[bytes, Held]:
         """The one message, and the room it takes. Raises `RpcError` for none or several, and what `next` raises."""
@@ -82,7 +61,7 @@ class Messages:
             # The end mostly comes in an event of its own.
             await self._more()
         if self._is_one_small and self._ended:
-            self._be_patient()
+            self._timer.be_patient()
             return bytes(memoryview(self._buffer)[PREFIX_BYTES:]), await self._admission.requests.take(0, None)
         got = await self.next(idle=False)
         if got is None:
@@ -96,7 +75,7 @@ class Messages:
         except BaseException:
             held.release()
             raise
-        self._be_patient()
+        self._timer.be_patient()
         return message, held
 
     async def next(self, *, idle: bool = True) -> tuple[bytes, Held] | None:
@@ -122,14 +101,14 @@ class Messages:
         limit = self._admission.limits.limit_message_bytes
         needed = size + min(limit, most_inflated(size)) if compressed else size
         # Waiting for room is not the client's doing.
-        self._be_patient()
+        self._timer.be_patient()
         held = await self._admission.requests.take(needed, self._until)
         try:
             while len(buffer) < size:
                 if self._ended:
                     raise RpcError(Code.INTERNAL, "the request ends within a message")
                 await self._more()
-            self._be_patient()
+            self._timer.be_patient()
             message = bytes(memoryview(buffer)[:size]) if len(buffer) > size else bytes(buffer)
             del buffer[:size]
             if compressed:
@@ -147,28 +126,13 @@ class Messages:
         return 0 <= size <= SMALL_BYTES and self._buffer[:PREFIX_BYTES] == prefix(size)
 
     async def _more(self, *, hurried: bool = True) -> None:
-        event = await (_Read(self._receive(), self._hurry) if hurried else self._receive())
+        event = await (Waited(self._receive(), self._timer.hurry) if hurried else self._receive())
         if event["type"] != "http.request":
             raise Disconnected
         body = event.get("body")
         if body:
             self._buffer += body
         self._ended = not event.get("more_body", False)
-
-    def _hurry(self) -> None:
-        """From now on the client has a limited time, if it has not already."""
-        if self.slow:
-            return
-        late = asyncio.get_running_loop().time() + self._admission.limits.timeout_request
-        if self._until is None or late < self._until:
-            self.slow = True
-            self.timer.reschedule(late)
-
-    def _be_patient(self) -> None:
-        """From now on it has until its deadline."""
-        if self.slow:
-            self.slow = False
-            self.timer.reschedule(self._until)
 
     async def _inflated(self, message: bytes, limit: int) -> bytes:
         encoding = self._encoding

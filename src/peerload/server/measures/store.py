@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 from peerload import errors, tracing
 from peerload.clock import Clock
 from peerload.store import base
+from peerload.store.paged import pages
 from peerload.tally import Histogram
 
 __all__ = ["OPERATIONS", "OUTCOMES", "MeasuredStore", "OperationMeasures"]
@@ -59,6 +60,8 @@ class MeasuredStore:
         self._store = store
         self._traced = traced
         self._now = clock.monotonic
+        # Asked with every heartbeat.
+        self.now = store.now
         self.operations = {name: OperationMeasures() for name in OPERATIONS}
 
     @property
@@ -74,9 +77,6 @@ class MeasuredStore:
 
     async def close(self) -> None:
         await self._store.close()
-
-    def now(self) -> int:
-        return self._store.now()
 
     async def put(
         self,
@@ -108,6 +108,11 @@ class MeasuredStore:
     async def list(self, prefix: str = "") -> base.Listing:
         return await self._measured("list", self._store.list(prefix))
 
+    async def pages(self, prefix: str = "") -> AsyncGenerator[base.Listing, None]:
+        async with aclosing(pages(self._store, prefix)) as parts:
+            while (part := await self._measured("list", _next(parts))) is not None:
+                yield part
+
     async def watch(self, position: base.Position, prefix: str = "") -> AsyncGenerator[base.Feed, None]:
         outcomes = self.operations["watch"].outcomes
         try:
@@ -137,6 +142,10 @@ class MeasuredStore:
         finally:
             measures.outcomes[outcome] += 1
             measures.seconds.observe(self._now() - begun)
+
+
+async def _next(parts: AsyncGenerator[base.Listing, None]) -> base.Listing | None:
+    return await anext(parts, None)
 
 
 def _outcome(error: BaseException) -> str:

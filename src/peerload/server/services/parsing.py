@@ -15,18 +15,19 @@ _T = TypeVar("_T")
 
 _LARGE_BYTES: Final = 64 * 1024
 """About a thousand tensors, a millisecond's work."""
-_AT_ONCE: Final = 2
-"""A hundred MiB of message is several times that once parsed, so only a few are at any moment."""
+_AT_ONCE: Final = 1
+"""Threads. Two would parse no more, since they share the interpreter, and leave the event loop a fifth of it: heartbeats
+waited four times as long. A hundred MiB of message is several times that once parsed, too."""
 _MAX_WAITING_BYTES: Final = 512 * 1024 * 1024
 """Beyond this much, callers are told to come again: a flood of large messages must not fill the memory."""
 
 
 class Parser:
-    """Runs parsers: small messages at once, large ones on threads of its own."""
+    """Runs parsers: small messages at once, large ones one after the other on a thread of its own."""
 
     def __init__(self) -> None:
         self._waiting_bytes = 0
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="peerload-parse")
+        self._thread = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="peerload-parse")
 
     async def parse(self, parse: Callable[[bytes], _T], message: bytes) -> _T:
         """What `parse(message)` returns or raises. Raises `Unavailable` where too much is waiting already."""
@@ -37,10 +38,10 @@ class Parser:
             raise Unavailable(f"{self._waiting_bytes} bytes of large messages are waiting to be read; try again")
         self._waiting_bytes += size
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, parse, message)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, parse, message)
         finally:
             self._waiting_bytes -= size
 
     def close(self) -> None:
-        """Let go of the threads, once what they are at is done."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let go of the thread, once what it is at is done."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

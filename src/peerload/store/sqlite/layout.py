@@ -18,10 +18,23 @@ from typing import Final
 
 from peerload.errors import InvalidArgument, Unavailable
 
-__all__ = ["APPLICATION_ID", "BUSY_SECONDS", "LAYOUT_VERSION", "connect", "prepare", "transaction", "translated"]
+__all__ = [
+    "APPLICATION_ID",
+    "BUSY_SECONDS",
+    "LAYOUT_VERSION",
+    "WRITING_KIB",
+    "connect",
+    "prepare",
+    "transaction",
+    "translated",
+]
 
 APPLICATION_ID: Final = 0x506C6F61  # "Ploa"
 LAYOUT_VERSION: Final = 1
+READING_KIB: Final = 2_048
+"""SQLite forgets its pages at every transaction after somebody wrote: what a reader keeps serves that one transaction, and the
+kernel has the file's pages besides."""
+WRITING_KIB: Final = 32_768
 BUSY_SECONDS: Final = 4.0
 """How long a transaction waits for another process's before it gives up."""
 
@@ -71,12 +84,13 @@ def prepare(path: Path, wall_ms: int) -> None:
             connection.execute("ROLLBACK")
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to prepared tables, to be used by one thread at a time. Raises `Unavailable`."""
+def connect(path: Path, *, cache_kib: int = READING_KIB) -> sqlite3.Connection:
+    """A connection to prepared tables, to be used by one thread at a time; `cache_kib` bounds the pages that it keeps in
+    memory. Raises `Unavailable`."""
     with translated(path):
         connection = _open(path)
         try:
-            connection.execute("PRAGMA cache_size=-32768")
+            connection.execute(f"PRAGMA cache_size=-{cache_kib}")
             connection.execute("PRAGMA journal_size_limit=67108864")
             connection.execute("SELECT epoch FROM feed").fetchone()
         except sqlite3.Error:

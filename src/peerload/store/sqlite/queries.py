@@ -13,11 +13,23 @@ from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, P
 from peerload.store.damage import readable, relisted
 from peerload.store.sqlite.layout import transaction
 
-__all__ = ["Batch", "find_blob", "find_entry", "list_entries", "read_feed", "trim_feed"]
+__all__ = [
+    "PAGE_ROWS",
+    "Batch",
+    "Page",
+    "find_blob",
+    "find_entry",
+    "list_entries",
+    "list_page",
+    "read_feed",
+    "trim_feed",
+]
 
 _ENTRY: Final = "e.key, e.value, e.revision, e.generation, e.blob_size, b.stamp, b.load"
 _ENTRIES: Final = "entries e LEFT JOIN beats b ON b.generation = e.generation"
 
+PAGE_ROWS: Final = 500
+"""Entries in one part of a listing: what a server makes of them must not hold it up."""
 _BATCH_ROWS: Final = 1_000
 _BATCH_CHARACTERS: Final = 4_000_000
 """A batch of the feed ends after the row that reaches this."""
@@ -32,6 +44,14 @@ class Batch:
     changes: tuple[Change, ...]
     position: Position
     more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing, and the key from which it goes on; None after the last."""
+
+    listing: Listing
+    more: str | None
 
 
 def find_entry(connection: sqlite3.Connection, key: str) -> Entry | None:
@@ -55,8 +75,13 @@ def find_blob(connection: sqlite3.Connection, key: str, generation: int) -> byte
 
 def list_entries(connection: sqlite3.Connection, prefix: str) -> Listing:
     """The entries under a prefix, and the position of the same moment."""
+    return list_page(connection, prefix, prefix, -1).listing
+
+
+def list_page(connection: sqlite3.Connection, prefix: str, start: str, rows: int) -> Page:
+    """So many of the entries under a prefix (less than 0: all), from the key `start` on, and the position of the same moment."""
     # Text compares by its UTF-8 bytes, which is the order of code points.
-    where, bounds = "e.key >= ?", [prefix]
+    where, bounds = "e.key >= ?", [start]
     end = _after(prefix)
     if end is not None:
         where += " AND e.key < ?"
@@ -64,9 +89,12 @@ def list_entries(connection: sqlite3.Connection, prefix: str) -> Listing:
     with transaction(connection):
         epoch, _ = _feed(connection)
         last = _last(connection)
-        rows = connection.execute(f"SELECT {_ENTRY} FROM {_ENTRIES} WHERE {where} ORDER BY e.key", bounds)
-        entries = tuple(readable(_entry, rows))
-    return Listing(entries, _position(epoch, last))
+        found = connection.execute(
+            f"SELECT {_ENTRY} FROM {_ENTRIES} WHERE {where} ORDER BY e.key LIMIT ?", (*bounds, rows)
+        ).fetchall()
+    # No key lies between another and the same with a NUL after it.
+    more = found[-1][0] + "\0" if len(found) == rows else None
+    return Page(Listing(tuple(readable(_entry, found)), _position(epoch, last)), more)
 
 
 def read_feed(connection: sqlite3.Connection, position: Position, prefix: str) -> Batch:

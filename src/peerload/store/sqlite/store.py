@@ -172,6 +172,15 @@ class SqliteStore:
         query = functools.partial(queries.list_entries, prefix=check_prefix(prefix))
         return await self._open_parts().readers.run(query, _BULK_SECONDS)
 
+    async def pages(self, prefix: str = "") -> AsyncGenerator[Listing, None]:
+        start: str | None = check_prefix(prefix)
+        position: Position | None = None
+        while start is not None:
+            query = functools.partial(queries.list_page, prefix=prefix, start=start, rows=queries.PAGE_ROWS)
+            page = await self._open_parts().readers.run(query, _CALL_SECONDS)
+            position, start = position or page.listing.position, page.more
+            yield Listing(page.listing.entries, position)
+
     async def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
         check_prefix(prefix)
         parts = self._open_parts()

@@ -16,7 +16,7 @@ from peerload.clock import Clock
 from peerload.errors import PeerloadError, Unavailable
 from peerload.store.sqlite.changes import Change
 from peerload.store.sqlite.home import Home
-from peerload.store.sqlite.layout import connect, transaction, translated
+from peerload.store.sqlite.layout import WRITING_KIB, connect, transaction, translated
 from peerload.store.sqlite.queries import trim_feed
 
 __all__ = ["Writer"]
@@ -147,7 +147,7 @@ class Writer:
     def _commit(self, jobs: list[_Job]) -> None:
         connection = self._connection
         if connection is None:
-            connection = self._connection = connect(self._home.path)
+            connection = self._connection = connect(self._home.path, cache_kib=WRITING_KIB)
         moment = self._clock.monotonic()
         full = moment - self._synced_at >= _SYNC_SECONDS or any(job.change.durable for job in jobs)
         connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")

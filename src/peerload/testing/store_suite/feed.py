@@ -9,6 +9,7 @@ import pytest
 
 from peerload.errors import Compacted, Unavailable
 from peerload.store.base import Beat, Deleted, Listing, Position, Put, Store, Touch
+from peerload.store.paged import pages
 from peerload.testing.clock import ManualClock
 from peerload.testing.store_suite.mirror import Mirror, revisions
 from peerload.testing.store_suite.place import StorePlace, StoreTests, first, follow, soon
@@ -55,6 +56,14 @@ class FeedTests(StoreTests):
             while "k" in mirror.entries:
                 mirror.apply(await soon(anext(feeds)))
             assert Deleted("k", revision) in mirror.changes
+
+    async def test_a_listing_in_parts_is_the_listing(self, store: Store) -> None:
+        for key in ("a", "b/", "b/\0", "b/2", "b/\U0010ffff", "c"):
+            await store.put(key, {"key": key}, blob=b"1", beat=Beat(7))
+        for prefix in ("", "b/", "nobody/"):
+            listing, parts = await store.list(prefix), [part async for part in pages(store, prefix)]
+            assert tuple(entry for part in parts for entry in part.entries) == listing.entries
+            assert {part.position for part in parts} == {listing.position}
 
     async def test_every_change_comes_in_order(self, store: Store) -> None:
         listing = await store.list()

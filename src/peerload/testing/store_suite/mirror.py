@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 from peerload.store.base import Beat, Change, Deleted, Entry, Feed, Listing, Position, Put
@@ -43,7 +42,7 @@ class Mirror:
             else:
                 held = self.entries.get(change.key)
                 if held is not None and held.generation == change.generation:
-                    self.entries[change.key] = dataclasses.replace(held, beat=_later(held.beat, change.beat))
+                    self.entries[change.key] = held._replace(beat=_later(held.beat, change.beat))
         self.position = feed.position
 
     def _put(self, entry: Entry) -> None:
@@ -52,7 +51,7 @@ class Mirror:
         if entry.revision < known:
             return
         if held is not None and held.generation == entry.generation:
-            entry = dataclasses.replace(entry, beat=_later(held.beat, entry.beat))
+            entry = entry._replace(beat=_later(held.beat, entry.beat))
         self.entries[entry.key] = entry
 
     def _delete(self, change: Deleted) -> None:

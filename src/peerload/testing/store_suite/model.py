@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -123,7 +122,7 @@ async def _touch_all(store: Store, model: _Model, drawn: Sequence[tuple[str, str
             expected.append(Touched.OLDER)
         else:
             expected.append(Touched.APPLIED)
-            model.entries[key] = dataclasses.replace(held, beat=Beat(stamp, load))
+            model.entries[key] = held._replace(beat=Beat(stamp, load))
     assert await store.touch(touches) == expected
 
 
