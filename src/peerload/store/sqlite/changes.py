@@ -31,6 +31,12 @@ __all__ = ["Change", "DeleteChange", "PutChange", "TouchChange"]
 
 _LOG_BEATS: Final = 5_000
 """Beats in one row of the log."""
+_RAISE: Final = tuple(
+    (size, f"INSERT OR REPLACE INTO beats (generation, stamp, load) VALUES {','.join(['(?, ?, ?)'] * size)}")
+    for size in (256, 32, 4, 1)
+)
+"""Statements that raise so many beats at once, few enough for SQLite to keep them prepared. With `executemany` the interpreter
+lock would change hands at every beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +176,28 @@ class TouchChange:
         return answers
 
     def _held(self, connection: sqlite3.Connection) -> dict[int, tuple[str, int, int | None]]:
-        # One statement for all: ten thousand small ones would cost the interpreter lock as many times.
+        # One statement for all, and one row: the interpreter lock is let go of, and has to be had again, for every row that a
+        # statement gives, and there are those in the event loop who want it too.
         wanted = sorted({touch.generation for touch in self.touches if 0 < touch.generation < 1 << 63})
-        rows = connection.execute(
-            "SELECT e.generation, e.key, e.revision, b.stamp FROM json_each(?) w CROSS JOIN entries e ON e.generation = w.value"
+        (found,) = connection.execute(
+            "SELECT json_group_array(json_array(e.generation, e.key, e.revision, b.stamp))"
+            " FROM json_each(?) w CROSS JOIN entries e ON e.generation = w.value"
             " LEFT JOIN beats b ON b.generation = e.generation",
             (json.dumps(wanted, separators=(",", ":")),),
-        )
-        return {generation: (key, revision, stamp) for generation, key, revision, stamp in rows}
+        ).fetchone()
+        return {generation: (key, revision, stamp) for generation, key, revision, stamp in json.loads(found)}
 
     @staticmethod
     def _raise(connection: sqlite3.Connection, now: int, raised: list[tuple[int, Touch]]) -> None:
-        connection.executemany(
-            "INSERT OR REPLACE INTO beats (generation, stamp, load) VALUES (?, ?, ?)",
-            [(generation, touch.beat.stamp, touch.beat.load) for generation, touch in raised],
-        )
+        start = 0
+        for size, statement in _RAISE:
+            while len(raised) - start >= size:
+                part = itertools.islice(raised, start, start + size)
+                connection.execute(
+                    statement,
+                    [each for generation, touch in part for each in (generation, touch.beat.stamp, touch.beat.load)],
+                )
+                start += size
         for start in range(0, len(raised), _LOG_BEATS):
             beats = [
                 (touch.key, generation, touch.beat.stamp, touch.beat.load)

@@ -12,6 +12,7 @@ from typing import Final
 from peerload.errors import PeerloadError
 from peerload.store.sqlite.home import Home
 from peerload.store.sqlite.layout import connect
+from peerload.store.sqlite.queries import last_row
 
 __all__ = ["POLL_SECONDS", "Poller"]
 
@@ -21,11 +22,14 @@ POLL_SECONDS: Final = 0.01
 
 class Poller:
     """A thread that calls `on_change` in the event loop when somebody else has changed the file, as long as `wanted`
-    says that anybody would read it."""
+    says that anybody would read it. Of what this process wrote itself, up to the log's row `written`, everybody knows."""
 
-    def __init__(self, home: Home, wanted: Callable[[], bool], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Home, wanted: Callable[[], bool], written: Callable[[], int], on_change: Callable[[], None]
+    ) -> None:
         self._home = home
         self._wanted = wanted
+        self._written = written
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
@@ -47,13 +51,14 @@ class Poller:
                 if connection is None:
                     connection = connect(self._home.path)
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
+                changed = version != known and last_row(connection) > self._written()
             except (sqlite3.Error, PeerloadError):
                 # The watches are woken to ask for themselves, and they raise what is wrong.
                 if connection is not None:
                     connection.close()
-                connection, version = None, None
-            if version != known or version is None:
-                known = version
+                connection, version, changed = None, None, True
+            known = version
+            if changed:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     self._loop.call_soon_threadsafe(self._on_change)
         if connection is not None:

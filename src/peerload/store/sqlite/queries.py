@@ -88,7 +88,7 @@ def list_page(connection: sqlite3.Connection, prefix: str, start: str, rows: int
         bounds.append(end)
     with transaction(connection):
         epoch, _ = _feed(connection)
-        last = _last(connection)
+        last = last_row(connection)
         found = connection.execute(
             f"SELECT {_ENTRY} FROM {_ENTRIES} WHERE {where} ORDER BY e.key LIMIT ?", (*bounds, rows)
         ).fetchall()
@@ -105,7 +105,7 @@ def read_feed(connection: sqlite3.Connection, position: Position, prefix: str) -
     """
     with transaction(connection):
         epoch, trimmed = _feed(connection)
-        last = _last(connection)
+        last = last_row(connection)
         seen = _number(position, epoch, trimmed, last)
         rows = connection.execute(
             f"SELECT l.id, l.kind, l.key, l.beats, {_ENTRY} FROM log l"
@@ -178,7 +178,8 @@ def _feed(connection: sqlite3.Connection) -> tuple[str, int]:
     return str(epoch), int(trimmed)
 
 
-def _last(connection: sqlite3.Connection) -> int:
+def last_row(connection: sqlite3.Connection) -> int:
+    """The number of the last row that was written to the log, whether or not it is still there."""
     return int(connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()[0])
 
 

@@ -115,12 +115,9 @@ class SqliteStore:
             self._home = home
             self._time = HostTime(self._clock)
             wakeups = Wakeups(self._clock, self._time.check)
-            self._parts = _Parts(
-                Writer(home, self._clock, self.now, self._keep_ms, wakeups.ring),
-                Readers(home),
-                Poller(home, lambda: wakeups.wanted, wakeups.ring),
-                wakeups,
-            )
+            writer = Writer(home, self._clock, self.now, self._keep_ms, wakeups.ring)
+            poller = Poller(home, lambda: wakeups.wanted, lambda: writer.written, wakeups.ring)
+            self._parts = _Parts(writer, Readers(home), poller, wakeups)
 
     async def close(self) -> None:
         parts, self._parts = self._parts, None

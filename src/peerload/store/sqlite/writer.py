@@ -17,7 +17,7 @@ from peerload.errors import PeerloadError, Unavailable
 from peerload.store.sqlite.changes import Change
 from peerload.store.sqlite.home import Home
 from peerload.store.sqlite.layout import WRITING_KIB, connect, transaction, translated
-from peerload.store.sqlite.queries import trim_feed
+from peerload.store.sqlite.queries import last_row, trim_feed
 
 __all__ = ["Writer"]
 
@@ -64,6 +64,8 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._synced_at = self._trimmed_at = clock.monotonic()
         self._unsynced = False
+        self.written = 0
+        """The log's last row when this last committed: `on_commit` is called after everything up to there. For any thread."""
         self._thread = threading.Thread(target=self._run, name="sqlite writer", daemon=True)
         self._thread.start()
 
@@ -164,7 +166,8 @@ class Writer:
                 trimmed_at = self._trimmed_at if more else moment
             else:
                 trimmed_at = self._trimmed_at
-        self._trimmed_at = trimmed_at
+            written = last_row(connection)
+        self._trimmed_at, self.written = trimmed_at, written
         if full:
             # A full commit flushes the whole write-ahead log, the touches before it included.
             self._synced_at, self._unsynced = moment, False
