@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -225,6 +226,30 @@ async def test_a_publication_is_parsed_once_packed_once_and_written_once(
     assert spent.calls <= 310
     assert len(large) - KIB < sum(packed) < len(large) + KIB
     assert store.taken() == {"put": 1}
+
+
+async def test_a_small_publication_makes_no_tasks_beside_its_own(asked: Asked, store: CountingStore) -> None:
+    made: list[object] = []
+
+    def make(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+        made.append(work)
+        return asyncio.Task(work, loop=loop, **more)
+
+    asyncio.get_running_loop().set_task_factory(make)
+    await fleet(asked, "org/model", 100)
+    # (Now and then a server does something by itself.)
+    assert len(made) < 10
+    assert store.taken()["put"] == 100
+
+
+async def test_what_a_small_publication_runs_through(asked: Asked) -> None:
+    request = publication(tensors=0).SerializeToString()
+    await publish(asked, request)
+    with counted() as spent:
+        await publish(asked, request)
+    assert spent.parsed == {"PublishMetadataRequest": 1, "PublishMetadataResponse": 1}
+    assert spent.encoded.keys() <= {"PublishMetadataResponse", "SourceInstanceRef"}
+    assert spent.calls <= 285
 
 
 def test_a_manifest_is_checked_without_a_step_for_each_item() -> None:

@@ -8,7 +8,7 @@ import os
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -420,6 +420,31 @@ async def test_a_write_that_was_done_in_time_counts_though_the_event_loop_hears_
         patched.setattr(writer, "submit", lambda change: loop.create_future())
         with pytest.raises(Unavailable, match="did not take a write"):
             await store.put("a", {})
+
+
+async def test_reads_that_are_answered_while_the_event_loop_is_busy_wake_it_once(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        await store.put(f"k{number}", {})
+    loop = asyncio.get_running_loop()
+    woken: list[object] = []
+    was = loop.call_soon_threadsafe
+
+    def wake(act: Callable[[], None], *more: object) -> asyncio.Handle:
+        woken.append(act)
+        return was(act, *more)
+
+    asked = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(50)]
+    assert store._parts is not None
+    readers = store._parts.readers
+    monkeypatch.setattr(loop, "call_soon_threadsafe", wake)
+    await asyncio.sleep(0)  # all of them are asked now, and until the next line no answer is looked at
+    while len(readers._answered) < 50:
+        threading.Event().wait(0.001)
+    # Each of four threads may have told at the same time as the others.
+    assert woken.count(readers._deliver) <= 4
+    assert [entry.key for entry in await asyncio.gather(*asked) if entry] == [f"k{number}" for number in range(50)]
 
 
 async def test_a_listing_in_parts_misses_nothing_that_changes_meanwhile(

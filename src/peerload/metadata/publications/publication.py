@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Final
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
@@ -26,8 +25,10 @@ _RECORD_FIELD: Final = 1
 _MANIFEST_FIELD: Final = 2
 _DIGEST_SIZES: Final = (0, 16)
 _MAX_UINT64: Final = 2**64 - 1
+_REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 2048
-"""Identities up to this size are remembered with their source ids: the replicas of a fleet send the same one."""
+"""So many identities, up to this size, are remembered with their source ids: the replicas of a fleet send the same one."""
+_SOURCE_IDS: Final[dict[bytes, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +187,14 @@ def _checked(
 
 
 def _source_id(identity: p2p_pb2.SourceIdentity, encoded: bytes) -> str:
-    return _remembered(encoded) if len(encoded) <= _REMEMBERED_BYTES else source_id(identity)
-
-
-@lru_cache(maxsize=1024)
-def _remembered(encoded: bytes) -> str:
-    return sys.intern(source_id(p2p_pb2.SourceIdentity.FromString(encoded)))
+    known = _SOURCE_IDS.get(encoded)
+    if known is None:
+        known = sys.intern(source_id(identity))
+        if len(encoded) <= _REMEMBERED_BYTES:
+            if len(_SOURCE_IDS) >= _REMEMBERED:
+                _SOURCE_IDS.clear()
+            _SOURCE_IDS[encoded] = known
+    return known
 
 
 def _check_identity(identity: p2p_pb2.SourceIdentity, size: int) -> None:
