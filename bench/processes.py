@@ -168,12 +168,12 @@ def _wait_for(made: Process, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def bare(front: str, answers: Mapping[str, bytes]) -> Iterator[Process]:
-    """A bare handler of those answers, by path."""
+def bare(front: str, answers: Mapping[str, bytes], store: str = "") -> Iterator[Process]:
+    """A bare handler of those answers, by path; one that keeps publications, if it is given the URL of a store."""
     with tempfile.TemporaryDirectory(prefix="peerload-bare-") as folder, tempfile.TemporaryFile() as log:
         file = Path(folder) / "answers"
         file.write_bytes(pickle.dumps(dict(answers)))
-        words = [sys.executable, "-m", "bench.bare", front, str(file)]
+        words = [sys.executable, "-m", "bench.bare", front, str(file), *filter(None, [store])]
         with _running(words, log, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             yield Process(process, process.stdout.readline().decode().strip())

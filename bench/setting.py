@@ -7,7 +7,7 @@ import itertools
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bench.processes import Process, bare, redis, served
 from bench.seeding import seed
 from peerload.wire import p2p_pb2
 
-__all__ = ["Setting", "asked", "published", "timed"]
+__all__ = ["Setting", "asked", "published"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +104,16 @@ class Setting:
         store: str,
         goal: float | None,
         beside: Load | None = None,
+        keeping: str = "",
         **more: Any,
     ) -> Figure:
         """The rate of a load at a server, by turns with that at a bare handler which answers what the server answers. Of
-        several loads each round takes the next; `beside` is kept up all the while; `more` is the figure's. Raises `RuntimeError` where a
-        call failed."""
+        several loads each round takes the next; `beside` is kept up all the while; with `keeping`, the URL of an empty store, the
+        bare handler keeps publications; `more` is the figure's. Raises `RuntimeError` where a call failed."""
         first = [load.calls[0] for load in (loads[0], beside) if load is not None]
         answers = {path: asked(server.address, path, request) for path, request in first}
         ours, theirs = _Side(), _Side()
-        with bare(front, answers) as handler:
+        with bare(front, answers, keeping) as handler:
             for number in range(self.rounds):
                 load = loads[number % len(loads)]
                 ours.measure(server, self.seconds, load, beside)
@@ -125,7 +126,7 @@ class Setting:
             unit="/s",
             value=median(ours.rates),
             bound=median(theirs.rates),
-            bounded_by="bare handler",
+            bounded_by="bare + parse + compress + write" if keeping else "bare handler",
             goal=goal,
             rounds=tuple(ours.rates),
             percentiles=percentiles(ours.times),
@@ -181,13 +182,3 @@ def published(address: str, fleet: Fleet, workers: Sequence[int], *, connections
         if not answer.success:
             raise RuntimeError(answer.message)
     return answer.mx_source_id
-
-
-def timed(work: Callable[[], object], rounds: int, clock: Callable[[], float]) -> float:
-    """Seconds that it takes, the median of the rounds."""
-    taken = []
-    for _ in range(rounds):
-        begun = clock()
-        work()
-        taken.append(clock() - begun)
-    return median(taken)

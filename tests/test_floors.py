@@ -60,7 +60,7 @@ CONTRACTS = (
     "peerload.store.paged",
     "peerload.engines.agents",
     "peerload.engines.base",
-    "peerload.engines.regions",
+    "peerload.engines.pieces",
     "peerload.engines.shared",
 )
 

@@ -15,6 +15,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from multiprocessing.connection import Connection
 
 import psutil
@@ -24,9 +25,10 @@ from bench.figures import Figure
 from bench.processes import spawned
 from bench.setting import Setting
 from peerload.engines.base import Descriptor, Importer, JobState, Range, Region
+from peerload.engines.pieces import Pieces
 from peerload.plugins import open_engine
 
-__all__ = ["content", "cut", "measure", "shapes"]
+__all__ = ["content", "cut", "measure", "pieces", "shapes"]
 
 ENGINES = ("tcp",)
 """Those that move bytes and need no other package."""
@@ -58,6 +60,12 @@ def cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
         views.append(memory[at : at + size])
         at += size
     return views
+
+
+def pieces(memory: memoryview, sizes: Sequence[int]) -> Pieces:
+    """The same as destinations, as a pull names them."""
+    starts = list(accumulate(sizes, initial=0))
+    return Pieces([memory], [(0, start) for start in starts[:-1]], sizes)
 
 
 def serve(pipe: Connection, engine_name: str, total: int) -> None:
@@ -127,7 +135,7 @@ def cpu_seconds(*processes: psutil.Process) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def pull(importer: Importer, descriptor: Descriptor, ranges: Sequence[Range], destinations: list[memoryview]) -> float:
+def pull(importer: Importer, descriptor: Descriptor, ranges: Sequence[Range], destinations: Pieces) -> float:
     """GB/s of one read with a new reader, its connecting included."""
     reader = importer.open(descriptor)
     start = time.perf_counter()
@@ -169,7 +177,7 @@ def _measured(engine_name: str, total: int, rounds: int) -> dict[str, list[tuple
                 ranges = [Range(index, 0, size) for index, size in enumerate(sizes)]
                 if not number:
                     memory[:] = bytes(total)
-                views = cut(memory, sizes)
+                views = pieces(memory, sizes)
                 note(
                     f"{engine_name}, {name} tensors",
                     lambda name=name, ranges=ranges, views=views: pull(importer, descriptors[name], ranges, views),  # type: ignore[misc]

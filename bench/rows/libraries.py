@@ -20,7 +20,7 @@ import psutil
 
 from bench.figures import Figure
 from bench.processes import spawned
-from bench.rows.engines import content, cut, shapes
+from bench.rows.engines import content, cut, pieces, shapes
 from bench.setting import Setting
 from peerload.engines.base import JobState, Range, Region
 from peerload.engines.nixl.settings import NixlSettings
@@ -189,7 +189,7 @@ def _measured(engine: str, total: int, rounds: int) -> dict[str, list[tuple[floa
                 target.pipe.send(not number)
                 bare, right = target.pipe.recv()
                 bare_cpu = cpu_seconds(source.pid, target.pid) - before
-                ranges, views = [Range(index, 0, size) for index, size in enumerate(sizes)], cut(memory, sizes)
+                ranges, views = [Range(index, 0, size) for index, size in enumerate(sizes)], pieces(memory, sizes)
                 reader = importer.open(descriptors[name])
                 before = cpu_seconds(ours.pid, os.getpid())
                 begin = time.perf_counter()

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -17,7 +16,7 @@ import numpy as np
 
 from bench.figures import Figure, median
 from bench.processes import spawned
-from bench.rows.engines import content, shapes
+from bench.rows.engines import content, cut, pieces, shapes
 from bench.setting import Setting
 from peerload import AsyncClient, ClientSettings, shared_memory
 from peerload.client.digests import digest_all
@@ -85,10 +84,6 @@ def _shapes(total: int) -> dict[str, list[int]]:
     }
 
 
-def _cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
-    return [memory[start : start + size] for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
-
-
 def _serve(pipe: Connection, engine: str, total: int) -> None:
     asyncio.run(_served(pipe, engine, total))
 
@@ -100,7 +95,7 @@ async def _served(pipe: Connection, engine: str, total: int) -> None:
     place = shared_place(memory)
     assert place is not None
     exporter = open_engine(engine).exporter("127.0.0.1")
-    cuts = {name: _cut(memory, sizes) for name, sizes in _shapes(total).items()}
+    cuts = {name: cut(memory, sizes) for name, sizes in _shapes(total).items()}
     descriptors = {name: exporter.publish([Region(view) for view in views]).descriptor for name, views in cuts.items()}
     settings = Settings(listen="127.0.0.1:0", store="memory:", metrics="off", drain_delay=0.0, log_level="warning")
     async with Server(settings) as server:
@@ -126,7 +121,7 @@ def _bare_read(source: _Source, engine: str, name: str, sizes: Sequence[int]) ->
     begun = _Took.now()
     memory = importer.allocate(sum(sizes))
     reader = importer.open(source.descriptors[name])
-    job = reader.read([Range(at, 0, size) for at, size in enumerate(sizes)], _cut(memory, sizes), deadline=120)
+    job = reader.read([Range(at, 0, size) for at, size in enumerate(sizes)], pieces(memory, sizes), deadline=120)
     while (progress := job.poll()).state is JobState.RUNNING:
         job.wait(1)
         job.completed()
@@ -143,7 +138,7 @@ def _bare_map(source: _Source, sizes: Sequence[int]) -> _Took:
     opened = os.open(f"/proc/{source.pid}/fd/{source.fd}", os.O_RDONLY)
     begun = _Took.now()
     mapping = mmap.mmap(opened, sum(sizes), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-    digest_all(_cut(memoryview(mapping), sizes))
+    digest_all(cut(memoryview(mapping), sizes))
     took = begun.until_now()
     os.close(opened)
     return took

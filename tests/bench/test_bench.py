@@ -25,6 +25,7 @@ from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.metadata.publications.publication import Publication
 from peerload.plugins import open_store
+from peerload.store.base import encode_value
 from peerload.wire import p2p_pb2
 
 ABOUT = {"processor": "one", "cores": 2, "load average": 0.1, "python": "3", "kernel": "6", "seconds": 1}
@@ -73,6 +74,26 @@ def test_loads_beside_each_other_and_calls_that_fail(handler: Process) -> None:
     assert 0 < paced.made <= 0.8 * 100
     assert refused.failed > 0
     assert refused.rate == 0
+
+
+async def test_a_bare_handler_that_keeps_publications_does_what_nobody_can_do_without(tmp_path: Path) -> None:
+    fleet = Fleet(7)
+    url = f"sqlite:{tmp_path}/peerload.sqlite"
+    with bare("grpc", {LARGE: b"kept"}, url) as process:
+        load = Load([(LARGE, fleet.request(number)) for number in range(8)], connections=2, each=4)
+        (told,) = await asyncio.to_thread(generate, process.address, 0, load)
+    assert told.failed == 0
+    store = open_store(url, SystemClock())
+    await store.open()
+    try:
+        entries = [entry for entry in (await store.list()).entries if entry.key.startswith("source/")]
+        assert len(entries) == 8
+        assert all(entry.blob_size for entry in entries)
+        # About as much as a server keeps in a value.
+        ours = len(encode_value(Publication.from_p2p(fleet.request(0)).record.to_value()))
+        assert all(0.6 * ours <= len(encode_value(entry.value)) <= 1.2 * ours for entry in entries)
+    finally:
+        await store.close()
 
 
 def test_a_fleet_is_what_a_server_takes() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from array import array
 
 import pytest
 
 from peerload.clock import SystemClock
-from peerload.engines.base import JobState
+from peerload.engines.base import JobState, Range
+from peerload.engines.checks import destination_views
 from peerload.engines.job import EMPTY_DIGEST, LaneJob
+from peerload.engines.pieces import Pieces
 from peerload.engines.throttle import Throttle
 from peerload.errors import InvalidArgument
 from peerload.plugins import engine_names, open_engine
@@ -103,3 +106,37 @@ def test_what_is_done_cannot_fail() -> None:
     running.lane_ended()
     assert running.poll().state is JobState.RUNNING  # A lane is inside still.
     assert running.completed() == [(0, b"digest")]
+
+
+def test_pieces_are_views_of_their_memories() -> None:
+    memory = memoryview(bytearray(b"abcdef"))
+    pieces = Pieces([memory[:3], memory[3:]], [(0, 1), None, (1, 0)], [2, 0, 3])
+    assert [bytes(each) for each in pieces] == [b"bc", b"", b"def"]
+    assert [bytes(each) for each in pieces[1:]] == [b"", b"def"]
+    pieces[0][:] = b"BC"
+    assert memory == b"aBCdef"
+
+
+@pytest.mark.parametrize(
+    ("memory", "place", "size", "text"),
+    [
+        (bytearray(4), (0, 0), 3, r"destinations\[0\]: holds 3 bytes, its range has 4"),
+        (bytearray(4), (0, 1), 4, r"destinations\[0\]: does not lie within its memory"),
+        (bytearray(4), None, 4, r"destinations\[0\]: does not lie within its memory"),
+        (bytes(4), (0, 0), 4, "destinations: must be writable"),
+    ],
+)
+def test_pieces_that_are_no_destinations(
+    memory: bytes | bytearray, place: tuple[int, int] | None, size: int, text: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        destination_views([Range(0, 0, 4)], Pieces([memoryview(memory)], [place], [size]))
+
+
+def test_a_job_lets_go_of_what_its_pieces_lie_in() -> None:
+    memory = array("I", [1, 2])
+    with memoryview(memory) as view:
+        views = destination_views([Range(0, 0, 8)], Pieces([view], [(0, 0)], [8]))
+    job = LaneJob(views, deadline=60, clock=SystemClock())
+    job.abandon()
+    memory.append(3)  # Nobody has a view of it.

@@ -67,6 +67,8 @@ def test_items(messages: list[sources_pb2.Item], files: int) -> None:
 
 
 @example([b"\n\x00*\x02\x00\x80"])  # a stride that is no list of numbers
+@example([b"*\x01\xff", b"\n\x01b*\x01c"])  # a tensor's dtype that is no text, before one that is
+@example([b"\x1a\x01\xff", b"\n\x01b\x1a\x01c"])  # and an item's
 @given(st.lists(st.one_of(st.binary(max_size=12), tensors.map(p2p_pb2.TensorDescriptor.SerializeToString)), max_size=8))
 def test_whatever_passes_can_be_read_as_what_it_is_said_to_be(found: list[bytes]) -> None:
     for check, kind in (
@@ -132,4 +134,6 @@ def test_columns_have_the_numbers_of_what_they_are_columns_of() -> None:
     for columns, element in (("TensorColumns", p2p_pb2.TensorDescriptor), ("ItemColumns", sources_pb2.Item)):
         fields = pool.POOL.FindMessageTypeByName(f"peerload.outline.{columns}").fields
         whole: Any = element.DESCRIPTOR
-        assert all(field.is_repeated and whole.fields_by_name[field.name].number == field.number for field in fields)
+        assert all(whole.fields_by_name[field.name].number == field.number for field in fields)
+        # Of dtypes nothing is asked but whether each is text, which protobuf does of those that it does not keep, too.
+        assert [field.name for field in fields if not field.is_repeated] == ["dtype"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerload.client.targets import Mapped, SourceUnusable
-from peerload.engines.regions import Regions
+from peerload.engines.pieces import Pieces, sizes_of
 
 __all__ = ["mapped_regions"]
 
@@ -13,8 +13,8 @@ __all__ = ["mapped_regions"]
 def mapped_regions(views: Sequence[memoryview]) -> Mapped:
     """The mapped regions of a publication, to be had by range."""
 
-    sizes = views.sizes if isinstance(views, Regions) else [view.nbytes for view in views]
-    place = views.place if isinstance(views, Regions) else lambda region: (views[region], 0)
+    sizes = sizes_of(views)
+    place = views.place if isinstance(views, Pieces) else lambda region: (views[region], 0)
 
     def mapped(wanted: tuple[int, int, int]) -> tuple[memoryview, int]:
         region, offset, length = wanted

@@ -113,37 +113,46 @@ class RuntimeMemory(AtOnce):
     def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
         self._need_digests = need_digests
-        self._tensors: dict[str, Item] = {}
+        self._tensors: Sequence[Item] = ()
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest)
         if self._need_digests:
             check_digests(tensors)
-        before = {name: slot for slot in self.slots for name in slot.names}
+        slots = {name: slot for slot in self.slots for name in slot.names}
+        before = {tensor.name: (tensor, slots[tensor.name]) for tensor in self._tensors}
         fresh: list[Slot] = []
-        slots = [self._slot(same, before, fresh, mapped) for same in tied(tensors)]
+        planned = [self._slot(same, before, fresh, mapped) for same in tied(tensors)]
         self._allocate(fresh, allocate)
-        self.slots = slots
-        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self.slots = planned
+        self._tensors = tensors
 
     def tensors(self) -> Iterator[Placed]:
         """The tensors of the last plan, in the manifest's order."""
+        # None is tied: each slot is its tensor's.
+        if len(self.slots) == len(self._tensors):
+            for tensor, slot in zip(self._tensors, self.slots, strict=True):
+                yield tensor, slot.memory, slot.at
+            return
         slots = {name: slot for slot in self.slots for name in slot.names}
-        for name, each in self._tensors.items():
-            slot = slots[name]
-            yield each, slot.memory, slot.at
+        for tensor in self._tensors:
+            slot = slots[tensor.name]
+            yield tensor, slot.memory, slot.at
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
-        return offered(self._tensors.values(), self.slots)
+        return offered(self._tensors, self.slots)
 
-    def _slot(self, same: Sequence[Item], before: Mapping[str, Slot], fresh: list[Slot], mapped: Mapped | None) -> Slot:
+    def _slot(
+        self, same: Sequence[Item], before: Mapping[str, tuple[Item, Slot]], fresh: list[Slot], mapped: Mapped | None
+    ) -> Slot:
         first = same[0]
         names = (first.name,) if len(same) == 1 else tuple(each.name for each in same)
         slot = Slot(names, (first.region, first.offset, first.size), one_digest(same), _NOTHING)
-        for each in same if before else ():
-            old = before.get(each.name)
-            if old is not None and old.checked and self._tensors[each.name].agrees(each):
+        for each in same:
+            was = before.get(each.name)
+            if was is not None and was[1].checked and was[0].agrees(each):
+                old = was[1]
                 slot.memory, slot.at, slot.origin, slot.verified = old.memory, old.at, old.origin, True
                 return slot
         if not slot.size:
@@ -151,10 +160,10 @@ class RuntimeMemory(AtOnce):
         if mapped is not None:
             (slot.memory, slot.at), slot.mapped = mapped((slot.region, slot.offset, slot.size)), True
             return slot
-        old = before.get(slot.names[0])
-        if old is not None and old.names == slot.names and old.size == slot.size:
+        was = before.get(slot.names[0])
+        if was is not None and was[1].names == slot.names and was[1].size == slot.size:
             # The same names: no other slot of this plan can have kept that memory.
-            slot.memory, slot.at = old.memory, old.at
+            slot.memory, slot.at = was[1].memory, was[1].at
         else:
             fresh.append(slot)
         return slot

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from itertools import accumulate
+from typing import Final, TypeAlias
 
 from peerload.client.digests import digest, digest_all
 from peerload.client.sources import SourceInfo
 from peerload.client.threads import in_thread
 from peerload.engines.base import Importer, Job, JobState, Range, Reader
+from peerload.engines.pieces import Pieces
 from peerload.errors import Fault, TransferFailed, VerificationFailed
 
 __all__ = ["FOREVER_S", "Batches", "Served", "Slot", "SourceBusy", "transfer"]
@@ -120,17 +122,18 @@ async def transfer(
     await in_thread(executor, move)
 
 
-class _Destinations(Sequence[memoryview]):
-    """The slots' destinations. An engine makes views of its own, so none is kept."""
-
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._slots = slots
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._slots[index].destination
+def _destinations(slots: Sequence[Slot]) -> Pieces:
+    """Where the slots' bytes go. Of tens of thousands of slots most share their memory."""
+    numbers: dict[int, int] = {}
+    memories: list[memoryview] = []
+    places: list[tuple[int, int]] = []
+    for slot in slots:
+        number = numbers.get(id(slot.memory))
+        if number is None:
+            number = numbers[id(slot.memory)] = len(memories)
+            memories.append(slot.memory)
+        places.append((number, slot.at))
+    return Pieces(memories, places, [slot.size for slot in slots])
 
 
 def _portions(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
@@ -185,17 +188,18 @@ class _Work:
         for some in _portions(slots):
             views = [slot.destination for slot in some]
             for slot, view, found in zip(some, views, digest_all(views), strict=True):
-                self._verify(slot, view, found, False)
+                if slot.land is None:
+                    self._confirm(slot, found)
+                else:
+                    self._verify(slot, view, found, False)
             self._done += sum(slot.size for slot in some)
             self._tell(self._done)
             if self._stop.is_set():
                 raise TransferFailed("abandoned", fault=Fault.OURS)
 
     def _read(self, slots: Sequence[Slot], deadline: float) -> None:
-        arrivals: Sequence[memoryview] = _Destinations(slots)
-        # Of tens of thousands of slots most share their memory.
-        places = {id(slot.memory): slot.memory for slot in slots}
-        bounced = not all(map(self._importer.takes, places.values()))
+        arrivals = _destinations(slots)
+        bounced = not all(map(self._importer.takes, arrivals.memories))
         if bounced:
             # Memory of the caller's that this engine cannot write into; what has arrived right is copied there.
             arrivals = self._allocate(slots)
@@ -206,21 +210,22 @@ class _Work:
             job.abandon()
         self._done += sum(slot.size for slot in slots)
 
-    def _allocate(self, slots: Sequence[Slot]) -> list[memoryview]:
-        arena = self._importer.allocate(sum(slot.size for slot in slots))
-        arrivals, at = [], 0
-        for slot in slots:
-            arrivals.append(arena[at : at + slot.size])
-            at += slot.size
-        return arrivals
+    def _allocate(self, slots: Sequence[Slot]) -> Pieces:
+        sizes = [slot.size for slot in slots]
+        starts = list(accumulate(sizes, initial=0))
+        return Pieces([self._importer.allocate(starts.pop())], [(0, start) for start in starts], sizes)
 
-    def _follow(self, job: Job, slots: Sequence[Slot], arrivals: Sequence[memoryview], bounced: bool) -> None:
+    def _follow(self, job: Job, slots: Sequence[Slot], arrivals: Pieces, bounced: bool) -> None:
         told = -1
         while True:
             progress = job.wait(_TICK_S)
             completed = job.completed()
             for index, found in completed:
-                self._verify(slots[index], arrivals[index], found, bounced)
+                slot = slots[index]
+                if found is None or bounced or slot.land is not None:
+                    self._verify(slot, arrivals[index], found, bounced)
+                else:
+                    self._confirm(slot, found)
             if completed or progress.bytes_done != told:
                 told = progress.bytes_done
                 self._tell(self._done + told)
@@ -238,14 +243,25 @@ class _Work:
             raise TransferFailed(f"the engine called it done with {len(missing)} ranges missing")
 
     def _verify(self, slot: Slot, arrived: memoryview, found: bytes | None, bounced: bool) -> None:
-        if slot.digest and (digest(arrived) if found is None else found) != slot.digest:
-            shown = ", ".join(name[:100] for name in slot.names[:3])
-            raise VerificationFailed(
-                f"{shown}: the bytes that arrived are not what the manifest says", items=slot.names
-            )
+        """Confirm what arrived, and take it to where it belongs."""
+        if found is None and slot.digest:
+            found = digest(arrived)
+        self._compare(slot, found)
         if slot.land is not None:
             slot.land(arrived)
         elif bounced:
             slot.destination[:] = arrived
+        self._confirm(slot, found)
+
+    def _confirm(self, slot: Slot, found: bytes | None) -> None:
+        """Have what is in its place count, if it is what it should be."""
+        self._compare(slot, found)
         slot.origin = self._origin
         slot.verified = True
+
+    def _compare(self, slot: Slot, found: bytes | None) -> None:
+        if slot.digest and found != slot.digest:
+            shown = ", ".join(name[:100] for name in slot.names[:3])
+            raise VerificationFailed(
+                f"{shown}: the bytes that arrived are not what the manifest says", items=slot.names
+            )

@@ -187,7 +187,7 @@ class Weights(Mapping[str, T], Generic[T, S]):
         files: Mapping[str, memoryview] | None = None,
         source: S | None = None,
     ) -> None:
-        self._tensors = dict(tensors)
+        self._tensors = tensors
         self.form = form
         self.identity = identity
         self.rank = rank

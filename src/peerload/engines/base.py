@@ -185,7 +185,8 @@ class Reader(Protocol):
     def read(
         self, ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory], *, deadline: float
     ) -> Job:
-        """Start to read `ranges` into `destinations`, one writable contiguous view of `length` bytes each.
+        """Start to read `ranges` into `destinations`, one writable contiguous view of `length` bytes each. Tens of thousands of them
+        may be `peerload.engines.pieces.Pieces`, which make a view only for whoever asks for one.
 
         Engines whose `reads_device_memory` is true take device memory too, all of a read's destinations or none. A job into
         device memory whose time ran out or that was abandoned may go on writing, since what writes is a library in this very

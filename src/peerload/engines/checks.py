@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from peerload.engines.base import DeviceMemory, Range, Region
+from peerload.engines.pieces import Pieces
 from peerload.errors import InvalidArgument, LimitExceeded
 
 __all__ = ["MAX_REGIONS", "as_bytes", "check_ranges", "destination_views", "host_views"]
@@ -41,21 +42,25 @@ def host_views(regions: Sequence[Region]) -> list[memoryview]:
 def check_ranges(ranges: Sequence[Range], sizes: Sequence[int]) -> None:
     """Raise `InvalidArgument` unless every range lies within a region of those sizes."""
     count = len(sizes)
-    for index, wanted in enumerate(ranges):
-        if not 0 <= wanted.region < count:
-            raise InvalidArgument(f"ranges[{index}].region", f"{wanted.region} is not one of {count} regions")
-        size = sizes[wanted.region]
-        if wanted.offset < 0 or wanted.length < 0 or wanted.offset + wanted.length > size:
+    for index, (region, offset, length) in enumerate(ranges):
+        if not 0 <= region < count:
+            raise InvalidArgument(f"ranges[{index}].region", f"{region} is not one of {count} regions")
+        if offset < 0 or length < 0 or offset + length > sizes[region]:
             raise InvalidArgument(
                 f"ranges[{index}]",
-                f"{wanted.length} bytes from {wanted.offset} do not lie within a region of {size} bytes",
+                f"{length} bytes from {offset} do not lie within a region of {sizes[region]} bytes",
             )
 
 
-def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory]) -> list[memoryview]:
-    """The destinations as bytes of host memory, one a range, each writable and of the range's size; else `InvalidArgument`."""
+def destination_views(
+    ranges: Sequence[Range], destinations: Sequence[memoryview | DeviceMemory]
+) -> list[memoryview] | Pieces:
+    """The destinations as bytes of host memory, one a range, each writable and of the range's size; else `InvalidArgument`. They are
+    the caller's own to release."""
     if len(ranges) != len(destinations):
         raise InvalidArgument("destinations", f"{len(destinations)} destinations for {len(ranges)} ranges")
+    if isinstance(destinations, Pieces):
+        return _pieces(ranges, destinations)
     views: list[memoryview] = []
     for wanted, view in zip(ranges, destinations, strict=True):
         if view.nbytes != wanted.length:
@@ -67,3 +72,16 @@ def destination_views(ranges: Sequence[Range], destinations: Sequence[memoryview
             raise InvalidArgument(f"destinations[{len(views)}]", "must be writable and contiguous")
         views.append(view[:] if view.format == "B" and view.ndim == 1 else as_bytes(view))
     return views
+
+
+def _pieces(ranges: Sequence[Range], destinations: Pieces) -> Pieces:
+    extents = [memory.nbytes for memory in destinations.memories]
+    each = zip(ranges, destinations.sizes, destinations.places, strict=True)
+    for index, ((_, _, length), size, place) in enumerate(each):
+        if size != length:
+            raise InvalidArgument(f"destinations[{index}]", f"holds {size} bytes, its range has {length}")
+        if size and (place is None or place[1] + size > extents[place[0]]):
+            raise InvalidArgument(f"destinations[{index}]", "does not lie within its memory")
+    if any(memory.readonly or not memory.c_contiguous for memory in destinations.memories):
+        raise InvalidArgument("destinations", "must be writable and contiguous")
+    return destinations.over([as_bytes(memory) for memory in destinations.memories])

@@ -16,6 +16,7 @@ import xxhash
 
 from peerload.clock import Clock
 from peerload.engines.base import JobState, Progress
+from peerload.engines.pieces import release, sizes_of
 from peerload.errors import Fault, InvalidArgument
 
 __all__ = ["EMPTY_DIGEST", "LaneJob", "Stop"]
@@ -42,9 +43,9 @@ class LaneJob:
         self._seconds = deadline
         self._deadline = clock.monotonic() + deadline
         self._changed = threading.Condition()
-        self._views = list(destinations)
+        self._views = destinations
         self._news: list[tuple[int, bytes | None]] = [
-            (index, EMPTY_DIGEST) for index, view in enumerate(self._views) if not view.nbytes
+            (index, EMPTY_DIGEST) for index, size in enumerate(sizes_of(destinations)) if not size
         ]
         self._told = len(self._news)
         self._heard = 0
@@ -115,7 +116,7 @@ class LaneJob:
             if not self._lanes:
                 self._fail(reason or "the source took no connection for this read", retryable=retryable, busy=busy)
 
-    def enter(self, stop: Stop) -> list[memoryview] | None:
+    def enter(self, stop: Stop) -> Sequence[memoryview] | None:
         """The destinations, to write to until `leave(stop)`; None if there is nothing to do any more.
 
         Every view made from them must be gone before `leave`: the caller may unmap the memory the moment it knows that
@@ -174,8 +175,7 @@ class LaneJob:
 
     def _settle(self) -> None:
         if self._ended():
-            for view in self._views:
-                view.release()
+            release(self._views)
             self._views = []
         self._changed.notify_all()
 

@@ -116,8 +116,8 @@ class TensorColumns(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     name: _containers.RepeatedScalarFieldContainer[str]
     size: _containers.RepeatedScalarFieldContainer[int]
-    dtype: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Iterable[str]] = ...) -> None: ...
+    dtype: str
+    def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class ItemList(_message.Message):
     __slots__ = ("elements",)
@@ -142,9 +142,9 @@ class ItemColumns(_message.Message):
     FILE_FIELD_NUMBER: _ClassVar[int]
     name: _containers.RepeatedScalarFieldContainer[str]
     size: _containers.RepeatedScalarFieldContainer[int]
-    dtype: _containers.RepeatedScalarFieldContainer[str]
+    dtype: str
     shape: _containers.RepeatedScalarFieldContainer[bytes]
     stride: _containers.RepeatedScalarFieldContainer[bytes]
     digest: _containers.RepeatedScalarFieldContainer[bytes]
     file: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[bytes]] = ..., stride: _Optional[_Iterable[bytes]] = ..., digest: _Optional[_Iterable[bytes]] = ..., file: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[bytes]] = ..., stride: _Optional[_Iterable[bytes]] = ..., digest: _Optional[_Iterable[bytes]] = ..., file: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -18,6 +18,7 @@ from peerload.engines.child.plan import Plan
 from peerload.engines.child.process import Child, Recipe
 from peerload.engines.child.settings import ChildSettings
 from peerload.engines.job import LaneJob
+from peerload.engines.pieces import Pieces
 from peerload.engines.shared import allocate_shared, is_writable
 from peerload.engines.tcp import protocol
 from peerload.engines.tcp.greet import dial, greet
@@ -60,7 +61,9 @@ class ChildReader:
         regions = len(self._endpoint.sizes)
         take, give = self._take, self._give
         inside = self._inside
-        if inside is not None and any(isinstance(each, DeviceMemory) for each in destinations):
+        views: Sequence[memoryview]
+        on_host = isinstance(destinations, Pieces) or not any(isinstance(each, DeviceMemory) for each in destinations)
+        if inside is not None and not on_host:
             memory = check_device_destinations(ranges, destinations)
             plan = Plan(ranges, memory, regions)
             # To the job they are as good as views: something of a size that is let go of at the end.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from peerload.engines.base import DeviceMemory, Range
+from peerload.engines.pieces import Pieces
 from peerload.engines.shared import is_writable, shared_places
 from peerload.errors import InvalidArgument
 
@@ -45,16 +46,29 @@ class Plan:
         """How many there are at the source."""
         self.arenas: list[Arena] = []
         self._places: list[tuple[int, int]] = []
-        numbers: dict[int, int] = {}
         on_device = [view for view in views if isinstance(view, DeviceMemory)]
         for memory in on_device:
             self._places.append((len(self.arenas), 0))
             name = f"{memory.device}:{memory.address}:{memory.nbytes}"
             self.arenas.append(Arena(name, -1, memory.nbytes, memory.address, memory.device))
-        here = [view for view in views if not isinstance(view, DeviceMemory)]
-        for index, (view, found) in enumerate(zip(here, shared_places(here), strict=True)):
+        if isinstance(views, Pieces):
+            # However many they are, their memories are few.
+            lie = self._lie(views.memories)
+            for place in views.places:
+                number, begin = (0, 0) if place is None else lie[place[0]]
+                self._places.append((number, begin + (0 if place is None else place[1])))
+        else:
+            self._places += self._lie([view for view in views if isinstance(view, memoryview)])
+        self.on_device = bool(on_device)
+        self.total = sum(each.length for each in ranges)
+
+    def _lie(self, views: Sequence[memoryview]) -> list[tuple[int, int]]:
+        """In which arena each lies, and where in it."""
+        places: list[tuple[int, int]] = []
+        numbers: dict[int, int] = {}
+        for index, (view, found) in enumerate(zip(views, shared_places(views), strict=True)):
             if not view.nbytes:
-                self._places.append((0, 0))
+                places.append((0, 0))
                 continue
             number = None if found is None else numbers.get(found.fd)
             if number is None:
@@ -66,9 +80,8 @@ class Plan:
                 number = numbers[found.fd] = len(self.arenas)
                 self.arenas.append(Arena(f"{status.st_dev}:{status.st_ino}", found.fd, status.st_size))
             assert found is not None
-            self._places.append((number, found.offset))
-        self.on_device = bool(on_device)
-        self.total = sum(each.length for each in ranges)
+            places.append((number, found.offset))
+        return places
 
     def windows(self, addresses: Sequence[int], devices: Sequence[int], numbers: Sequence[int]) -> Windows:
         """The read from a source whose regions begin at these addresses of these devices (numbers plus 1, 0 for the host).

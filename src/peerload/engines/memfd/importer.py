@@ -18,7 +18,7 @@ from peerload.engines.memfd.host import Host, is_trusted
 from peerload.engines.memfd.passing import receive_descriptors
 from peerload.engines.memfd.protocol import GRANT, Endpoint, Layout
 from peerload.engines.memfd.settings import MemfdSettings
-from peerload.engines.regions import Regions
+from peerload.engines.pieces import Pieces
 from peerload.engines.shared import is_sealed, map_sealed
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.importer import LineImporter, LineReader
@@ -49,11 +49,11 @@ class _Pages:
         assert place is not None
         return self._fds[place[0]], place[1]
 
-    def map(self, sizes: Sequence[int]) -> Regions | None:
+    def map(self, sizes: Sequence[int]) -> Pieces | None:
         """The regions, mapped; None where that would not be safe. Raises OSError."""
         if not all(is_sealed(fd, size) for fd, size in zip(self._fds, self._layout.arenas, strict=True)):
             return None
-        return Regions([map_sealed(os.dup(fd)) for fd in self._fds], self._layout.places, sizes)
+        return Pieces([map_sealed(os.dup(fd)) for fd in self._fds], self._layout.places, sizes)
 
 
 class MemfdReader(LineReader):
@@ -66,7 +66,7 @@ class MemfdReader(LineReader):
         self._passing = threading.Lock()
         self._pages: _Pages | None = None
 
-    def map(self, *, deadline: float) -> Regions | None:
+    def map(self, *, deadline: float) -> Pieces | None:
         """`MappingReader.map`."""
         if not deadline > 0:
             raise InvalidArgument("deadline", f"{deadline} s is not a time from now")

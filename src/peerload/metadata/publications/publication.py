@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from peerload.errors import InvalidArgument, LimitExceeded, MissingField
@@ -25,6 +26,8 @@ _RECORD_FIELD: Final = 1
 _MANIFEST_FIELD: Final = 2
 _DIGEST_SIZES: Final = (0, 16)
 _MAX_UINT64: Final = 2**64 - 1
+_REMEMBERED_BYTES: Final = 2048
+"""Identities up to this size are remembered with their source ids: the replicas of a fleet send the same one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def _checked(
         form, content = Form(manifest.form), manifest.content
         refs, part = tuple(manifest.refs), manifest.part
     record = SourceRecord(
-        key=SourceKey(sys.intern(source_id(identity)), worker.worker_rank, request.worker_id),
+        key=SourceKey(_source_id(identity, identity_bytes), worker.worker_rank, request.worker_id),
         model_name=identity.model_name,
         revision=identity.revision,
         status=status,
@@ -180,6 +183,15 @@ def _checked(
         part=part,
     )
     return Publication(record, identity_bytes, worker_bytes, encoded_manifest)
+
+
+def _source_id(identity: p2p_pb2.SourceIdentity, encoded: bytes) -> str:
+    return _remembered(encoded) if len(encoded) <= _REMEMBERED_BYTES else source_id(identity)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(encoded: bytes) -> str:
+    return sys.intern(source_id(p2p_pb2.SourceIdentity.FromString(encoded)))
 
 
 def _check_identity(identity: p2p_pb2.SourceIdentity, size: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peerload.engines.base import Descriptor, JobState, Range, Region
+from peerload.engines.pieces import Pieces
 from peerload.errors import InvalidArgument, TransferFailed
 from peerload.testing.engine_process import until
 from peerload.testing.engine_suite.base import BIG, MANY, MARK, MIB, SLOW, SuiteBase, digest, end, midway, whole
@@ -73,11 +76,15 @@ class InProcessSuite(SuiteBase):
                     region = data.draw(st.integers(0, len(sizes) - 1))
                     start = data.draw(st.integers(0, sizes[region]))
                     ranges.append(Range(region, start, data.draw(st.integers(0, sizes[region] - start))))
-                into = [importer.allocate(each.length) for each in ranges]
+                lengths = [each.length for each in ranges]
+                starts = list(accumulate(lengths, initial=0))
+                into: Sequence[memoryview] = [importer.allocate(length) for length in lengths]
+                if data.draw(st.booleans(), label="in one memory"):
+                    into = Pieces([importer.allocate(starts[-1])], [(0, start) for start in starts[:-1]], lengths)
                 job = reader.read(ranges, into, deadline=60)
                 assert end(job).state is JobState.DONE
                 expected = [memory[each.region][each.offset : each.offset + each.length] for each in ranges]
-                assert into == expected
+                assert list(into) == expected
                 assert dict(job.completed()) == {index: digest(each) for index, each in enumerate(expected)}
 
     def test_a_read_only_mapping_can_be_closed_after_retire(self, tidy: ExitStack, tmp_path: Path) -> None:
