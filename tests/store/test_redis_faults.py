@@ -20,6 +20,7 @@ import structlog
 from peerload.clock import SystemClock
 from peerload.errors import Compacted, Conflict, Damaged, InvalidArgument, Unavailable
 from peerload.store.base import ABSENT, Beat, Put, Store, Touch, Touched
+from peerload.store.paged import pages
 from peerload.store.redis.link import Command, Link, connect
 from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
@@ -151,6 +152,23 @@ async def refused_touch(store: Store, generation: int) -> None:
     entry = await store.get("k")
     assert entry is not None
     assert entry.beat is None
+
+
+async def test_a_redis_that_is_emptied_while_it_is_listed(
+    redis: RedisProcess, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerload.store.redis.reading._PAGE_ENTRIES", 2)
+    for number in range(5):
+        await store.put(f"k{number}", {})
+    whole = await store.list()
+    parts = [part async for part in pages(store)]
+    assert [[entry.key for entry in part.entries] for part in parts] == [["k0", "k1"], ["k2", "k3"], ["k4"]]
+    assert tuple(entry for part in parts for entry in part.entries) == whole.entries
+    async with contextlib.aclosing(pages(store)) as begun:
+        await anext(begun)
+        redis.ask("FLUSHALL")
+        with pytest.raises(Compacted):
+            await anext(begun)
 
 
 async def test_a_redis_that_lets_nobody_in_any_more(redis: RedisProcess, store: Store) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar, cast
@@ -51,6 +50,7 @@ class Status(IntEnum):
 
 
 _STATUSES: Final = {int(status): status for status in Status}
+_NAMED_STATUSES: Final = {status.name: status for status in Status}
 
 
 class Form(IntEnum):
@@ -59,6 +59,9 @@ class Form(IntEnum):
     UNSPECIFIED = 0
     RUNTIME = 1
     CHECKPOINT = 2
+
+
+_NAMED_FORMS: Final = {form.name: form for form in Form}
 
 
 class SourceKey(NamedTuple):
@@ -182,7 +185,6 @@ class SourceRecord(NamedTuple):
         value = entry.value
         since, judged = number(value, "stale.since"), number(value, "stale.judged")
         mark = None if since is None or judged is None else Mark(since, judged, _status(value, "stale.was"))
-        form = text(value, "form")
         pod = Pod(text(value, "pod.name"), text(value, "pod.uid"), text(value, "pod.namespace"))
         return cls(
             key=key,
@@ -192,23 +194,17 @@ class SourceRecord(NamedTuple):
             updated_at=entry.beat.stamp if entry.beat else 0,
             load=entry.beat.load if entry.beat else None,
             accelerator=sys.intern(text(value, "accelerator")),
-            topology=_shared(
-                tuple(
-                    (sys.intern(name.removeprefix(_TOPOLOGY)), sys.intern(place))
-                    for name in sorted(value)
-                    if name.startswith(_TOPOLOGY) and (place := text(value, name))
-                )
-            ),
+            topology=_topology(value),
             training_step=members.decimal(text(value, "training_step")),
             layout_signature=sys.intern(text(value, "layout_signature")) or None,
-            form=Form[form] if form in Form.__members__ else Form.UNSPECIFIED,
+            form=_NAMED_FORMS.get(text(value, "form"), Form.UNSPECIFIED),
             content=sys.intern(text(value, "content")),
             item_count=number(value, "item_count") or 0,
             total_size=number(value, "total_size", members.MAX_UINT64) or 0,
-            engines=_shared(tuple(name for name in text(value, "engines").split(",") if name)),
+            engines=_names(value, "engines", ","),
             pod=pod if any(pod) else NO_POD,
             published_at=number(value, "published_at") or 0,
-            refs=_shared(tuple(name for name in text(value, "refs").split("\n") if name)),
+            refs=_names(value, "refs", "\n"),
             part=sys.intern(text(value, "part")),
             mark=mark,
             store_revision=entry.revision,
@@ -336,6 +332,19 @@ def _shared(items: _Items) -> _Items:
     return cast(_Items, _same(items)) if len(str(items)) <= _SHARED_CHARACTERS else items
 
 
-def _status(value: Mapping[str, Scalar], name: str) -> Status:
-    said = text(value, name)
-    return Status[said] if said in Status.__members__ else Status.UNKNOWN
+def _topology(value: Value) -> tuple[tuple[str, str], ...]:
+    places = [
+        (sys.intern(name.removeprefix(_TOPOLOGY)), sys.intern(place))
+        for name in value
+        if name.startswith(_TOPOLOGY) and (place := text(value, name))
+    ]
+    return _shared(tuple(sorted(places))) if places else ()
+
+
+def _names(value: Value, member: str, separator: str) -> tuple[str, ...]:
+    said = text(value, member)
+    return _shared(tuple(name for name in said.split(separator) if name)) if said else ()
+
+
+def _status(value: Value, name: str) -> Status:
+    return _NAMED_STATUSES.get(text(value, name), Status.UNKNOWN)

@@ -94,6 +94,7 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
     # What is there by now stays. Collections that looked at it each time would hold up every call for tens of milliseconds.
     gc.collect()
     gc.freeze()
+    knowing = asyncio.create_task(_keep_what_was_listed(server), name="peerload-listed")
     if membership is not None:
         membership.started(server)
     failing = asyncio.create_task(server.failed())
@@ -102,11 +103,18 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
         if failing.done():
             failing.result()
     finally:
+        knowing.cancel()
         stopping.cancel()
         failing.cancel()
         await server.stop(leave=membership is not None and membership.leaving)
         if attending is not None:
             attending.cancel()
+
+
+async def _keep_what_was_listed(server: Server) -> None:
+    """Set the records of the first listing aside like everything that was there before: of a large fleet they are most of it."""
+    await server.backend.health_changed(False)
+    gc.freeze()
 
 
 def _raise_descriptor_limit() -> None:

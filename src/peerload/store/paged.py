@@ -7,6 +7,7 @@ not keep is never all there at once: neither does it take memory, nor does it le
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol, runtime_checkable
 
 from peerload.store.base import Listing, Store
@@ -22,7 +23,8 @@ class Paged(Protocol):
         """What `Store.list` answers, in parts: one at least, in order of their keys, all with the position of the first.
 
         Entries are read when they are asked for, so later parts may be newer than the first; each is as new as the position at
-        least. Raises what `list` raises, at any part.
+        least. Raises what `list` raises, at any part, and `Compacted` where the store was emptied meanwhile: what it gave is no
+        part of any listing then.
         """
         ...
 
@@ -32,5 +34,6 @@ async def pages(store: Store, prefix: str = "") -> AsyncGenerator[Listing, None]
     if not isinstance(store, Paged):
         yield await store.list(prefix)
         return
-    async for page in store.pages(prefix):
-        yield page
+    async with aclosing(store.pages(prefix)) as parts:
+        async for part in parts:
+            yield part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from peerload.errors import Compacted, Damaged
@@ -56,17 +57,16 @@ class Reading:
             raise Compacted("the feed has lost its end")
         return changes, end, more
 
-    async def entries(self, pool: Pool, prefix: bytes, epoch: str) -> tuple[Entry, ...] | None:
-        """All entries under a prefix, page by page; None if Redis was emptied meanwhile."""
+    async def pages(self, pool: Pool, prefix: bytes, epoch: str) -> AsyncGenerator[tuple[Entry, ...], None]:
+        """All entries under a prefix, page by page. Raises `Compacted` if Redis was emptied meanwhile."""
         start, end = b"[" + prefix, b"(" + prefix + b"\xff"  # which is in no UTF-8
-        found: list[Entry] = []
         while True:
             held_epoch, *flat = await self._page(pool, start, end)
             if held_epoch != epoch.encode():
-                return None
-            found += readable(lambda row: read_entry(*row), zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+                raise Compacted("Redis was emptied while it was listed")
+            yield tuple(readable(lambda row: read_entry(*row), zip(flat[::3], flat[1::3], flat[2::3], strict=True)))
             if len(flat) < 3 * _PAGE_ENTRIES:
-                return tuple(found)
+                return
             start = b"(" + flat[-3]
 
     async def _page(self, pool: Pool, start: bytes, end: bytes) -> Replies:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import structlog
 
 from peerload.clock import Clock
-from peerload.errors import Conflict, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Compacted, Conflict, InvalidArgument, NotFound, Unavailable
 from peerload.finding import Finding, Level
 from peerload.store.base import (
     ABSENT,
@@ -240,14 +240,21 @@ class RedisStore:
         return int(revision)
 
     async def list(self, prefix: str = "") -> Listing:
+        for _ in range(_LIST_ATTEMPTS):
+            try:
+                parts = [part async for part in self.pages(prefix)]
+            except Compacted:
+                continue
+            return Listing(tuple(entry for part in parts for entry in part.entries), parts[0].position)
+        raise Unavailable("Redis is emptied over and over while it is listed")
+
+    async def pages(self, prefix: str = "") -> AsyncGenerator[Listing, None]:
         check_prefix(prefix)
         pool = self._open_parts().pool
-        for _ in range(_LIST_ATTEMPTS):
-            epoch, last = await self._position(pool)
-            entries = await self._reading.entries(pool, prefix.encode(), epoch)
-            if entries is not None:
-                return Listing(entries, write_position(epoch, last))
-        raise Unavailable("Redis is emptied over and over while it is listed")
+        epoch, last = await self._position(pool)
+        async with contextlib.aclosing(self._reading.pages(pool, prefix.encode(), epoch)) as parts:
+            async for entries in parts:
+                yield Listing(entries, write_position(epoch, last))
 
     async def watch(self, position: Position, prefix: str = "") -> AsyncGenerator[Feed, None]:
         check_prefix(prefix)
