@@ -55,6 +55,7 @@ def test_a_tensor_that_is_planned_holds_half_a_kilobyte() -> None:
 
 def test_a_tensor_that_is_pulled_is_two_objects_to_the_garbage_collector() -> None:
     message = manifest_message()
+    As("np")  # imports what it needs
     gc.collect()
     before = len(gc.get_objects())
     manifest = read_manifest(message)

@@ -70,7 +70,8 @@ def map_all(side: MemfdImporter, descriptor: Descriptor) -> list[memoryview] | N
     reader = side.open(descriptor)
     assert isinstance(reader, MappingReader)
     try:
-        return reader.map(deadline=60)
+        mapped = reader.map(deadline=60)
+        return None if mapped is None else list(mapped)
     finally:
         reader.close()
 
