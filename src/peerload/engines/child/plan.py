@@ -46,11 +46,7 @@ class Plan:
         """How many there are at the source."""
         self.arenas: list[Arena] = []
         self._places: list[tuple[int, int]] = []
-        on_device = [view for view in views if isinstance(view, DeviceMemory)]
-        for memory in on_device:
-            self._places.append((len(self.arenas), 0))
-            name = f"{memory.device}:{memory.address}:{memory.nbytes}"
-            self.arenas.append(Arena(name, -1, memory.nbytes, memory.address, memory.device))
+        self.on_device = False
         if isinstance(views, Pieces):
             # However many they are, their memories are few.
             lie = self._lie(views.memories)
@@ -58,8 +54,13 @@ class Plan:
                 number, begin = (0, 0) if place is None else lie[place[0]]
                 self._places.append((number, begin + (0 if place is None else place[1])))
         else:
+            for memory in views:
+                if isinstance(memory, DeviceMemory):
+                    self.on_device = True
+                    self._places.append((len(self.arenas), 0))
+                    name = f"{memory.device}:{memory.address}:{memory.nbytes}"
+                    self.arenas.append(Arena(name, -1, memory.nbytes, memory.address, memory.device))
             self._places += self._lie([view for view in views if isinstance(view, memoryview)])
-        self.on_device = bool(on_device)
         self.total = sum(each.length for each in ranges)
 
     def _lie(self, views: Sequence[memoryview]) -> list[tuple[int, int]]:
