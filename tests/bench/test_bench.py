@@ -25,7 +25,7 @@ from bench.setting import Setting
 from peerload.clock import SystemClock
 from peerload.metadata.publications.publication import Publication
 from peerload.plugins import open_store
-from peerload.store.base import encode_value
+from peerload.store.values import encode_value
 from peerload.wire import p2p_pb2
 
 ABOUT = {"processor": "one", "cores": 2, "load average": 0.1, "python": "3", "kernel": "6", "seconds": 1}

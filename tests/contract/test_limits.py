@@ -8,7 +8,8 @@ from peerload.errors import LimitExceeded
 from peerload.metadata import limits
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.records import Mark, Pod, Status
-from peerload.store.base import MAX_KEY_BYTES, encode_value
+from peerload.store.base import MAX_KEY_BYTES
+from peerload.store.values import encode_value
 from peerload.wire import p2p_pb2, sources_pb2
 
 

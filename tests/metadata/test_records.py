@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from peerload.errors import InvalidArgument
 from peerload.metadata.models import Nixl, NoBackend, TensorRecord, TransferEngine, WorkerRecord, from_flat, to_flat
 from peerload.metadata.records import Form, Mark, Pod, SourceKey, SourceRecord, Status, with_status
-from peerload.store.base import Beat, Entry, encode_value
+from peerload.store.base import Beat, Entry
+from peerload.store.values import encode_value
 from peerload.wire import p2p_pb2
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerload.errors import Damaged
-from peerload.store.base import Beat, Entry, Scalar, encode_value
+from peerload.store.base import Beat, Entry, Scalar
 from peerload.store.kubernetes import names
 from peerload.store.kubernetes.blobs import inlined
 from peerload.store.kubernetes.chunks import read_chunk, write_chunk
@@ -28,6 +28,7 @@ from peerload.store.kubernetes.objects import (
     read_record,
     update_patch,
 )
+from peerload.store.values import encode_value
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")

@@ -34,13 +34,9 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
-    check_beat,
-    check_blob,
-    check_key,
-    check_prefix,
-    encode_value,
 )
 from peerload.store.hosttime import HostTime
+from peerload.store.values import check_beat, check_blob, check_key, check_prefix, encode_value
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["FEED_LIMIT", "MemoryStore"]

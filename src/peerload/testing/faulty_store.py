@@ -26,8 +26,8 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
-    check_prefix,
 )
+from peerload.store.values import check_prefix
 
 __all__ = ["FaultyStore", "Verb"]
 

@@ -16,13 +16,14 @@ from peerload.metadata.publications.manifests import pack, unpack
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.records import SourceRecord
-from peerload.store.base import Beat, Beaten, Change, Entry, Position, Put, check_beat
+from peerload.store.base import Beat, Beaten, Change, Entry, Position, Put
 from peerload.store.kubernetes.chunks import read_chunk, write_chunk
 from peerload.store.kubernetes.index import Index, write_beats
 from peerload.store.kubernetes.layout import read_layout
 from peerload.store.kubernetes.names import LABELS, entry_name
 from peerload.store.kubernetes.objects import Content, create_body, read_entry
 from peerload.store.redis import layout as redis
+from peerload.store.values import check_beat
 from peerload.testing.clock import ManualClock
 from peerload.wire import p2p_pb2, sources_pb2
 from tests.fuzz.mutation import record, records

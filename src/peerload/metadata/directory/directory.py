@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from asyncio import Future, get_running_loop
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -15,9 +14,10 @@ from peerload.clock import Clock
 from peerload.metadata.directory.census import Census
 from peerload.metadata.directory.expiry import Expiry
 from peerload.metadata.directory.feed_time import FeedTime
-from peerload.metadata.directory.held import Held, is_suspect, oldest
+from peerload.metadata.directory.held import Held
 from peerload.metadata.directory.index import Index
 from peerload.metadata.directory.liveness import SERVER_PREFIX, Liveness
+from peerload.metadata.directory.search import find
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
 from peerload.metadata.settings import MetadataSettings
@@ -336,34 +336,12 @@ class Directory:
         """The answers to a query: each a record, followed by the other ranks that are part of the same instance, if instances
         are asked for. By source id, rank and worker id; with a limit the newest first, the suspect ones after the others."""
         self.sweep()
-        limit = query.limit
-        if limit is None:
-            return self._all(query)
-        if query.instances and (query.source_id is not None or query.model_name is not None):
-            groups = self._index.groups(query)
-            if not any(group.has_few(query.worker_rank, limit) for group in groups):
-                admit = partial(_instance, query)
-                found = [ranks for group in groups for ranks in group.newest(limit, admit)]
-                return found if len(groups) == 1 else heapq.nlargest(limit, found, key=_standing)
-        return heapq.nlargest(limit, self._all(query), key=_standing)
+        return find(self._index, query)
 
     def version(self, query: Query) -> int:
         """A number that stays the same as long as all answers to a query do, and never comes back."""
         self.sweep()
         return self._index.version(query)
-
-    def _all(self, query: Query) -> list[tuple[Held, ...]]:
-        source_id, status, rank = query.source_id, query.status, query.worker_rank
-        plain = query == Query(source_id=source_id, status=status, worker_rank=rank, limit=query.limit, instances=True)
-        found: list[tuple[Held, ...]] = []
-        for group in self._index.groups(query):
-            members = group.ordered() if rank is None or group.several else group.of_rank(rank)
-            if plain and not group.several:
-                # What every starting worker asks of a large fleet.
-                found += members if status is None else [ranks for ranks in members if ranks[0].shown is status]
-            else:
-                found.extend(_passing(query, members))
-        return found
 
     # Own writes
 
@@ -403,45 +381,3 @@ class Directory:
 def _settle(future: Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _passing(query: Query, members: Iterable[tuple[Held, ...]]) -> Iterator[tuple[Held, ...]]:
-    for ranks in members:
-        if query.instances:
-            if (instance := _instance(query, ranks)) is not None:
-                yield instance
-        else:
-            for held in ranks:
-                if _admits(query, held, (held,)):
-                    yield (held,)
-
-
-def _instance(query: Query, ranks: tuple[Held, ...]) -> tuple[Held, ...] | None:
-    """An instance, the rank that is asked for first; None where it does not pass."""
-    if len(ranks) == 1:
-        return ranks if _admits(query, ranks[0], ranks) else None
-    chosen = next((held for held in ranks if _is_rank(held, query.worker_rank)), None)
-    if chosen is None or not _admits(query, chosen, ranks):
-        return None
-    return (chosen, *(held for held in ranks if held is not chosen))
-
-
-def _standing(ranks: tuple[Held, ...]) -> tuple[bool, int]:
-    """The greater, the sooner it is handed out."""
-    return not is_suspect(ranks), oldest(ranks)
-
-
-def _is_rank(held: Held, rank: int | None) -> bool:
-    return rank is None or held.record.key.worker_rank == rank
-
-
-def _admits(query: Query, chosen: Held, ranks: tuple[Held, ...]) -> bool:
-    """Whether an instance passes all filters. The commonest refusal comes first."""
-    status = query.status
-    if status is not None:
-        for held in ranks:
-            if held.shown is not status:
-                return False
-    if query.min_updated_at is not None and min(held.heard for held in ranks) < query.min_updated_at:
-        return False
-    return query.concerns(chosen.record)

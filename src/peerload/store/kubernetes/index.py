@@ -10,9 +10,10 @@ import structlog
 
 from peerload.clock import Clock
 from peerload.errors import Damaged
-from peerload.store.base import Beat, Beaten, Change, Deleted, Put, decode_beat
+from peerload.store.base import Beat, Beaten, Change, Deleted, Put
 from peerload.store.kubernetes.names import Type
 from peerload.store.kubernetes.objects import Record, later, read_entry, read_record, type_in, version_of
+from peerload.store.values import decode_beat
 
 __all__ = ["Index", "Shared", "read_beat", "read_beats", "write_beats"]
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from peerload.errors import Damaged
-from peerload.store.base import Beat, Entry, Value, decode_beat, decode_value
+from peerload.store.base import Beat, Entry, Value
 from peerload.store.kubernetes.names import (
     API_VERSION,
     KIND,
@@ -35,6 +35,7 @@ from peerload.store.kubernetes.names import (
     label_text,
     type_of,
 )
+from peerload.store.values import decode_beat, decode_value
 
 __all__ = [
     "BlobRef",

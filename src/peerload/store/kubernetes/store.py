@@ -32,11 +32,6 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
-    check_beat,
-    check_blob,
-    check_key,
-    check_prefix,
-    encode_value,
 )
 from peerload.store.kubernetes import examination
 from peerload.store.kubernetes.blobs import Blobs
@@ -57,6 +52,7 @@ from peerload.store.kubernetes.reflector import BACK_SECONDS, Reflector
 from peerload.store.kubernetes.removal import removed_after
 from peerload.store.kubernetes.resources import CALL_SECONDS, Resources
 from peerload.store.kubernetes.sweep import Sweep
+from peerload.store.values import check_beat, check_blob, check_key, check_prefix, encode_value
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["COPIES_A_SECOND", "KubernetesStore"]

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from peerload.errors import Compacted, Damaged
-from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Position, Put, decode_beat, decode_value
+from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Position, Put
 from peerload.store.redis.place import RedisPlace
+from peerload.store.values import decode_beat, decode_value
 
 __all__ = ["LAYOUT", "Keys", "load_text", "read_changes", "read_entry", "read_position", "write_position"]
 

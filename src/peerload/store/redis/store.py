@@ -35,11 +35,6 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
-    check_beat,
-    check_blob,
-    check_key,
-    check_prefix,
-    encode_value,
 )
 from peerload.store.redis import checks, examination
 from peerload.store.redis.layout import LAYOUT, Keys, load_text, read_entry, read_position, write_position
@@ -52,6 +47,7 @@ from peerload.store.redis.route import route_to
 from peerload.store.redis.scripts import script
 from peerload.store.redis.trouble import NewerLayout
 from peerload.store.servertime import Measured, ServerTime
+from peerload.store.values import check_beat, check_blob, check_key, check_prefix, encode_value
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["RedisStore"]

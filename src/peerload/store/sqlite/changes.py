@@ -14,18 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from peerload.errors import Conflict
-from peerload.store.base import (
-    ABSENT,
-    Any,
-    Beat,
-    Expect,
-    Keep,
-    Touch,
-    Touched,
-    Written,
-    check_beat,
-    check_key,
-)
+from peerload.store.base import ABSENT, Any, Beat, Expect, Keep, Touch, Touched, Written
+from peerload.store.values import check_beat, check_key
 
 __all__ = ["Change", "DeleteChange", "PutChange", "TouchChange"]
 

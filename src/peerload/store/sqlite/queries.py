@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peerload.errors import Compacted, Damaged, NotFound
-from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, Position, Put, decode_value
+from peerload.store.base import Beat, Beaten, Change, Deleted, Entry, Listing, Position, Put
 from peerload.store.damage import readable, relisted
 from peerload.store.sqlite.layout import transaction
+from peerload.store.values import decode_value
 
 __all__ = [
     "PAGE_ROWS",

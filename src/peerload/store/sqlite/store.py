@@ -34,11 +34,6 @@ from peerload.store.base import (
     Touched,
     Value,
     Written,
-    check_beat,
-    check_blob,
-    check_key,
-    check_prefix,
-    encode_value,
 )
 from peerload.store.hosttime import HostTime
 from peerload.store.sqlite import queries
@@ -49,6 +44,7 @@ from peerload.store.sqlite.layout import prepare
 from peerload.store.sqlite.poller import Poller
 from peerload.store.sqlite.readers import Readers
 from peerload.store.sqlite.writer import Writer
+from peerload.store.values import check_beat, check_blob, check_key, check_prefix, encode_value
 from peerload.store.wakeups import Wakeups
 
 __all__ = ["FEED_SECONDS", "SqliteStore"]
