@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import sys
 import urllib.parse
 from collections.abc import AsyncIterator
 from typing import TypeAlias
@@ -165,6 +167,27 @@ async def test_a_message_over_the_limit_names_it_and_harms_nothing(kind: Kind) -
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(LIMIT) in failure.value.details()
         assert await served.unary("Echo")(b"still here") == b"still here"
+
+
+async def test_answers_that_are_turned_away_are_let_go_of_at_once(kind: Kind) -> None:
+    answer = bytes(LIMIT + 1)
+
+    async def large(request: bytes, context: Context) -> bytes:
+        return answer
+
+    front = kind(Calls().wrap({"/t.T/Large": UnaryMethod(large)}), limits=Limits(limit_message_bytes=LIMIT))
+    gc.disable()
+    try:
+        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
+            before = sys.getrefcount(answer)
+            for _ in range(5):
+                with pytest.raises(grpc.aio.AioRpcError, match="--limit-message-bytes"):
+                    await channel.unary_unary("/t.T/Large")(b"")
+            # The last call's task may be on its way out.
+            assert sys.getrefcount(answer) <= before + 3
+    finally:
+        gc.enable()
+        await front.stop(0)
 
 
 class Closed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -32,6 +31,8 @@ from peerload.server.requests import CURRENT, request_id
 from peerload.server.status import to_rpc_error
 
 __all__ = ["Table"]
+
+_T = TypeVar("_T")
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -69,25 +70,31 @@ class _Way:
         self._places = admission.places(path, method)
         self.admission = admission
 
-    @contextlib.asynccontextmanager
-    async def open(self, context: Any) -> AsyncIterator[_Call]:
-        """For the length of a call. Errors in it become its status."""
+    async def lead(self, context: Any, work: Callable[[_Call], Awaitable[_T]]) -> _T:
+        """Do the work of a call once it is let in. Errors in it become its status."""
         call = _Call(context)
         CURRENT.set(call)
+        outcome = await self._outcome(call, work)
+        if isinstance(outcome, RpcError):
+            await _abort(context, outcome, call.request_id)
+            raise AssertionError("unreachable")
+        return outcome
+
+    async def _outcome(self, call: _Call, work: Callable[[_Call], Awaitable[_T]]) -> _T | RpcError:
+        # An aborted call's frames are kept by gRPC until the garbage collector comes. So what a call held, an answer that found no
+        # room above all, must be in none of them: the frames of what failed end here.
         try:
             with self._places:
                 call.principal = await self.admission.admit(self._path, call)
-                yield call
-            return
+                return await work(call)
         except RpcError as error:
-            failure = error
+            return error.with_traceback(None)
         except PeerloadError as error:
             self.admission.note(error)
             known = to_rpc_error(error)
             if known is None:
                 raise
-            failure = known
-        await _abort(context, failure, call.request_id)
+            return known
 
     async def hold_answer(self, answer: bytes, call: _Call, context: Any) -> bytes:
         """Find room for a large answer, until it has been sent."""
@@ -101,25 +108,27 @@ class _Way:
 
 def _unary(way: _Way, handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def call(request: bytes, context: Any) -> bytes:
-        async with way.open(context) as admitted:
+        async def work(admitted: _Call) -> bytes:
             with await way.admission.requests.take(len(request), admitted.deadline):
                 answer = await handler(request, admitted)
             return await way.hold_answer(answer, admitted, context)
-        raise AssertionError("unreachable")
+
+        return await way.lead(context, work)
 
     return call
 
 
 def _large(way: _Way, handler: Unary) -> Callable[[AsyncIterator[bytes], Any], Awaitable[bytes]]:
     async def call(_: AsyncIterator[bytes], context: Any) -> bytes:
-        async with way.open(context) as admitted:
+        async def work(admitted: _Call) -> bytes:
             limits = way.admission.limits
             with await way.admission.requests.take(limits.limit_message_bytes, admitted.deadline) as held:
                 request = await _read(context, limits.timeout_request)
                 held.shrink(len(request))
                 answer = await handler(request, admitted)
             return await way.hold_answer(answer, admitted, context)
-        raise AssertionError("unreachable")
+
+        return await way.lead(context, work)
 
     return call
 
@@ -139,16 +148,14 @@ async def _read(context: Any, allowed: float) -> bytes:
 
 def _stream(way: _Way, handler: Stream) -> Callable[[bytes, Any], Awaitable[None]]:
     async def call(request: bytes, context: Any) -> None:
-        async with way.open(context) as admitted:
-            await _send(handler(request, admitted), context, way)
+        await way.lead(context, lambda admitted: _send(handler(request, admitted), context, way))
 
     return call
 
 
 def _bidi(way: _Way, handler: Bidi) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
     async def call(requests: AsyncIterator[bytes], context: Any) -> None:
-        async with way.open(context) as admitted:
-            await _send(handler(requests, admitted), context, way)
+        await way.lead(context, lambda admitted: _send(handler(requests, admitted), context, way))
 
     return call
 
