@@ -16,6 +16,8 @@ import pickle
 import sys
 from pathlib import Path
 
+import structlog
+
 from peerload.clock import SystemClock
 from peerload.plugins import open_store
 from peerload.server.calls import Calls
@@ -80,6 +82,8 @@ async def _serve(front: str, answers: dict[str, bytes], url: str) -> None:
 
 def main() -> None:
     """Serve until killed."""
+    # What a store has to say is not to be taken for the address.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     front, file, *store = sys.argv[1:]
     asyncio.run(_serve(front, pickle.loads(Path(file).read_bytes()), *store or [""]))
 
