@@ -37,9 +37,8 @@ def tied(tensors: Sequence[Item]) -> Iterable[Sequence[Item]]:
     """The tensors by the bytes that they are, in the order of each one's first."""
     ranges = [(each.region, each.offset, each.size) for each in tensors]
     if len(set(ranges)) == len(ranges):
-        return zip(
-            tensors, strict=True
-        )  # Each alone. Tens of thousands of lists would be work for the garbage collector.
+        # Each alone. Tens of thousands of lists would be work for the garbage collector.
+        return zip(tensors, strict=True)
     groups: dict[object, list[Item]] = {}
     for place, tensor in zip(ranges, tensors, strict=True):
         groups.setdefault(place, []).append(tensor)

@@ -42,8 +42,8 @@ Allocate: TypeAlias = Callable[[int], memoryview]
 """Gives zero-filled writable memory that an engine can read into."""
 
 Mapped: TypeAlias = Callable[[tuple[int, int, int]], tuple[memoryview, int]]
-"""Gives the source's own memory, where it can be mapped, and where in it a range (region, offset, length) begins. Raises `SourceUnusable` for a range that
-is not there."""
+"""Gives the source's own memory, where it can be mapped, and where in it a range (region, offset, length) begins. Raises
+`SourceUnusable` for a range that is not there."""
 
 Placed: TypeAlias = tuple[Item, memoryview, int]
 """A tensor, in which memory it is, and from where on."""

@@ -15,7 +15,7 @@ from peerload.metadata.directory.liveness import episode_key
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.records import Status
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.waiting import settled_within
+from peerload.metadata.waiting import settle, settled_within
 from peerload.store.base import Beat, Store, Touch, Touched
 from peerload.tally import SIZES, Histogram
 
@@ -103,6 +103,7 @@ class Heartbeats:
     def add(self, touch: Touch, status: Status, principal: Principal = ANYONE) -> None:
         """Write this with the next batch, in place of an earlier one for the same key. The caller took `status` for the
         stored one; `on_mistake` is told if the store says that the record is another by now."""
+        # While others gather, one more does not cut that short.
         first = not self._pending
         self._pending[touch.key] = _Pending(touch, status, principal)
         if first:
@@ -219,10 +220,8 @@ class Heartbeats:
 
     def _wake(self, *, urgent: bool) -> None:
         self._urgent = self._urgent or urgent
-        wanted = self._wanted
-        # While heartbeats gather, only somebody who waits for the answer cuts it short.
-        if wanted is not None and not wanted.done():
-            wanted.set_result(None)
+        if self._wanted is not None:
+            settle(self._wanted)
 
     async def close(self, seconds: float) -> None:
         """Write what is pending a last time, within that time; what cannot be written is reported and dropped."""

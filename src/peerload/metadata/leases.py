@@ -109,8 +109,8 @@ class _Held:
 class Leases:
     """The leases of one kind, whose keys begin with `prefix`. `known` returns once outages can be told from silence.
 
-    `begin_list`, `take_listed`, `end_list` and `apply` tell it of the store's changes, for tidying and counting; every answer is the store's own.
-    Every method raises `Unavailable` for an outage. Deadlines are moments of `clock.monotonic`.
+    As a `peerload.metadata.directory.feed.Reader` it is told of the store's changes, for tidying and counting; every answer is
+    the store's own. Every method raises `Unavailable` for an outage. Deadlines are moments of `clock.monotonic`.
     """
 
     def __init__(

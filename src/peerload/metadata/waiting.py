@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 from peerload.clock import Clock
 
-__all__ = ["Crowd", "Pulse", "settled_within"]
+__all__ = ["Crowd", "Pulse", "settle", "settled_within"]
 
 _FEW: Final = 16
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    """Let those who wait for it go on, if they do not already."""
+    if not future.done():
+        future.set_result(None)
 
 
 async def settled_within(clock: Clock, seconds: float, future: asyncio.Future[Any]) -> bool:
@@ -21,11 +28,10 @@ async def settled_within(clock: Clock, seconds: float, future: asyncio.Future[An
         return False
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def wake(_: object = None) -> None:
-        if not woken.done():
-            woken.set_result(None)
+    def wake(_: object) -> None:
+        settle(woken)
 
-    timer = clock.call_later(seconds, wake)
+    timer = clock.call_later(seconds, partial(settle, woken))
     future.add_done_callback(wake)
     try:
         await woken
@@ -44,8 +50,8 @@ class Pulse:
     def beat(self) -> None:
         """Wake all who wait."""
         waiting, self._next = self._next, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        if waiting is not None:
+            settle(waiting)
 
     async def wait(self) -> None:
         """Return at the next beat."""

@@ -9,9 +9,10 @@ from typing import Final
 
 from peerload.errors import LimitExceeded, PeerloadError
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.server.front import Context, Gate, Method, UnaryMethod
+from peerload.server.front import Context, Gate, Method, RpcError, UnaryMethod
 from peerload.server.limits import Limits
 from peerload.server.room import Room
+from peerload.server.status import to_rpc_error
 from peerload.server.turns import Turns
 
 __all__ = ["HEALTH_PATHS", "Admission", "Places"]
@@ -87,10 +88,11 @@ class Admission:
             "health_watches": self._health_watches,
         }
 
-    def note(self, error: PeerloadError) -> None:
-        """A call was not let in for this reason."""
+    def refusal(self, error: PeerloadError) -> RpcError | None:
+        """What a call that was not let in for this reason is told; limits count whom they turn away. None for a defect."""
         if isinstance(error, LimitExceeded):
             self.turned_away[error.field] = self.turned_away.get(error.field, 0) + 1
+        return to_rpc_error(error)
 
     def places(self, path: str, method: Method) -> Places:
         """Those of a method's calls."""

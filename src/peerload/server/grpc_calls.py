@@ -28,7 +28,6 @@ from peerload.server.front import (
 )
 from peerload.server.limits import SMALL_BYTES
 from peerload.server.requests import CURRENT, request_id
-from peerload.server.status import to_rpc_error
 
 __all__ = ["Table"]
 
@@ -90,11 +89,10 @@ class _Way:
         except RpcError as error:
             return error.with_traceback(None)
         except PeerloadError as error:
-            self.admission.note(error)
-            known = to_rpc_error(error)
-            if known is None:
+            refusal = self.admission.refusal(error)
+            if refusal is None:
                 raise
-            return known
+            return refusal
 
     async def hold_answer(self, answer: bytes, call: _Call, context: Any) -> bytes:
         """Find room for a large answer, until it has been sent."""

@@ -31,7 +31,7 @@ publication, and asks for the interpreter a dozen times on the way, waited up to
 
 _YOUNG: Final = 10_000
 """Objects that are made before the collector looks at them. At its default of 700 it looked at each batch of heartbeats many
-times, for a fifteenth of what a heartbeat costs; hardly anything here is ever in a cycle."""
+times, for a fifteenth of what a heartbeat costs; what is in cycles here is little and small."""
 
 
 class Membership(Protocol):

@@ -21,7 +21,7 @@ from peerload.metadata.directory.search import find
 from peerload.metadata.query import Query
 from peerload.metadata.records import SOURCE_PREFIX, SourceKey, SourceRecord, Status
 from peerload.metadata.settings import MetadataSettings
-from peerload.metadata.waiting import Pulse
+from peerload.metadata.waiting import Pulse, settle
 from peerload.store.base import Beaten, Change, Deleted, Entry, Feed, Put, Store
 
 __all__ = ["Directory", "Seen"]
@@ -353,7 +353,7 @@ class Directory:
         future: Future[None] = get_running_loop().create_future()
         waiting = self._waiting.setdefault(key, [])
         waiting.append((revision, future))
-        timer = self._clock.call_later(self._settings.visible_within, partial(_settle, future))
+        timer = self._clock.call_later(self._settings.visible_within, partial(settle, future))
         try:
             await future
         finally:
@@ -375,9 +375,4 @@ class Directory:
         if waiting:
             for revision, future in waiting:
                 if self.has(key, revision):
-                    _settle(future)
-
-
-def _settle(future: Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+                    settle(future)

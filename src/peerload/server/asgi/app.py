@@ -18,7 +18,6 @@ from peerload.server.asgi.timer import Timer
 from peerload.server.asgi.waited import Waited
 from peerload.server.front import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.requests import CURRENT
-from peerload.server.status import to_rpc_error
 
 __all__ = ["Application"]
 
@@ -118,11 +117,10 @@ class Application:
         except RpcError as error:
             return error
         except PeerloadError as error:
-            self._admission.note(error)
-            known = to_rpc_error(error)
-            if known is None:
+            refusal = self._admission.refusal(error)
+            if refusal is None:
                 raise
-            return known
+            return refusal
         except asyncio.CancelledError:
             if timer.takes_back():
                 return self._late(timer)
