@@ -24,9 +24,9 @@ from tests.support.live import LiveServer, Rpc, publication, sqlite_url
 
 STOCK = Reading(v1=False, most_tensors=10_000, hosts=False)
 OURS = Reading(v1=True, most_tensors=10_000, hosts=True)
-LARGE = publication(tensors=2_000).SerializeToString()
+LARGE = publication(tensors=5_000).SerializeToString()
 MANIFEST = sources_pb2.Manifest(
-    items=[sources_pb2.Item(name=f"layers.{number}.weight", size=4, digest=b"d" * 16) for number in range(2_000)],
+    items=[sources_pb2.Item(name=f"layers.{number}.weight", size=4, digest=b"d" * 16) for number in range(5_000)],
     endpoints=[sources_pb2.Endpoint(engine="tcp", address="node:5555")],
 )
 
@@ -68,10 +68,10 @@ async def test_large_messages_are_read_by_a_child_that_stays(parser: Parser) -> 
 
 async def test_errors_come_through(parser: Parser) -> None:
     with pytest.raises(LimitExceeded, match="--limit-tensors") as caught:
-        await parser.read(LARGE, STOCK._replace(most_tensors=1_999))
-    assert caught.value.limit == 1_999
+        await parser.read(LARGE, STOCK._replace(most_tensors=4_999))
+    assert caught.value.limit == 4_999
     with pytest.raises(MissingField, match="manifest"):
-        record = publication(tensors=2_000)
+        record = publication(tensors=5_000)
         await parser.read(sources_pb2.PublishRequest(record=record).SerializeToString(), OURS)
 
 
@@ -115,7 +115,7 @@ def test_a_child_says_what_would_be_said_here(
 
 
 async def test_who_gives_up_does_not_confuse_the_others(parser: Parser) -> None:
-    requests = [publication(worker_id=f"w{number}", tensors=2_000).SerializeToString() for number in range(4)]
+    requests = [publication(worker_id=f"w{number}", tensors=5_000).SerializeToString() for number in range(4)]
     await parser.read(requests[0], STOCK)
     child = child_of(parser)
     child.suspend()
