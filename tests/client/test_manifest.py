@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,20 +47,20 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 def test_round_trips(checkpoint: Checkpoint) -> None:
     for manifest in (runtime(), checkpoint_manifest(checkpoint, [ENDPOINT], refs=["main"], part="--include x")):
-        assert read_manifest(write_manifest(manifest)) == manifest
+        assert read_manifest(write_manifest(manifest).SerializeToString()) == manifest
     # What the cache calls a file is told, and is no part of what the file is.
     named = Checkpoint(tuple(dataclasses.replace(file, blob="a" * 40) for file in checkpoint.files))
-    read = read_manifest(write_manifest(checkpoint_manifest(named, [ENDPOINT]))).checkpoint
+    read = read_manifest(write_manifest(checkpoint_manifest(named, [ENDPOINT])).SerializeToString()).checkpoint
     assert read == named == checkpoint
     assert {file.blob for file in read.files} == {"a" * 40}
     assert runtime().total_size == 8 + 0 + 2 + 5 + 24 + 4
     assert "secret" not in repr(runtime())
 
 
-def changed(change: Callable[[sources_pb2.Manifest], object], manifest: Manifest) -> sources_pb2.Manifest:
+def changed(change: Callable[[sources_pb2.Manifest], object], manifest: Manifest) -> bytes:
     message = write_manifest(manifest)
     change(message)
-    return message
+    return message.SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ MANIFESTS = st.builds(
 @given(MANIFESTS)
 def test_garbage_is_refused_or_consistent(message: sources_pb2.Manifest) -> None:
     try:
-        manifest = read_manifest(message)
+        manifest = read_manifest(message.SerializeToString())
     except InvalidArgument:
         return
     assert manifest.endpoints
@@ -191,9 +190,5 @@ def test_changed_bytes_are_refused_or_consistent(data: st.DataObject) -> None:
     encoded = bytearray(write_manifest(runtime()).SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        message = sources_pb2.Manifest.FromString(bytes(encoded))
-    except DecodeError:
-        return
     with contextlib.suppress(InvalidArgument):
-        read_manifest(message)
+        read_manifest(bytes(encoded))

@@ -73,7 +73,7 @@ def test_a_transposed_tensor_is_its_own_memory_with_strides() -> None:
     assert (turned.shape, turned.region, turned.digest) == ((4, 2, 3), whole.region, whole.digest)
     message = write_manifest(made.manifest)
     message.endpoints.add(engine="tcp", address="x")
-    assert read_manifest(message).items == made.manifest.items
+    assert read_manifest(message.SerializeToString()).items == made.manifest.items
 
 
 # Accelerators. The pointers are made up, and nothing here may follow them.
