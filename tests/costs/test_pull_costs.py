@@ -8,14 +8,14 @@ import tracemalloc
 from peerload.client.giving import As
 from peerload.client.manifest import Manifest, read_manifest
 from peerload.client.targets import RuntimeMemory
-from peerload.wire import sources_pb2
+from peerload.wire import outline_pb2, sources_pb2
 
 TENSORS = 5_000
 SIZE = 64
 
 
-def manifest_message() -> bytes:
-    return sources_pb2.Manifest(
+def manifest_message() -> outline_pb2.Manifest:
+    message = sources_pb2.Manifest(
         form=sources_pb2.FORM_RUNTIME,
         items=[
             sources_pb2.Item(
@@ -29,7 +29,8 @@ def manifest_message() -> bytes:
             for number in range(TENSORS)
         ],
         endpoints=[sources_pb2.Endpoint(engine="tcp", address="h:1", descriptor=b"d")],
-    ).SerializeToString()
+    )
+    return outline_pb2.Manifest.FromString(message.SerializeToString())
 
 
 def planned(manifest: Manifest) -> RuntimeMemory:

@@ -110,7 +110,7 @@ class Connection:
         return await self._call(f"{_SOURCES}Withdraw", request, sources_pb2.WithdrawResponse)
 
     async def manifest(self, request: sources_pb2.GetManifestRequest) -> outline_pb2.GetManifestResponse:
-        """What a worker published, the manifest as it is encoded; `NotFound` is a fact."""
+        """What a worker published, the manifest's items as they were encoded; `NotFound` is a fact."""
         return await self._call(f"{_SOURCES}GetManifest", request, outline_pb2.GetManifestResponse)
 
     async def list(self, request: sources_pb2.ListRequest) -> sources_pb2.ListResponse:

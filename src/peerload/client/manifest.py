@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from google.protobuf.message import DecodeError
-
 from peerload.checkpoint import Checkpoint, CheckpointFile, Part
 from peerload.client.identity import Identity, read_identity
 from peerload.client.items import Item, read_items
@@ -61,12 +59,9 @@ class SourceManifest:
         return read_identity(self.wire_identity)
 
 
-def read_manifest(encoded: bytes) -> Manifest:
-    """An encoded `peerload.v1.Manifest`, checked. Raises `InvalidArgument` naming the field for whatever is wrong with it."""
-    try:
-        message = outline_pb2.Manifest.FromString(encoded)
-    except DecodeError as error:
-        raise InvalidArgument("manifest", f"cannot be read: {error}") from error
+def read_manifest(message: outline_pb2.Manifest) -> Manifest:
+    """The manifest in a message whose items are left as they were encoded, checked. Raises `InvalidArgument` naming the field for
+    whatever is wrong with it."""
     form = Form(int(message.form)) if int(message.form) in (Form.RUNTIME, Form.CHECKPOINT) else None
     if form is None:
         raise InvalidArgument("manifest.form", f"{message.form} is not a form that this release knows")

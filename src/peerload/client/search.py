@@ -26,8 +26,8 @@ from peerload.wire.identity import source_id
 __all__ = ["Search", "Wanted", "fetch_manifest", "find", "follow", "get_manifest"]
 
 _MAX_DELAY_S: Final = 5.0
-_SMALL: Final = 32 * 1024
-"""Bytes of a manifest that are read within a millisecond: to hand them to another thread would take as long."""
+_FEW: Final = 300
+"""Items that are read within a millisecond: to hand them to another thread would take as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,12 @@ async def fetch_manifest(connection: Connection, key: SourceKey, executor: Execu
     # As a part of the response it would keep the whole of that in memory.
     identity = p2p_pb2.SourceIdentity()
     identity.CopyFrom(response.identity)
-    source, encoded = SourceInfo.from_wire(response.source, 0), response.manifest
-    del response
+    source = SourceInfo.from_wire(response.source, 0)
     try:
-        if len(encoded) <= _SMALL:
-            manifest = read_manifest(encoded)
+        if len(response.manifest.items) <= _FEW:
+            manifest = read_manifest(response.manifest)
         else:
-            manifest = await asyncio.get_running_loop().run_in_executor(executor, read_manifest, encoded)
+            manifest = await asyncio.get_running_loop().run_in_executor(executor, read_manifest, response.manifest)
     except InvalidArgument as error:
         raise SourceUnusable(f"its manifest is not valid: {error}") from error
     if manifest.checkpoint is not None:

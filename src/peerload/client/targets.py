@@ -172,9 +172,9 @@ class RuntimeMemory(AtOnce):
 
     def _allocate(self, fresh: list[Slot], allocate: Allocate) -> None:
         total = sum(_aligned(slot.size) for slot in fresh)
-        check_memory(total)
         if not total:
             return
+        check_memory(total)
         arena, at = allocate(total), 0
         for slot in fresh:
             slot.memory, slot.at = arena, at
@@ -232,8 +232,10 @@ class CheckpointMemory(CheckpointSlots):
         self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
     ) -> dict[tuple[int, int], Slot]:
         total = sum(_paged(file.size) for index, file in enumerate(checkpoint.files) if index not in mapped)
-        check_memory(total)
-        arena, at = allocate(total) if total else memoryview(bytearray()), 0
+        arena, at = _NOTHING, 0
+        if total:
+            check_memory(total)
+            arena = allocate(total)
         self._files = []
         for index, file in enumerate(checkpoint.files):
             view = mapped.get(index)

@@ -158,8 +158,8 @@ class GetManifestResponse(_message.Message):
     source: _sources_pb2.Source
     identity: _p2p_pb2.SourceIdentity
     worker: _p2p_pb2.WorkerMetadata
-    manifest: bytes
-    def __init__(self, source: _Optional[_Union[_sources_pb2.Source, _Mapping[str, _Any]]] = ..., identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., worker: _Optional[_Union[_p2p_pb2.WorkerMetadata, _Mapping[str, _Any]]] = ..., manifest: _Optional[bytes] = ...) -> None: ...
+    manifest: Manifest
+    def __init__(self, source: _Optional[_Union[_sources_pb2.Source, _Mapping[str, _Any]]] = ..., identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., worker: _Optional[_Union[_p2p_pb2.WorkerMetadata, _Mapping[str, _Any]]] = ..., manifest: _Optional[_Union[Manifest, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ExplicitItems(_message.Message):
     __slots__ = ("elements",)
