@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.figures import Figure
-from bench.generator import Load
+from bench.figures import Figure, median
+from bench.generator import Load, generate
 from bench.messages import P2P, Fleet, list_request
-from bench.processes import established, redis
+from bench.processes import Process, established, redis
+from bench.rows.restart import SOURCES, starting
 from bench.setting import Setting, published
 
 __all__ = ["measure"]
 
 _CALLED = "established server"
 _AHEAD = 1.0
-_SIZES = {0: (2_000, 1_024), 1_500: (128, 64), 20_000: (16, 0)}
-"""By tensors: how many workers are published, and how many are listed; the established server takes seconds to list more."""
+_SIZES = {0: (2_000, 1_024, 512), 1_500: (128, 64, 64), 20_000: (16, 0, 0)}
+"""By tensors: how many workers are published, how many are listed, and how many start at once. The established server takes seconds to
+list more."""
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
     """Every call of a start, of records without tensors, with 1,500 and with 20,000."""
-    for tensors, (workers, listed) in _SIZES.items():
+    for tensors, (workers, listed, start) in _SIZES.items():
         fleet, few = Fleet(tensors), Fleet(tensors, model="org/few")
         with redis() as theirs, established(theirs) as other, setting.serving("redis", setting.fronts[-1]) as server:
             for process in (server, other):
@@ -39,6 +41,38 @@ def measure(setting: Setting) -> Iterator[Figure]:
                     store="redis",
                     goal=_AHEAD,
                 )
+            if start:
+                yield _starts(setting, server, other, Fleet(tensors, model="org/starting"), start)
+
+
+def _starts(setting: Setting, server: Process, other: Process, fleet: Fleet, workers: int) -> Figure:
+    """How long it takes until all of them are there. Each round starts others, so the fleet grows."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    failed = 0
+    for process in (server, other):
+        source_id = published(process.address, fleet, range(SOURCES))
+    for number in range(setting.rounds):
+        load = starting(fleet, source_id, SOURCES + number * workers, workers, setting.generators)
+        for process, seconds in ((server, ours), (other, theirs)):
+            (told,) = generate(process.address, 0, load)
+            seconds.append(told.seconds)
+            failed += told.failed
+    if failed:
+        raise RuntimeError(f"{failed} calls failed")
+    return Figure(
+        row="established",
+        case=f"{workers:,} workers start at once beside {SOURCES}, {fleet.tensors:,} tensors",
+        store="redis",
+        front=setting.fronts[-1],
+        unit="s",
+        less=True,
+        value=median(ours),
+        bound=median(theirs),
+        bounded_by=_CALLED,
+        goal=_AHEAD,
+        rounds=tuple(ours),
+    )
 
 
 def _loads(fleet: Fleet, few: Fleet, source_id: str, workers: int, listed: int) -> Iterator[tuple[str, Load]]:
