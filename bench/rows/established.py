@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from bench.figures import Figure, median
 from bench.generator import Load, generate
 from bench.messages import P2P, Fleet, list_request
-from bench.processes import Process, established, redis
+from bench.processes import Process, established, redis, served
+from bench.rows.redis import used_memory
 from bench.rows.restart import SOURCES, starting
 from bench.setting import Setting, published
 
@@ -21,20 +23,28 @@ list more."""
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """Every call of a start, of records without tensors, with 1,500 and with 20,000."""
+    """Every call of a start, of records without tensors, with 1,500 and with 20,000; and starts of many at once."""
+    front = setting.fronts[-1]
     for tensors, (workers, listed, start) in _SIZES.items():
         fleet, few = Fleet(tensors), Fleet(tensors, model="org/few")
-        with redis() as theirs, established(theirs) as other, setting.serving("redis", setting.fronts[-1]) as server:
-            for process in (server, other):
+        with redis() as theirs, redis() as ours, established(theirs) as other, served(ours, front) as server:
+            taken = []
+            for process, url in ((server, ours), (other, theirs)):
+                before = _memory(url)
                 source_id = published(process.address, fleet, range(workers))
+                taken.append((_memory(url) - before) / workers)
                 if listed:
                     published(process.address, few, range(listed))
+            yield Figure(
+                row="established", case=f"Redis memory of a worker, {tensors:,} tensors", store="redis", front=front, unit="bytes",
+                less=True, value=taken[0], bound=taken[1], bounded_by=_CALLED, goal=_AHEAD,
+            )  # fmt: skip
             for case, load in _loads(fleet, few, source_id, workers, listed):
                 yield setting.beside(
                     other,
                     _CALLED,
                     server,
-                    setting.fronts[-1],
+                    front,
                     [load],
                     row="established",
                     case=f"{case}, {tensors:,} tensors",
@@ -43,6 +53,10 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 )
             if start:
                 yield _starts(setting, server, other, Fleet(tensors, model="org/starting"), start)
+
+
+def _memory(url: str) -> int:
+    return asyncio.run(used_memory(int(url.rpartition(":")[2])))
 
 
 def _starts(setting: Setting, server: Process, other: Process, fleet: Fleet, workers: int) -> Figure:
