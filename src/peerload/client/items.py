@@ -27,6 +27,8 @@ MAX_DIMENSIONS: Final = 64
 MAX_BYTES: Final = 2**63 - 1
 _SLICE: Final = 2048
 """Items whose columns are made at once: what is made on the way stays small."""
+_LONGEST: Final = 8192
+"""Bytes of an item that is one of many; what is longer is looked at by itself, for columns are some copies of it."""
 _DIGEST_SIZES: Final = frozenset((0, DIGEST_BYTES))
 _DEFAULTS: Final = outline_pb2.ExplicitItem(
     name="", size=0, dtype="", digest=b"", region=0, offset=0, file=0
@@ -136,8 +138,6 @@ class Items(Sequence[Item]):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"<{len(self)} items>"
 
@@ -180,6 +180,8 @@ class _Reading:
     def columns(self, elements: Sequence[bytes]) -> bool:
         """Take the items by their columns; False, and none is taken, where one is wrong or that is not certain."""
         count = len(elements)
+        if max(map(len, elements)) > _LONGEST:
+            return False
         whole = [_DEFAULTS + each for each in elements]
         try:
             explicit = outline_pb2.ExplicitItems.FromString(outline_pb2.Elements(elements=whole).SerializeToString())
