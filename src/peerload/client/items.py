@@ -25,7 +25,7 @@ __all__ = ["Item", "Items", "Kind", "read_items"]
 
 MAX_DIMENSIONS: Final = 64
 MAX_BYTES: Final = 2**63 - 1
-_SLICE: Final = 2048
+_SLICE: Final = 512
 """Items whose columns are made at once: what is made on the way stays small."""
 _LONGEST: Final = 8192
 """Bytes of an item that is one of many; what is longer is looked at by itself, for columns are some copies of it."""
