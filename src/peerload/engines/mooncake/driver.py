@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
@@ -15,7 +16,7 @@ from peerload.engines.mooncake.library import library
 __all__ = ["preload", "source", "target"]
 
 _BATCH: Final = 1024
-"""Requests that Mooncake takes at a time."""
+"""Requests that Mooncake takes at a time, in all that is under way: with more it fails, and stands still now and then."""
 _NO_BATCH: Final = 1 << 63
 """The number of a batch is an address; those from here on are errors, which are negative to Mooncake."""
 _ASLEEP: Final = 0.6
@@ -70,10 +71,19 @@ class _Source(_Engine):
         """Its own threads see to it."""
 
 
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Requests under way. Its number is an address, and another's later on."""
+
+    number: int
+    requests: int
+
+
 class _Target(_Engine):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
         self._peer = ""
+        self._begun: list[_Batch] = []
         self._took = 0.0
         """Seconds that the last read was waited for."""
 
@@ -97,22 +107,33 @@ class _Target(_Engine):
                 theirs.append(source + at)
                 ours.append(place + at)
                 lengths.append(min(_PIECE, nbytes - at))
-        batches = []
+        batches: list[_Batch] = []
         for at in range(0, len(lengths), _BATCH):
             some = slice(at, at + _BATCH)
-            batch = self._engine.batch_transfer_async_read(self._peer, ours[some], theirs[some], lengths[some])
-            if not 0 < batch < _NO_BATCH:
-                raise ChildError(f"Mooncake did not begin to read, it says no more than {batch}")
-            batches.append(batch)
+            batches.append(self._submit(ours[some], theirs[some], lengths[some]))
         return lambda: self._end(batches)
 
-    def _end(self, batches: list[int]) -> None:
-        """Wait for a read."""
-        # Mooncake looks without a pause, on a core that its own threads may need. What comes next is begun already, so that to look a
-        # little late costs nothing.
-        begin = time.monotonic()
-        time.sleep(_ASLEEP * self._took)
-        status = self._engine.get_batch_transfer_status(batches)
-        self._took = min(time.monotonic() - begin, _LONGEST_S)
-        if status:
-            raise ChildError(f"Mooncake's read failed, it says no more than {status}")
+    def _submit(self, ours: list[int], theirs: list[int], lengths: list[int]) -> _Batch:
+        while self._begun and len(lengths) + sum(each.requests for each in self._begun) > _BATCH:
+            self._end([self._begun[0]])
+        number = self._engine.batch_transfer_async_read(self._peer, ours, theirs, lengths)
+        if not 0 < number < _NO_BATCH:
+            raise ChildError(f"Mooncake did not begin to read, it says no more than {number}")
+        batch = _Batch(number, len(lengths))
+        self._begun.append(batch)
+        return batch
+
+    def _end(self, batches: Sequence[_Batch]) -> None:
+        """Wait for those that were not waited for yet."""
+        for batch in batches:
+            if batch not in self._begun:
+                continue
+            self._begun.remove(batch)
+            # Mooncake looks without a pause, on a core that its own threads may need. What comes next is begun already, so that to
+            # look a little late costs nothing.
+            begin = time.monotonic()
+            time.sleep(_ASLEEP * self._took)
+            status = self._engine.get_batch_transfer_status([batch.number])
+            self._took = min(time.monotonic() - begin, _LONGEST_S)
+            if status:
+                raise ChildError(f"Mooncake's read failed, it says no more than {status}")

@@ -60,9 +60,9 @@ class LineReader(ABC):
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)
         if job.over:
             return job
-        total = sum(each.length for each in ranges)
-        wide = total >= self._settings.large_read
-        count = min(self._settings.connections, sum(1 for each in ranges if each.length)) if wide else 1
+        lengths = [length for _, _, length in ranges]
+        wide = sum(lengths) >= self._settings.large_read
+        count = min(self._settings.connections, len(lengths) - lengths.count(0)) if wide else 1
         work = Work(ranges, count)
         with self._lock:
             if self._closed:

@@ -36,7 +36,7 @@ class Work:
 
     def __init__(self, ranges: Sequence[Range], lanes: int) -> None:
         self.ranges = ranges
-        self._ends = list(accumulate((length for _, _, length in ranges), initial=0))
+        self._ends = list(accumulate([length for _, _, length in ranges], initial=0))
         """Bytes of the read before each range, and of all."""
         # Several windows a lane, so that lanes end at about the same time.
         self._window = min(WINDOW, max(self._ends[-1] // (4 * lanes), SMALLEST))
