@@ -53,7 +53,9 @@ class Pieces(Sequence[memoryview]):
     def __getitem__(self, index: slice) -> list[memoryview]: ...
     def __getitem__(self, index: int | slice) -> memoryview | list[memoryview]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            memories, none = self.memories, memoryview(b"")
+            each = zip(self.places[index], self.sizes[index], strict=True)
+            return [none if at is None else memories[at[0]][at[1] : at[1] + size] for at, size in each]
         memory, at = self.place(index)
         return memory[at : at + self.sizes[index]]
 
