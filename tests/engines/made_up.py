@@ -78,7 +78,7 @@ class _Target(_Library):
     def drop(self, span: Span) -> None:
         self.misbehave("drop")
 
-    def read(self, rows: memoryview) -> None:
+    def begin(self, rows: memoryview) -> None:
         self.misbehave("read")
         fd = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY)
         try:

@@ -3,7 +3,7 @@ memory than moving what is in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self, overload
 
 __all__ = ["Pieces", "release", "sizes_of"]
@@ -31,6 +31,19 @@ class Pieces(Sequence[memoryview]):
         place = self.places[index]
         return (memoryview(bytearray()), 0) if place is None else (self.memories[place[0]], place[1])
 
+    def run(self, first: int, end: int) -> Iterator[memoryview]:
+        """Those from number `first` up to `end`, each made when its turn has come."""
+        memories = self.memories
+        for place, size in zip(self.places[first:end], self.sizes[first:end], strict=True):
+            if place is None:
+                yield memoryview(bytearray())
+            else:
+                number, at = place
+                yield memories[number][at : at + size]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self.run(0, len(self))
+
     def __len__(self) -> int:
         return len(self.sizes)
 
@@ -40,7 +53,9 @@ class Pieces(Sequence[memoryview]):
     def __getitem__(self, index: slice) -> list[memoryview]: ...
     def __getitem__(self, index: int | slice) -> memoryview | list[memoryview]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            memories, none = self.memories, memoryview(b"")
+            each = zip(self.places[index], self.sizes[index], strict=True)
+            return [none if at is None else memories[at[0]][at[1] : at[1] + size] for at, size in each]
         memory, at = self.place(index)
         return memory[at : at + self.sizes[index]]
 

@@ -7,7 +7,7 @@ it prints, spawns, leaks or crashes is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = ["ROW", "ChildError", "Driver", "SourceSide", "Span", "TargetSide"]
@@ -46,9 +46,9 @@ class SourceSide(Protocol):
         """Make memory readable. What a target needs to reach it: opaque to all but `TargetSide.connect`."""
         ...
 
-    def progress(self) -> bool:
+    def progress(self) -> bool | None:
         """Called again and again while there are readers. Whether something was done; if not, there may be a pause of half
-        a millisecond before the next call."""
+        a millisecond before the next call. None where the library has threads of its own for that, and nobody need call."""
         ...
 
 
@@ -67,12 +67,13 @@ class TargetSide(Protocol):
         """It will be unmapped."""
         ...
 
-    def read(self, rows: memoryview) -> None:
-        """Copy: five numbers of 64 bits a row (`ROW`). The source's addresses are all of host memory or all of devices, and
-        so are those here.
+    def begin(self, rows: memoryview) -> Callable[[], None] | None:
+        """Begin to copy: five numbers of 64 bits a row (`ROW`). The source's addresses are all of host memory or all of devices, and
+        so are those here. The rows are gone afterwards.
 
-        When this returns everything is in place, and nothing writes any more. Raises `ChildError`. It may block for as long as
-        it likes: who does not want to wait kills the process.
+        What it returns is called once, and others may be begun before: when that returns everything is in place, and nothing
+        writes for this one any more. None where that is so already. Both raise `ChildError`, and may block for as long as they
+        like: who does not want to wait kills the process.
         """
         ...
 

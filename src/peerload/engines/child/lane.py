@@ -26,8 +26,9 @@ from peerload.errors import Fault, TransferFailed
 
 __all__ = ["Lane"]
 
-_AHEAD: Final = 2
-"""Windows that a child has to do at a time: while it copies one, the one before is digested here."""
+_AHEAD: Final = 3
+"""Windows that a child has to do at a time: while it copies two, so that there is something on the way at any time, the one before is
+digested here."""
 _TICK_MS: Final = 250
 _STILL_S: Final = 2.0
 """Between two signs of life to the source, while it has nothing to be asked."""

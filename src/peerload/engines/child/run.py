@@ -14,7 +14,8 @@ import socket
 import sys
 import traceback
 from array import array
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from peerload.engines.child import message
@@ -24,6 +25,7 @@ from peerload.engines.shared import address_of
 
 __all__ = ["Mapped", "SourceLoop", "TargetLoop", "complain", "run"]
 
+_AT_A_TIME: Final = 8
 _PAUSE_MS: Final = 0.5
 _HOT: Final = 200
 """Calls of `progress` that did nothing before there are pauses."""
@@ -102,8 +104,9 @@ class SourceLoop:
         while True:
             timeout: float | None = None
             if self._serving:
-                idle = 0 if self.side.progress() else idle + 1
-                timeout = 0 if idle < _HOT else _PAUSE_MS
+                done = self.side.progress()
+                idle = 0 if done else idle + 1
+                timeout = None if done is None else 0 if idle < _HOT else _PAUSE_MS
             if waiting.poll(timeout):
                 order = message.receive(self.sock)
                 if order is None:
@@ -141,25 +144,49 @@ class SourceLoop:
 
 
 class TargetLoop:
-    """Holds the destinations of one read at a time, and fills them."""
+    """Holds the destinations of one read at a time, and fills them.
 
-    def __init__(self, side: TargetSide, sock: socket.socket) -> None:
+    Windows that the owner has asked for are all begun before the first is waited for, `at_a_time` at most: the connection is never
+    empty in between. More than one only where the end of the process is the end of all.
+    """
+
+    def __init__(self, side: TargetSide, sock: socket.socket, *, at_a_time: int = _AT_A_TIME) -> None:
         self.side = side
         self.sock = sock
+        self._at_a_time = at_a_time
+        self._begun: deque[Callable[[], None] | None] = deque()
         self._mapped: dict[str, Mapped] = {}
         self._spans: dict[str, Span] = {}
 
     def run(self) -> None:
         """Until the owner hangs up."""
-        while (order := message.receive(self.sock)) is not None:
+        waiting = select.poll()
+        waiting.register(self.sock, select.POLLIN)
+        while True:
+            while self._begun and (len(self._begun) >= self._at_a_time or not waiting.poll(0)):
+                self._end()
+            order = message.receive(self.sock)
+            if order is None:
+                return
             match order.words["do"]:
                 case "connect":
                     self.side.connect(order.payload)
+                    message.send(self.sock, {})
                 case "hold":
                     self._hold(order)
+                    message.send(self.sock, {})
                 case _:
-                    self._read(order)
-            message.send(self.sock, {})
+                    self._begun.append(self._begin(order))
+                    # Some libraries have copied everything before they return.
+                    while self._begun and self._begun[0] is None:
+                        self._end()
+
+    def _end(self) -> None:
+        """See the oldest window through, and say so."""
+        end = self._begun.popleft()
+        if end is not None:
+            end()
+        message.send(self.sock, {})
 
     def _hold(self, order: Message) -> None:
         """Take the new ones; with "keep", the others than those named are let go of. They are numbered in the order of being told."""
@@ -178,7 +205,7 @@ class TargetLoop:
             self._spans[name] = span
             self.side.hold(span)
 
-    def _read(self, order: Message) -> None:
+    def _begin(self, order: Message) -> Callable[[], None] | None:
         spans = list(self._spans.values())
         # Of each row: the source's address and device, the number of the arena, the place in it, the length.
         rows, flat = array("Q", order.payload), array("Q")
@@ -187,4 +214,4 @@ class TargetLoop:
             device = 0 if span.device is None else span.device + 1
             flat.extend((rows[at], rows[at + 1], span.address + rows[at + 3], device, rows[at + 4]))
         with memoryview(flat) as view:
-            self.side.read(view)
+            return self.side.begin(view)

@@ -29,8 +29,8 @@ class ChildSettings:
     handshake_timeout: float = 5.0
     """For a new connection to say what it wants."""
     progress_timeout: float = 10.0
-    """A reader gives up when no piece of its read (16 MiB at most) has arrived for this long; a source drops a reader of whom it
-    has heard nothing for this long."""
+    """A reader gives up when no piece of its read has arrived for this long: of three under way, each of 16 MiB at most. A source drops a
+    reader of whom it has heard nothing for this long."""
     idle_timeout: float = 30.0
     """A target keeps a child that has read everything for so long, in case there is more to read."""
     start_timeout: float = 60.0

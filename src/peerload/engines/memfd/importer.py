@@ -9,10 +9,8 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 
-import xxhash
-
 from peerload.clock import Clock
-from peerload.engines.base import Descriptor, Range
+from peerload.engines.base import Descriptor
 from peerload.engines.job import LaneJob
 from peerload.engines.memfd.host import Host, is_trusted
 from peerload.engines.memfd.passing import receive_descriptors
@@ -22,9 +20,10 @@ from peerload.engines.pieces import Pieces
 from peerload.engines.shared import is_sealed, map_sealed
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.importer import LineImporter, LineReader
-from peerload.engines.tcp.lane import Lane, Segment, Work, read_reply
+from peerload.engines.tcp.lane import Lane, read_reply
 from peerload.engines.tcp.protocol import Kind
 from peerload.engines.tcp.sockets import ConnectionLost
+from peerload.engines.tcp.work import Window, Work
 from peerload.errors import Fault, InvalidArgument, TransferFailed
 
 __all__ = ["MemfdImporter", "MemfdReader"]
@@ -128,8 +127,8 @@ class MemfdReader(LineReader):
             raise TransferFailed(f"{self.address} gives what is no memory", retryable=False)
         return pages
 
-    def _lane(self, job: LaneJob, ranges: Sequence[Range], work: Work) -> Lane:
-        return _CopyLane(self, job, ranges, work, self._clock, self._settings.progress_timeout)
+    def _lane(self, job: LaneJob, work: Work) -> Lane:
+        return _CopyLane(self, job, work, self._clock, self._settings.progress_timeout)
 
     def _dial(self, timeout: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -151,16 +150,8 @@ class MemfdReader(LineReader):
 class _CopyLane(Lane):
     """A thread that copies what it is granted, and computes digests on the way."""
 
-    def __init__(
-        self,
-        reader: MemfdReader,
-        job: LaneJob,
-        ranges: Sequence[Range],
-        work: Work,
-        clock: Clock,
-        patience: float,
-    ) -> None:
-        super().__init__(job, ranges, work, reader, clock, patience)
+    def __init__(self, reader: MemfdReader, job: LaneJob, work: Work, clock: Clock, patience: float) -> None:
+        super().__init__(job, work, reader, clock, patience)
         self._reader = reader
         self._pages: _Pages | None = None
 
@@ -169,13 +160,13 @@ class _CopyLane(Lane):
         self._pages = self._reader.pages(sock, self._waiting)
         super()._transfer(sock, destinations)
 
-    def _receive(self, sock: socket.socket, window: Sequence[Segment], destinations: Sequence[memoryview]) -> None:
+    def _receive(self, sock: socket.socket, window: Window, destinations: Sequence[memoryview]) -> None:
         assert self._pages is not None
-        left = sum(length for _, _, length in window)
+        left = window.size
         granted = copied = 0
         whole: list[tuple[int, bytes | None]] = []
-        for index, start, length in window:
-            view, wanted = destinations[index], self._ranges[index]
+        for index, start, length in self._work.parts(window):
+            view, wanted = destinations[index], self._work.ranges[index]
             fd, begin = self._pages.place(wanted.region)
             at, end = start, start + length
             while at < end:
@@ -194,12 +185,8 @@ class _CopyLane(Lane):
                 with view[at : at + size] as part:
                     _copy(fd, begin + wanted.offset + at, part)
                     self._moved = self._clock.monotonic()
-                    if at + size < len(view):
-                        self._hasher(index).update(part)
-                    elif index in self._hashers:
-                        whole.append((index, self._last(index, part)))
-                    else:
-                        whole.append((index, xxhash.xxh3_128_digest(part)))
+                    if (found := self._digest(part, at + size == len(view))) is not None:
+                        whole.append((index, found))
                 at += size
                 granted -= size
                 copied += size

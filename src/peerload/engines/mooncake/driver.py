@@ -5,7 +5,9 @@ After an error the child is gone: a batch that failed breaks the next one too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from peerload.engines.child.driver import ChildError, Span
@@ -14,7 +16,12 @@ from peerload.engines.mooncake.library import library
 __all__ = ["preload", "source", "target"]
 
 _BATCH: Final = 1024
-"""Requests that Mooncake takes at a time."""
+"""Requests that Mooncake takes at a time, in all that is under way: with more it fails, and stands still now and then."""
+_NO_BATCH: Final = 1 << 63
+"""The number of a batch is an address; those from here on are errors, which are negative to Mooncake."""
+_ASLEEP: Final = 0.6
+"""Of the time that the last read was waited for, the part in which nobody looks after this one."""
+_LONGEST_S: Final = 0.05
 _PIECE: Final = 2 * 1024 * 1024
 """Bytes of a request at most: those of a batch run side by side, so one that is alone is cut."""
 
@@ -60,14 +67,25 @@ class _Source(_Engine):
             self._register(span)
         return f"{self._host}:{self._engine.get_rpc_port()}".encode()
 
-    def progress(self) -> bool:
-        return False  # Its own threads see to it.
+    def progress(self) -> None:
+        """Its own threads see to it."""
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Requests under way. Its number is an address, and another's later on."""
+
+    number: int
+    requests: int
 
 
 class _Target(_Engine):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
         self._peer = ""
+        self._begun: list[_Batch] = []
+        self._took = 0.0
+        """Seconds that the last read was waited for."""
 
     def connect(self, reach: bytes) -> None:
         self._peer = reach.decode()
@@ -79,7 +97,7 @@ class _Target(_Engine):
         if status := self._engine.unregister_memory(span.address):
             raise ChildError(f"Mooncake did not unregister {span.nbytes:,} bytes: {status}")
 
-    def read(self, rows: memoryview) -> None:
+    def begin(self, rows: memoryview) -> Callable[[], None]:
         table = rows.tolist()
         theirs: list[int] = []
         ours: list[int] = []
@@ -89,8 +107,33 @@ class _Target(_Engine):
                 theirs.append(source + at)
                 ours.append(place + at)
                 lengths.append(min(_PIECE, nbytes - at))
+        batches: list[_Batch] = []
         for at in range(0, len(lengths), _BATCH):
             some = slice(at, at + _BATCH)
-            status = self._engine.batch_transfer_sync_read(self._peer, ours[some], theirs[some], lengths[some])
+            batches.append(self._submit(ours[some], theirs[some], lengths[some]))
+        return lambda: self._end(batches)
+
+    def _submit(self, ours: list[int], theirs: list[int], lengths: list[int]) -> _Batch:
+        while self._begun and len(lengths) + sum(each.requests for each in self._begun) > _BATCH:
+            self._end([self._begun[0]])
+        number = self._engine.batch_transfer_async_read(self._peer, ours, theirs, lengths)
+        if not 0 < number < _NO_BATCH:
+            raise ChildError(f"Mooncake did not begin to read, it says no more than {number}")
+        batch = _Batch(number, len(lengths))
+        self._begun.append(batch)
+        return batch
+
+    def _end(self, batches: Sequence[_Batch]) -> None:
+        """Wait for those that were not waited for yet."""
+        for batch in batches:
+            if batch not in self._begun:
+                continue
+            self._begun.remove(batch)
+            # Mooncake looks without a pause, on a core that its own threads may need. What comes next is begun already, so that to
+            # look a little late costs nothing.
+            begin = time.monotonic()
+            time.sleep(_ASLEEP * self._took)
+            status = self._engine.get_batch_transfer_status([batch.number])
+            self._took = min(time.monotonic() - begin, _LONGEST_S)
             if status:
                 raise ChildError(f"Mooncake's read failed, it says no more than {status}")

@@ -98,7 +98,7 @@ class NixlTarget(_Agent):
         except self._errors as error:
             raise ChildError(f"NIXL did not deregister {span.nbytes:,} bytes: {_words(error)}") from None
 
-    def read(self, rows: memoryview) -> None:
+    def begin(self, rows: memoryview) -> Callable[[], None] | None:
         np = self._np
         table = np.frombuffer(rows, dtype=np.uint64).reshape(-1, 5)
         theirs = self._descriptors(table[:, 0], table[:, 4], table[:, 1])
@@ -106,18 +106,32 @@ class NixlTarget(_Agent):
         try:
             handle = self._agent.initialize_xfer("READ", ours, theirs, self._peer)
             state = self._agent.transfer(handle)
-            looks = 0
-            while state == "PROC":
+        except self._errors as error:
+            raise ChildError(_words(error)) from None
+        if state == "PROC":
+            return lambda: self._end(handle)
+        self._over(handle, state)
+        return None
+
+    def _end(self, handle: Any) -> None:
+        """Wait for a read."""
+        looks = 0
+        try:
+            while (state := self._agent.check_xfer_state(handle)) == "PROC":
                 looks += 1
                 if looks > _HOT:
                     time.sleep(_PAUSE_S)
-                state = self._agent.check_xfer_state(handle)
-            if state == "DONE":
-                handle.release()
         except self._errors as error:
             raise ChildError(_words(error)) from None
+        self._over(handle, state)
+
+    def _over(self, handle: Any, state: str) -> None:
         if state != "DONE":
             raise ChildError(f"NIXL says that the read is in state {state}")
+        try:
+            handle.release()
+        except self._errors as error:
+            raise ChildError(_words(error)) from None
 
     def _descriptors(self, addresses: Any, lengths: Any, devices: Any) -> Any:
         on_device = bool(devices[0])

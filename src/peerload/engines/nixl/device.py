@@ -112,7 +112,7 @@ def device_reader(environment: Environment) -> Callable[[Sequence[DeviceMemory]]
             _use(memory)
             with _environment(environment):
                 side = NixlTarget()
-            TargetLoop(side, sock).run()
+            TargetLoop(side, sock, at_a_time=1).run()
 
         return ThreadChild("the thread that reads into device memory", run, memory)
 

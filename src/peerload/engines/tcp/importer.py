@@ -16,9 +16,10 @@ from peerload.engines.checks import check_ranges, destination_views
 from peerload.engines.job import LaneJob
 from peerload.engines.tcp import protocol
 from peerload.engines.tcp.greet import dial, greet
-from peerload.engines.tcp.lane import Lane, Line, Work
+from peerload.engines.tcp.lane import Lane, Line
 from peerload.engines.tcp.protocol import Endpoint
 from peerload.engines.tcp.settings import LineSettings
+from peerload.engines.tcp.work import Work
 from peerload.errors import InvalidArgument
 
 __all__ = ["LineImporter", "LineReader", "TcpImporter", "TcpReader"]
@@ -59,9 +60,9 @@ class LineReader(ABC):
         job = LaneJob(destination_views(ranges, destinations), deadline=deadline, clock=self._clock)
         if job.over:
             return job
-        total = sum(each.length for each in ranges)
-        wide = total >= self._settings.large_read
-        count = min(self._settings.connections, sum(1 for each in ranges if each.length)) if wide else 1
+        lengths = [length for _, _, length in ranges]
+        wide = sum(lengths) >= self._settings.large_read
+        count = min(self._settings.connections, len(lengths) - lengths.count(0)) if wide else 1
         work = Work(ranges, count)
         with self._lock:
             if self._closed:
@@ -71,7 +72,7 @@ class LineReader(ABC):
             job.lane_started()
         for _ in range(count):
             try:
-                threading.Thread(target=self._lane(job, ranges, work).run, name="peerload-read", daemon=True).start()
+                threading.Thread(target=self._lane(job, work).run, name="peerload-read", daemon=True).start()
             except RuntimeError as error:
                 job.lane_ended(f"this process can start no more threads: {error}")
         return job
@@ -123,9 +124,9 @@ class LineReader(ABC):
             return False
         return False  # Closed by the source, or it said something that nobody asked for.
 
-    def _lane(self, job: LaneJob, ranges: Sequence[Range], work: Work) -> Lane:
+    def _lane(self, job: LaneJob, work: Work) -> Lane:
         """A thread's work on a job."""
-        return Lane(job, ranges, work, self, self._clock, self._settings.progress_timeout)
+        return Lane(job, work, self, self._clock, self._settings.progress_timeout)
 
     @abstractmethod
     def _dial(self, timeout: float) -> socket.socket:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import xxhash
 
 from peerload.clock import Clock
-from peerload.engines.base import Range
 from peerload.engines.job import LaneJob
 from peerload.engines.tcp import protocol, sockets
 from peerload.engines.tcp.protocol import Kind, Refusal
 from peerload.engines.tcp.sockets import ConnectionLost
+from peerload.engines.tcp.work import Window, Work
 from peerload.errors import Fault, TransferFailed
 
-__all__ = ["Connector", "Lane", "Line", "SourceBusy", "Work", "read_reply"]
+__all__ = ["Connector", "Lane", "Line", "SourceBusy", "read_reply"]
 
-WINDOW: Final = 32 * 1024 * 1024
 PIECE: Final = 4 * 1024 * 1024
 """Bytes received with one call and then digested. Smaller ones are in a nearer cache still, but cost more in calls and
 wake-ups than that saves: the row `engines` of the bench measures 1 MiB at three quarters of raw sockets, 4 MiB at nine tenths."""
-BATCH: Final = 256
-"""Ranges received with one call at most."""
-
-Segment: TypeAlias = tuple[int, int, int]
-"""Of range number .., from .., so many bytes."""
+BATCH: Final = 1024
+"""Ranges received with one call at most, as many as the kernel takes."""
 
 
 class SourceBusy(TransferFailed):
@@ -38,43 +33,6 @@ class SourceBusy(TransferFailed):
 
 class Stopped(Exception):
     """The job is over."""
-
-
-class Work:
-    """The ranges of a read, handed out to its lanes in windows. A range belongs to one lane, so that its digest can be
-    computed in the order of its bytes."""
-
-    def __init__(self, ranges: Sequence[Range], lanes: int) -> None:
-        self._ranges = ranges
-        total = sum(each.length for each in ranges)
-        # Several windows a lane, so that lanes end at about the same time.
-        self._window = min(WINDOW, max(total // (4 * lanes), 4 * PIECE))
-        self._lock = threading.Lock()
-        self._next = 0
-
-    def take(self, carry: Segment | None) -> tuple[list[Segment], Segment | None]:
-        """A window for a lane, empty when nothing is left; `carry` is what this lane's last one left of a range."""
-        window: list[Segment] = []
-        room = self._window
-        ranges = self._ranges
-        with self._lock:
-            while room and len(window) < protocol.MAX_RANGES:
-                if carry is not None:
-                    index, start, length = carry
-                    carry = None
-                elif self._next < len(ranges):
-                    index, start, length = self._next, 0, ranges[self._next].length
-                    self._next += 1
-                    if not length:
-                        continue  # Complete from the beginning.
-                else:
-                    break
-                now = min(room, length)
-                window.append((index, start, now))
-                room -= now
-                if now < length:
-                    carry = (index, start + now, length - now)
-        return window, carry
 
 
 @dataclass(slots=True)
@@ -111,19 +69,17 @@ class Connector(Protocol):
 class Lane:
     """A thread's work on a job, from getting a connection to returning it."""
 
-    def __init__(
-        self, job: LaneJob, ranges: Sequence[Range], work: Work, connector: Connector, clock: Clock, patience: float
-    ) -> None:
+    def __init__(self, job: LaneJob, work: Work, connector: Connector, clock: Clock, patience: float) -> None:
         self._job = job
-        self._ranges = ranges
         self._work = work
         self._connector = connector
         self._clock = clock
         self._patience = patience
         self._moved = 0.0
-        self._hashers: dict[int, Any] = {}
-        self._ahead: deque[list[Segment]] = deque()
-        self._carry: Segment | None = None
+        self._hasher: Any = None
+        """Of the range that has come in part."""
+        self._ahead: deque[Window] = deque()
+        self._last: Window | None = None
         self._answered = False
 
     def run(self) -> None:
@@ -178,20 +134,20 @@ class Lane:
             self._ask(sock, window)
         while True:
             while len(self._ahead) < protocol.MAX_AHEAD:
-                window, self._carry = self._work.take(self._carry)
-                if not window:
+                following = self._work.take(self._last)
+                if following is None:
                     break
-                self._ahead.append(window)
-                self._ask(sock, window)
+                self._last = following
+                self._ahead.append(following)
+                self._ask(sock, following)
             if not self._ahead:
                 break
             window = self._ahead[0]
-            expected = sum(length for _, _, length in window)
             length = read_reply(sock, Kind.DATA, self._connector.address, self._waiting)
             self._answered = True
-            if length != expected:
+            if length != window.size:
                 raise TransferFailed(
-                    f"{self._connector.address} answered {expected} bytes with {length}", retryable=False
+                    f"{self._connector.address} answered {window.size} bytes with {length}", retryable=False
                 )
             self._receive(sock, window, destinations)
             self._ahead.popleft()
@@ -199,65 +155,58 @@ class Lane:
             end = protocol.REQUEST.pack(protocol.REQUEST_MAGIC, Kind.END, 0)
             sockets.send_all(sock, end, self._patient)
 
-    def _ask(self, sock: socket.socket, window: Sequence[Segment]) -> None:
-        asked = [protocol.range_of(self._ranges[index], start, length) for index, start, length in window]
-        sockets.send_all(sock, protocol.read_request(asked), self._waiting)
+    def _ask(self, sock: socket.socket, window: Window) -> None:
+        sockets.send_all(sock, protocol.read_request(self._work.wanted(window)), self._waiting)
 
-    def _receive(self, sock: socket.socket, window: Sequence[Segment], destinations: Sequence[memoryview]) -> None:
-        views: list[memoryview] = []
-        marks: list[tuple[int, bool]] = []  # Of each view: its range, and whether the range ends there.
-        for index, start, length in window:
-            view = destinations[index]
-            end = start + length
-            if length <= PIECE:
-                views.append(view if length == len(view) else view[start:end])
-                marks.append((index, end == len(view)))
+    def _receive(self, sock: socket.socket, window: Window, destinations: Sequence[memoryview]) -> None:
+        first, until, start, size = window
+        if until == first + 1:
+            self._receive_part(sock, first, start, size, destinations)
+            return
+        while first < until:
+            last = self._work.fitting(first, min(until, first + BATCH), PIECE)
+            if last == first:
+                self._receive_part(sock, first, 0, self._work.size(first, first + 1), destinations)
+                first += 1
                 continue
-            for at in range(start, end, PIECE):
-                until = min(at + PIECE, end)
-                views.append(view[at:until])
-                marks.append((index, until == len(view)))
-        first = 0
-        while first < len(views):
-            last, size = first + 1, len(views[first])
-            while last < len(views) and last - first < BATCH and (more := size + len(views[last])) <= PIECE:
-                last, size = last + 1, more
-            batch = views[first:last]
-            count = sockets.receive(sock, batch, self._waiting)
+            views = destinations[first:last]
+            size = self._work.size(first, last)
+            count = sockets.receive(sock, views, self._waiting) if size else 0
             self._moved = self._clock.monotonic()
             if count < size:
-                last = first
-                rest = count
-                while rest >= len(views[last]):
-                    rest -= len(views[last])
-                    last += 1
-                if rest:
-                    # The part that came is digested as a piece of its own; the rest takes its place in the line.
-                    self._hasher(marks[last][0]).update(views[last][:rest])
-                    views[last] = views[last][rest:]
-            whole: list[tuple[int, bytes | None]] = []
-            for (index, ends), view in zip(marks[first:last], batch, strict=False):
-                if not ends:
-                    self._hasher(index).update(view)
-                elif index in self._hashers:
-                    whole.append((index, self._last(index, view)))
-                else:
-                    whole.append((index, xxhash.xxh3_128_digest(view)))
-            self._job.arrived(count, whole)
+                last = self._work.fitting(first, last, count)
+            whole = zip(range(first, last), views, strict=False)
+            self._job.arrived(count, [(index, xxhash.xxh3_128_digest(view)) for index, view in whole if view])
+            if begun := count - self._work.size(first, last):
+                # The part that came of the next is digested as a piece of its own.
+                view = views[last - first]
+                self._digest(view[:begun], False)
+                self._receive_part(sock, last, begun, len(view) - begun, destinations)
+                last += 1
             first = last
 
-    def _last(self, index: int, view: memoryview) -> bytes:
-        """The digest of a range that came in parts, of which this is the last."""
-        hasher = self._hashers.pop(index)
-        hasher.update(view)
-        return bytes(hasher.digest())
+    def _receive_part(
+        self, sock: socket.socket, index: int, start: int, size: int, destinations: Sequence[memoryview]
+    ) -> None:
+        """So many bytes of a range, from that one on."""
+        view = destinations[index]
+        end = start + size
+        while start < end:
+            piece = view[start : min(start + PIECE, end)]
+            count = sockets.receive(sock, (piece,), self._waiting)
+            self._moved = self._clock.monotonic()
+            start += count
+            found = self._digest(piece[:count], start == len(view))
+            self._job.arrived(count, [] if found is None else [(index, found)])
 
-    def _hasher(self, index: int) -> Any:
-        """The digest under way of a range of which more is to come."""
-        hasher = self._hashers.get(index)
-        if hasher is None:
-            hasher = self._hashers[index] = xxhash.xxh3_128()
-        return hasher
+    def _digest(self, piece: memoryview, ends: bool) -> bytes | None:
+        """The digest of a range, of which this piece comes next, if it ends there."""
+        if ends and self._hasher is None:
+            return xxhash.xxh3_128_digest(piece)
+        hasher = self._hasher or xxhash.xxh3_128()
+        hasher.update(piece)
+        self._hasher = None if ends else hasher
+        return bytes(hasher.digest()) if ends else None
 
     def _waiting(self) -> None:
         if self._job.over:

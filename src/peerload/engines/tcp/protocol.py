@@ -21,9 +21,10 @@ import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
-from peerload.engines.base import Descriptor, Range
+from peerload.engines.base import Descriptor
 from peerload.engines.checks import MAX_REGIONS
 from peerload.errors import InvalidArgument, TransferFailed
 
@@ -104,7 +105,8 @@ def is_greeting(start: bytes) -> bool:
 
 def read_request(ranges: Sequence[tuple[int, int, int]]) -> bytes:
     """A READ for (region, offset, length) each."""
-    return b"".join([REQUEST.pack(REQUEST_MAGIC, Kind.READ, len(ranges)), *(RANGE.pack(*each) for each in ranges)])
+    body = struct.pack("<" + "IQQ" * len(ranges), *chain.from_iterable(ranges))
+    return REQUEST.pack(REQUEST_MAGIC, Kind.READ, len(ranges)) + body
 
 
 def accepted() -> bytes:
@@ -188,8 +190,3 @@ def check_host(host: str) -> str:
     if not 1 <= len(ascii_host) <= 255 or not all(c.isalnum() or c in "-._" for c in ascii_host):
         raise InvalidArgument("host", f"{host!r} is not a host name or an IP address")
     return ascii_host
-
-
-def range_of(wanted: Range, start: int, length: int) -> tuple[int, int, int]:
-    """`length` bytes from `start` within a range, as a request has them."""
-    return wanted.region, wanted.offset + start, length

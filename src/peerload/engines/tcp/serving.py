@@ -16,10 +16,8 @@ from peerload.engines.throttle import Throttle
 
 __all__ = ["Asked", "GiveUp", "Serving"]
 
-PIECE: Final = 8 * 1024 * 1024
-"""Bytes handed to the kernel with one call."""
-BATCH: Final = 512
-"""Ranges handed to it with one call at most; the kernel takes 1,024."""
+BATCH: Final = 1024
+"""Ranges handed to the kernel with one call at most, as many as it takes."""
 LINGER: Final = 0.25
 """Seconds that a thread stays with a connection on which nothing is under way."""
 
@@ -137,42 +135,31 @@ class Serving:
 
     def _send(self, head: bytes, views: Sequence[memoryview], asked: Sequence[Asked]) -> None:
         throttle = self._throttle
-        piece = min(PIECE, throttle.quantum) if throttle else PIECE
-        rest: list[memoryview] = [memoryview(head)]
-        size = len(head)
-        todo = iter(asked)
-        region, offset, length = 0, 0, 0
-        more = True
+        rest = [memoryview(head)]
+        batch: list[memoryview] = []
         try:
-            while more or rest:
-                while more and size < piece and len(rest) < BATCH:
-                    if not length:
-                        following = next(todo, None)
-                        if following is None:
-                            more = False
-                            break
-                        region, offset, length = following
-                        if not length:
-                            continue
-                    now = min(length, piece - size)
-                    rest.append(views[region][offset : offset + now])
-                    offset += now
-                    length -= now
-                    size += now
-                if throttle and not throttle.wait(size, self._reading.stopped):
-                    raise GiveUp
-                while rest:
-                    sent = sockets.send(self.sock, rest, self._waiting)
+            rest += [views[region][offset : offset + length] for region, offset, length in asked if length]
+            while rest:
+                batch = rest[:BATCH]
+                del rest[:BATCH]
+                size = sum(map(len, batch))
+                if throttle:
+                    if size > throttle.quantum:
+                        rest[:0] = _cut(batch, throttle.quantum)
+                        size = throttle.quantum
+                    if not throttle.wait(size, self._reading.stopped):
+                        raise GiveUp
+                while size:
+                    sent = sockets.send(self.sock, batch, self._waiting)
                     self._moved = self._clock.monotonic()
-                    if sent == size:
-                        rest.clear()
-                    else:
-                        _drop(rest, sent)
                     size -= sent
+                    if size:
+                        batch = _cut(batch, sent)
         finally:
             # The only references to views of this memory. Whoever retires it may unmap it as soon as this request has
             # ended, and an exception on its way out holds this frame longer than that.
             rest.clear()
+            batch.clear()
 
     def _refuse(self, refusal: Refusal, text: str) -> None:
         self._wait_for(self._settings.progress_timeout)
@@ -187,12 +174,12 @@ class Serving:
             raise GiveUp
 
 
-def _drop(views: list[memoryview], sent: int) -> None:
-    """Take `sent` bytes off the front."""
+def _cut(views: list[memoryview], nbytes: int) -> list[memoryview]:
+    """Leave so many bytes of the views, fewer than they have, and return the others."""
     done = 0
-    while done < len(views) and sent >= len(views[done]):
-        sent -= len(views[done])
+    while nbytes >= len(views[done]):
+        nbytes -= len(views[done])
         done += 1
-    del views[:done]
-    if sent:
-        views[0] = views[0][sent:]
+    rest = [views[done][nbytes:], *views[done + 1 :]]
+    views[done:] = [views[done][:nbytes]] if nbytes else []
+    return rest

@@ -129,7 +129,7 @@ def receive_exactly(sock: socket.socket, length: int, waiting: Callable[[], None
 
 
 def send(sock: socket.socket, views: Sequence[memoryview | bytes], waiting: Callable[[], None]) -> int:
-    """Send of `views` (512 at most) what one tick allows; how many bytes went, at least 1. Otherwise as `receive`."""
+    """Send of `views` (1,024 at most) what one tick allows; how many bytes went, at least 1. Otherwise as `receive`."""
     while True:
         waiting()
         try:
