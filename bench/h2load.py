@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 import resource
-import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["h2load", "is_there"]
-
-
-def is_there() -> bool:
-    """Whether it is installed."""
-    return shutil.which("h2load") is not None
+__all__ = ["h2load"]
 
 
 def h2load(

@@ -24,11 +24,24 @@ import structlog
 
 from peerload.wire import grpc_health_pb2
 
-__all__ = ["Process", "Spawned", "bare", "free_port", "quiet", "redis", "served", "spawned"]
+__all__ = [
+    "ESTABLISHED",
+    "Process",
+    "Spawned",
+    "bare",
+    "established",
+    "free_port",
+    "quiet",
+    "redis",
+    "served",
+    "spawned",
+]
 
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _DAY: Final = 24 * 3600
+ESTABLISHED: Final = "modelexpress-server"
+"""The program of the established server of this protocol; `cargo install modelexpress-server --locked` makes it."""
 
 
 class Process:
@@ -109,8 +122,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(words: list[str], log: IO[bytes], **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(("PEERLOAD_", "MX_"))}
+def _running(
+    words: list[str], log: IO[bytes], settings: Mapping[str, str] | None = None, **more: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    ours = ("PEERLOAD_", "MX_", "MODEL_EXPRESS_")
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(ours)} | dict(settings or {})
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=log, env=environment, **{"stdout": log, **more})
     try:
         yield process
@@ -139,7 +155,30 @@ def served(store: str, front: str, *flags: str, settle: bool = True) -> Iterator
         "1",
     )
     words = [sys.executable, "-m", "peerload", "serve", "--listen", address, "--store", store, "--front", front]
-    with tempfile.TemporaryFile() as log, _running([*words, *still, *flags], log) as process:
+    with _serving([*words, *still, *flags], address) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def established(redis_url: str) -> Iterator[Process]:
+    """The established server of this protocol over a Redis. Its sources stay READY as ours do."""
+    port = free_port()
+    settings = {
+        "MX_METADATA_BACKEND": "redis",
+        "REDIS_URL": redis_url,
+        "MX_HEARTBEAT_TIMEOUT_SECS": str(_DAY),
+        "MODEL_EXPRESS_SERVER_METRICS_PORT": "0",
+        "MODEL_EXPRESS_LOG_LEVEL": "warn",
+    }
+    with tempfile.TemporaryDirectory(prefix="peerload-established-") as folder:
+        words = [ESTABLISHED, "--host", "127.0.0.1", "--port", str(port), "--cache-directory", folder]
+        with _serving(words, f"127.0.0.1:{port}", settings) as made:
+            yield made
+
+
+@contextlib.contextmanager
+def _serving(words: list[str], address: str, settings: Mapping[str, str] | None = None) -> Iterator[Process]:
+    with tempfile.TemporaryFile() as log, _running(words, log, settings) as process:
         begun = time.perf_counter()
         made = Process(process, address)
         try:

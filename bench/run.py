@@ -14,11 +14,10 @@ from typing import Final
 
 import grpc
 
-from bench import h2load
 from bench.figures import Figure
 from bench.limit import Overdue, limited
 from bench.report import line, machine, write
-from bench.rows import ROWS, Row
+from bench.rows import MADE_BY, ROWS, Row
 from bench.setting import Setting
 from peerload.errors import PeerloadError
 
@@ -108,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             for name in _named(options.rows):
                 row = ROWS[name]
-                if why := "" if not row.needs_h2load or h2load.is_there() else "there is no h2load":
-                    print(f"{name}: {why} (Debian: apt-get install nghttp2-client)")
+                if why := f"there is no {row.needs}" if row.needs and shutil.which(row.needs) is None else "":
+                    print(f"{name}: {why} ({MADE_BY[row.needs]})")
                 else:
                     why = _measure(name, row, setting, figures)
                 if why:

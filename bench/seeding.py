@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bench.messages import P2P, Fleet
 from peerload.clock import SystemClock
-from peerload.metadata.publications.manifests import pack
+from peerload.metadata.publications.blobs import pack
 from peerload.metadata.publications.publication import Publication
 from peerload.plugins import open_store
 from peerload.store.base import Beat

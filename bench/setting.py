@@ -112,12 +112,42 @@ class Setting:
         bare handler keeps publications; `more` is the figure's. Raises `RuntimeError` where a call failed."""
         first = [load.calls[0] for load in (loads[0], beside) if load is not None]
         answers = {path: asked(server.address, path, request) for path, request in first}
-        ours, theirs = _Side(), _Side()
         with bare(front, answers, keeping) as handler:
-            for number in range(self.rounds):
-                load = loads[number % len(loads)]
-                ours.measure(server, self.seconds, load, beside)
-                theirs.measure(handler, self.seconds, load, beside)
+            return self.beside(
+                handler,
+                "bare + parse + compress + write" if keeping else "bare handler",
+                server,
+                front,
+                loads,
+                row=row,
+                case=case,
+                store=store,
+                goal=goal,
+                others=beside,
+                **more,
+            )
+
+    def beside(
+        self,
+        other: Process,
+        called: str,
+        server: Process,
+        front: str,
+        loads: Sequence[Load],
+        *,
+        row: str,
+        case: str,
+        store: str,
+        goal: float | None,
+        others: Load | None = None,
+        **more: Any,
+    ) -> Figure:
+        """The same beside whatever else serves these calls; the figure says what that is `called`."""
+        ours, theirs = _Side(), _Side()
+        for number in range(self.rounds):
+            load = loads[number % len(loads)]
+            ours.measure(server, self.seconds, load, others)
+            theirs.measure(other, self.seconds, load, others)
         return Figure(
             row=row,
             case=case,
@@ -126,13 +156,13 @@ class Setting:
             unit="/s",
             value=median(ours.rates),
             bound=median(theirs.rates),
-            bounded_by="bare + parse + compress + write" if keeping else "bare handler",
+            bounded_by=called,
             goal=goal,
             rounds=tuple(ours.rates),
             percentiles=percentiles(ours.times),
             more={
                 "CPU µs a call": median(ours.costs),
-                "bare": median(theirs.costs),
+                called.partition(" ")[0]: median(theirs.costs),
                 "cores of the load": max(ours.cores + theirs.cores),
             },
             **more,

@@ -13,6 +13,7 @@ FLOORS = {
     "peerload.errors": 0,
     "peerload.clock": 0,
     "peerload.finding": 0,
+    "peerload.heap": 0,
     "peerload.locks": 0,
     "peerload.orphans": 0,
     "peerload.stamps": 0,

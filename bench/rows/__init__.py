@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.figures import Figure
+from bench.processes import ESTABLISHED
 from bench.rows import (
     engines,
+    established,
     kubernetes,
     libraries,
     lists,
@@ -26,7 +28,7 @@ from bench.rows import (
 )
 from bench.setting import Setting
 
-__all__ = ["ROWS", "Row"]
+__all__ = ["MADE_BY", "ROWS", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,18 @@ class Row:
     """The most that it takes by default; then it is ended. On a quiet machine of two cores it takes less than half of that."""
     plain: bool = True
     """Whether a run that names no rows has it."""
-    needs_h2load: bool = False
+    needs: str = ""
+    """A program that it cannot do without; `MADE_BY` tells how to come by it."""
+
+
+MADE_BY: Final = {
+    "h2load": "Debian: apt-get install nghttp2-client",
+    ESTABLISHED: f"cargo install {ESTABLISHED} --locked; it needs Debian's protobuf-compiler",
+}
 
 
 ROWS: Final[dict[str, Row]] = {
-    "single": Row("one worker's small calls, by h2load", single.measure, 240, needs_h2load=True),
+    "single": Row("one worker's small calls, by h2load", single.measure, 240, needs="h2load"),
     "update": Row("UpdateStatus of workers that are all different", update.measure, 180),
     "list": Row("ListSources in a large directory", lists.measure, 450),
     "manifest": Row("GetMetadata, again and for the first time", manifests.measure, 450),
@@ -56,6 +65,9 @@ ROWS: Final[dict[str, Row]] = {
     "pull": Row("a verified pull beside the engine's own read, and its memory", pull.measure, 240),
     "engines": Row("engines beside raw sockets", engines.measure, 120, plain=False),
     "libraries": Row("NIXL and Mooncake in children beside their bare reads", libraries.measure, 240, plain=False),
+    "established": Row(
+        "the established server, the same calls by turns", established.measure, 300, plain=False, needs=ESTABLISHED
+    ),
     "redis": Row("the Redis store: memory, start, batches, the feed's delay", redis.measure, 240, plain=False),
     "kubernetes": Row("the Kubernetes store beside the API server", kubernetes.measure, 300, plain=False),
     "scale": Row("10,000 workers with 1,500 tensors on sqlite", scale.measure, 300, plain=False),

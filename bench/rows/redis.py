@@ -24,7 +24,7 @@ from peerload.store.redis.link import connect
 from peerload.store.redis.place import Address, Credentials
 from peerload.store.redis.store import RedisStore
 
-__all__ = ["measure"]
+__all__ = ["measure", "used_memory"]
 
 _WORKERS: Final = {1_500: 1_000, 20_000: 100}
 """By tensors."""
@@ -40,7 +40,7 @@ _START_SECONDS: Final = 20.0
 _T = TypeVar("_T")
 
 
-async def _used_memory(port: int) -> int:
+async def used_memory(port: int) -> int:
     """What Redis holds, in bytes, once what it frees in the background is freed."""
     link = await connect(Address("127.0.0.1", port), Credentials())
     try:
@@ -80,7 +80,7 @@ async def _memory(port: int, tensors: int) -> list[Figure]:
     fleet, workers = Fleet(tensors), _WORKERS[tensors]
     url = f"redis://127.0.0.1:{port}?namespace=memory-{tensors}"
     await (await opened(url)).close()
-    before = await _used_memory(port)
+    before = await used_memory(port)
     async with MetadataBackend(RedisStore(url, SystemClock()), SystemClock()) as backend:
         numbers = iter(range(workers))
 
@@ -92,7 +92,7 @@ async def _memory(port: int, tensors: int) -> list[Figure]:
         begun = time.monotonic()
         await asyncio.gather(*(publish() for _ in range(_WRITERS[tensors])))
         seconds = time.monotonic() - begun
-    after = await _used_memory(port)
+    after = await used_memory(port)
     return [
         _figure(f"memory of a worker, {tensors:,} tensors", "KB", (after - before) / workers / 1_000),
         _figure(f"publications, {tensors:,} tensors", "/s", workers / seconds, less=False),

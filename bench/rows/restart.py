@@ -9,11 +9,25 @@ from bench.generator import Load, generate
 from bench.messages import P2P, Fleet, list_request
 from bench.setting import Setting, published
 
-__all__ = ["measure"]
+__all__ = ["SOURCES", "measure", "starting"]
 
 _WORKERS = 2_000
-_SOURCES = 64
+SOURCES = 64
 """Workers that have the weights already, of each fleet."""
+
+
+def starting(fleet: Fleet, source_id: str, first: int, workers: int, processes: int) -> Load:
+    """So many workers from number `first` on, all at once: each lists, reads the manifest of one of the 64 before it, publishes and
+    heartbeats, over a connection of its own."""
+    calls = []
+    for worker in range(first, first + workers):
+        calls += [
+            (f"{P2P}ListSources", list_request(fleet.identity)),
+            (f"{P2P}GetMetadata", fleet.get(source_id, worker % SOURCES)),
+            (f"{P2P}PublishMetadata", fleet.request(worker)),
+            (f"{P2P}UpdateStatus", fleet.update(source_id, worker)),
+        ]
+    return Load(calls, connections=workers, each=4, processes=max(2, processes))
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
@@ -22,19 +36,9 @@ def measure(setting: Setting) -> Iterator[Figure]:
         for tensors in (0, 1_500):
             fleet = Fleet(tensors)
             with setting.serving(store, front) as server:
-                source_id = published(server.address, fleet, range(_SOURCES))
+                source_id = published(server.address, fleet, range(SOURCES))
                 before = server.memory()
-                calls = []
-                for number in range(_WORKERS):
-                    worker = _SOURCES + number
-                    calls += [
-                        (f"{P2P}ListSources", list_request(fleet.identity)),
-                        (f"{P2P}GetMetadata", fleet.get(source_id, number % _SOURCES)),
-                        (f"{P2P}PublishMetadata", fleet.request(worker)),
-                        (f"{P2P}UpdateStatus", fleet.update(source_id, worker)),
-                    ]
-                processes = max(2, setting.generators)
-                (told,) = generate(server.address, 0, Load(calls, connections=_WORKERS, each=4, processes=processes))
+                (told,) = generate(server.address, 0, starting(fleet, source_id, SOURCES, _WORKERS, setting.generators))
                 grown = (server.memory() - before) / 1e6
             case = f"{_WORKERS:,} workers, {tensors:,} tensors"
             yield Figure(

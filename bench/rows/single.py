@@ -15,9 +15,6 @@ __all__ = ["measure"]
 GOALS = {"grpc": 0.8, "h2corn": 0.75}
 _SECONDS = 2.0
 """At least: h2load counts from its first connection on."""
-_ESTABLISHED = {"UpdateStatus": 53_000, "GetMetadata": 59_500}
-"""What the established server (Rust, tonic; its main branch of 2026-08) did over Redis by the same load on two cores, measured in
-2026-11. It was not measured in this run: elsewhere it says little."""
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
@@ -38,10 +35,9 @@ def measure(setting: Setting) -> Iterator[Figure]:
                         for address, into in told.items():
                             into.append(h2load(address, path, request, max(_SECONDS, setting.seconds)))
                     ours, theirs = ([rate for rate, _ in each] for each in told.values())
-                    name = path.removeprefix(P2P)
                     yield Figure(
                         row="single",
-                        case=name,
+                        case=path.removeprefix(P2P),
                         store="memory",
                         front=front,
                         unit="/s",
@@ -52,6 +48,5 @@ def measure(setting: Setting) -> Iterator[Figure]:
                         rounds=tuple(ours),
                         more={
                             "cores of the load": max(cores for each in told.values() for _, cores in each),
-                            "the established server, 2026-11": _ESTABLISHED[name],
                         },
                     )

@@ -90,6 +90,14 @@ class PeerloadError(Exception):
     touched: Touched | None = None
     """Of a pull into the caller's memory: what that holds now. None otherwise."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # From one process to another as it is: most are not made from their text alone.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[PeerloadError], args: tuple[object, ...]) -> PeerloadError:
+    return kind.__new__(kind, *args)
+
 
 class InvalidArgument(PeerloadError):
     """Bad input. `field` is the name by which the caller knows it."""

@@ -19,6 +19,7 @@ from peerload.client.source import Offer
 from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
 from peerload.engines.memory import MemoryEngine
 from peerload.errors import InvalidArgument
+from peerload.wire import outline_pb2
 from tests.client.test_buffers import told
 from tests.support.server import serving
 
@@ -73,7 +74,7 @@ def test_a_transposed_tensor_is_its_own_memory_with_strides() -> None:
     assert (turned.shape, turned.region, turned.digest) == ((4, 2, 3), whole.region, whole.digest)
     message = write_manifest(made.manifest)
     message.endpoints.add(engine="tcp", address="x")
-    assert read_manifest(message).items == made.manifest.items
+    assert read_manifest(outline_pb2.Manifest.FromString(message.SerializeToString())).items == made.manifest.items
 
 
 # Accelerators. The pointers are made up, and nothing here may follow them.

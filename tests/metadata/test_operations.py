@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from peerload.errors import Damaged, InvalidArgument, MissingField
-from peerload.metadata.publications.manifests import pack, unpack
+from peerload.metadata.publications.blobs import pack, unpack
 from peerload.metadata.query import Query
 from peerload.metadata.records import Form, SourceKey, SourceRecord, Status
 from peerload.store.base import Beat
@@ -338,7 +338,7 @@ def test_what_does_not_unpack_is_damaged(monkeypatch: pytest.MonkeyPatch) -> Non
     for bad in (b"", b"garbage", blob[:-3], blob[: len(blob) // 2], blob + b"more"):
         with pytest.raises(Damaged):
             unpack(bad)
-    monkeypatch.setattr("peerload.metadata.publications.manifests._MAX_UNPACKED", 1000)
+    monkeypatch.setattr("peerload.metadata.publications.blobs._MAX_UNPACKED", 1000)
     with pytest.raises(Damaged, match="too large"):
         unpack(blob)
 

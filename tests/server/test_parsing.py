@@ -1,18 +1,34 @@
-"""Large messages are taken apart beside the event loop, one at a time, and never without bound."""
+"""Large publications are read in a process of their own, one at a time, and never without bound."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
+import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from peerload.errors import InvalidArgument, Unavailable
-from peerload.server.services import parsing
+from peerload.errors import InvalidArgument, LimitExceeded, MissingField, Unavailable
+from peerload.metadata.publications.packed import Reading
+from peerload.server.services import parsing, reader
 from peerload.server.services.parsing import Parser
+from peerload.server.services.reader import ReaderChild
+from peerload.wire import sources_pb2
+from tests.support.live import LiveServer, Rpc, publication, sqlite_url
 
-LARGE = bytes(100 * 1024)
+STOCK = Reading(v1=False, most_tensors=10_000, hosts=False)
+OURS = Reading(v1=True, most_tensors=10_000, hosts=True)
+LARGE = publication(tensors=5_000).SerializeToString()
+MANIFEST = sources_pb2.Manifest(
+    items=[sources_pb2.Item(name=f"layers.{number}.weight", size=4, digest=b"d" * 16) for number in range(5_000)],
+    endpoints=[sources_pb2.Endpoint(engine="tcp", address="node:5555")],
+)
 
 
 @pytest.fixture
@@ -22,55 +38,183 @@ def parser() -> Iterator[Parser]:
     made.close()
 
 
-async def test_small_messages_stay_on_the_loop(parser: Parser) -> None:
-    assert await parser.parse(lambda message: (message, threading.current_thread()), b"x") == (
-        b"x",
-        threading.current_thread(),
-    )
+def child_of(parser: Parser) -> psutil.Process:
+    assert parser._child is not None
+    return psutil.Process(parser._child.pid)
 
 
-async def test_large_messages_leave_it(parser: Parser) -> None:
-    thread = await parser.parse(lambda _: threading.current_thread(), LARGE)
-    assert thread is not threading.current_thread()
+def outcome(reading: Reading, request: bytes) -> object:
+    try:
+        return reading.of(request)
+    except InvalidArgument as refused:
+        return type(refused), str(refused), vars(refused)
 
 
-async def test_the_event_loop_shares_the_interpreter_with_one_of_them_at_a_time(parser: Parser) -> None:
-    at_it = 0
-    most = 0
+async def test_small_messages_are_read_at_once(parser: Parser) -> None:
+    request = publication(tensors=3).SerializeToString()
+    assert await parser.read(request, STOCK) == STOCK.of(request)
+    assert parser._child is None
 
-    def count(_: bytes) -> None:
-        nonlocal at_it, most
-        at_it += 1
-        most = max(most, at_it)
-        threading.Event().wait(0.001)  # lets any other thread go on
-        at_it -= 1
 
-    await asyncio.gather(*(parser.parse(count, LARGE) for _ in range(20)))
-    assert most == 1
+async def test_large_messages_are_read_by_a_child_that_stays(parser: Parser) -> None:
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    first = child_of(parser)
+    ours = sources_pb2.PublishRequest(record=publication(tensors=0), manifest=MANIFEST).SerializeToString()
+    packed = await parser.read(ours, OURS)
+    assert packed == OURS.of(ours)
+    assert ("manifest.endpoints.address", "node") in packed.hosts
+    assert child_of(parser) == first
 
 
 async def test_errors_come_through(parser: Parser) -> None:
-    def fail(_: bytes) -> None:
-        raise InvalidArgument("name", "is bad")
+    with pytest.raises(LimitExceeded, match="--limit-tensors") as caught:
+        await parser.read(LARGE, STOCK._replace(most_tensors=4_999))
+    assert caught.value.limit == 4_999
+    with pytest.raises(MissingField, match="manifest"):
+        record = publication(tensors=5_000)
+        await parser.read(sources_pb2.PublishRequest(record=record).SerializeToString(), OURS)
 
-    for message in (b"", LARGE):
-        with pytest.raises(InvalidArgument, match="name"):
-            await parser.parse(fail, message)
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def child(runner: asyncio.Runner) -> Iterator[ReaderChild]:
+    made = runner.run(ReaderChild.start())
+    yield made
+    made.end()
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.builds(lambda cut, garbage: LARGE[:cut] + garbage, st.integers(0, len(LARGE)), st.binary(max_size=20)),
+        st.builds(
+            lambda at, garbage: LARGE[:at] + garbage + LARGE[at + len(garbage) :],
+            st.integers(0, len(LARGE)),
+            st.binary(max_size=4),
+        ),
+    ),
+    st.booleans(),
+)
+def test_a_child_says_what_would_be_said_here(
+    runner: asyncio.Runner, child: ReaderChild, request_: bytes, v1: bool
+) -> None:
+    reading = Reading(v1, 10_000, hosts=True)
+
+    async def asked() -> object:
+        try:
+            return await child.read(request_, reading)
+        except InvalidArgument as refused:
+            return type(refused), str(refused), vars(refused)
+
+    assert runner.run(asked()) == outcome(reading, request_)
+
+
+async def test_who_gives_up_does_not_confuse_the_others(parser: Parser) -> None:
+    requests = [publication(worker_id=f"w{number}", tensors=5_000).SerializeToString() for number in range(4)]
+    await parser.read(requests[0], STOCK)
+    child = child_of(parser)
+    child.suspend()
+    asking = [asyncio.create_task(parser.read(request, STOCK)) for request in requests]
+    await asyncio.sleep(0)
+    asking[0].cancel()  # the one that is asked now
+    asking[2].cancel()  # and one that waits
+    await asyncio.wait([asking[0], asking[2]])
+    child.resume()
+    assert [(await asking[number]).record.worker_id for number in (1, 3)] == ["w1", "w3"]
+    assert child_of(parser) == child
 
 
 async def test_a_flood_is_turned_away_and_passes(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    await parser.read(LARGE, STOCK)
     monkeypatch.setattr(parsing, "_MAX_WAITING_BYTES", 3 * len(LARGE))
-    release = threading.Event()
-
-    def hold(message: bytes) -> int:
-        release.wait(30)
-        return len(message)
-
-    waiting = [asyncio.create_task(parser.parse(hold, LARGE)) for _ in range(3)]
+    child_of(parser).suspend()
+    waiting = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="try again"):
-        await parser.parse(hold, LARGE)
-    assert await parser.parse(len, b"small") == 5
-    release.set()
-    assert await asyncio.gather(*waiting) == [len(LARGE)] * 3
-    assert await parser.parse(len, LARGE) == len(LARGE)
+        await parser.read(LARGE, STOCK)
+    small = publication(tensors=1).SerializeToString()
+    assert await parser.read(small, STOCK) == STOCK.of(small)
+    child_of(parser).resume()
+    assert await asyncio.gather(*waiting) == [STOCK.of(LARGE)] * 3
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+
+
+async def test_a_child_that_dies_is_an_outage_for_what_it_was_at_alone(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    child.suspend()
+    asking = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(2)]
+    while parser._waiting:
+        await asyncio.sleep(0)
+        if len(parser._waiting) == 1:
+            break
+    child.send_signal(signal.SIGKILL)
+    with pytest.raises(Unavailable, match="try again"):
+        await asking[0]
+    assert await asking[1] == STOCK.of(LARGE)
+    assert child_of(parser) != child
+
+
+async def test_a_child_that_says_nothing_is_replaced(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    child.suspend()
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_READ_SECONDS", 0)
+        with pytest.raises(Unavailable, match="said nothing"):
+            await parser.read(LARGE, STOCK)
+    assert not child.is_running()
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+
+
+async def test_without_a_child_they_are_read_here(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/there/is/no/python")
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    with pytest.raises(LimitExceeded):
+        await parser.read(LARGE, STOCK._replace(most_tensors=1))
+    assert parser._child is None
+
+
+async def test_what_supervisors_tell_everybody_is_not_for_the_child(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        child.send_signal(number)
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser) == child
+
+
+async def test_memory_of_the_largest_is_given_back(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_KEPT_BYTES", 4096)
+    monkeypatch.setattr(reader, "_PIECE_BYTES", 10_000)
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert parser._child is not None
+    assert os.fstat(parser._child._memory).st_size <= 4096
+
+
+async def test_it_ends_with_its_owner() -> None:
+    parser = Parser()
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    child.suspend()
+    asking = asyncio.create_task(parser.read(LARGE, STOCK))
+    await asyncio.sleep(0)
+    parser.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not child.is_running()
+
+
+def test_it_ends_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    with LiveServer(sqlite_url(tmp_path)) as server:
+        server.start()
+        with Rpc(server.address) as rpc:
+            assert rpc.publish(LARGE).success
+        (child,) = psutil.Process(server.pid).children()
+        server.kill()
+        assert psutil.wait_procs([child], timeout=30)[1] == []

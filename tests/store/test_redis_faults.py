@@ -320,6 +320,23 @@ async def test_publishing_waits_for_replicas(tmp_path: Path) -> None:
             assert other.ask("STRLEN", "{peerload}:blob:k") == 1_000_000
 
 
+async def test_a_wait_for_replicas_that_is_broken_off_is_no_reason_to_write_again(redis: RedisProcess) -> None:
+    async with opened(f"{redis.url}?min_replicas=1") as store:
+        writing = asyncio.ensure_future(store.put("k", {"n": 1}))
+        while not writing.done():
+            for client in (await asyncio.to_thread(redis.ask, "CLIENT", "LIST")).decode().splitlines():
+                fields = dict(field.split("=", 1) for field in client.split())
+                if fields["cmd"] == "wait":
+                    # As a primary does that becomes a replica.
+                    await asyncio.to_thread(redis.ask, "CLIENT", "UNBLOCK", fields["id"], "ERROR")
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="has changed its role"):
+            await writing
+        entry = await store.get("k")
+        assert entry is not None
+        assert entry.revision == entry.generation, "it was written twice"
+
+
 async def test_an_entry_that_cannot_be_read_keeps_nobody_from_the_others(redis: RedisProcess, store: Store) -> None:
     await store.put("good", {"n": 1})
     written = await store.put("bad", {"n": 2})

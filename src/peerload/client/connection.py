@@ -31,6 +31,7 @@ from peerload.wire import (
     diagnosis_pb2,
     grpc_health_pb2,
     health_pb2,
+    outline_pb2,
     p2p_pb2,
     server_pb2,
     sources_pb2,
@@ -108,9 +109,9 @@ class Connection:
         """Take a record back."""
         return await self._call(f"{_SOURCES}Withdraw", request, sources_pb2.WithdrawResponse)
 
-    async def manifest(self, request: sources_pb2.GetManifestRequest) -> sources_pb2.GetManifestResponse:
-        """What a worker published; `NotFound` is a fact."""
-        return await self._call(f"{_SOURCES}GetManifest", request, sources_pb2.GetManifestResponse)
+    async def manifest(self, request: sources_pb2.GetManifestRequest) -> outline_pb2.GetManifestResponse:
+        """What a worker published, the manifest's items as they were encoded; `NotFound` is a fact."""
+        return await self._call(f"{_SOURCES}GetManifest", request, outline_pb2.GetManifestResponse)
 
     async def list(self, request: sources_pb2.ListRequest) -> sources_pb2.ListResponse:
         """The sources that a selector lets through."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import xxhash
 
-__all__ = ["digest", "digest_all"]
+from peerload.engines.pieces import Pieces, sizes_of
+
+__all__ = ["digest", "digest_all", "digests"]
 
 _THREADS: Final = max(1, min(4, os.cpu_count() or 1))
 _BATCH_BYTES: Final = 16 << 20
@@ -22,25 +24,47 @@ def digest(view: memoryview | bytes) -> bytes:
 
 def digest_all(views: Sequence[memoryview], progress: Callable[[int, int], None] | None = None) -> list[bytes]:
     """The digest of each, in order. Blocks; `progress` is told bytes done and in all, on the calling thread."""
-    total = sum(view.nbytes for view in views)
-    batches: list[list[memoryview]] = [[]]
-    size = 0
-    for view in views:
-        if size >= _BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(view)
-        size += view.nbytes
-    digests: list[bytes] = []
+    sizes = sizes_of(views)
+    total = sum(sizes)
+    found: list[bytes] = []
     done = 0
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="peerload-digest") as pool:
-        for batch, found in zip(batches, pool.map(_digest_batch, batches), strict=True):
-            digests += found
-            done += sum(view.nbytes for view in batch)
-            if progress is not None:
-                progress(done, total)
-    return digests
+    for first, some in digests(views):
+        found += some
+        done += sum(sizes[first : first + len(some)])
+        if progress is not None:
+            progress(done, total)
+    return found
 
 
-def _digest_batch(views: Sequence[memoryview]) -> list[bytes]:
-    return [digest(view) for view in views]
+def digests(views: Sequence[memoryview]) -> Generator[tuple[int, list[bytes]], None, None]:
+    """The same a few at a time: the number of the first, and their digests. To be exhausted or closed; closing it waits for what
+    is being digested."""
+    batches = _batches(sizes_of(views))
+    if len(batches) < 2:
+        # A thread would take longer to start than what is so small, and one view is not shared out.
+        for first, end in batches:
+            yield first, _digest_batch(views, first, end)
+        return
+    pool = ThreadPoolExecutor(min(_THREADS, len(batches)), thread_name_prefix="peerload-digest")
+    try:
+        work = [(first, pool.submit(_digest_batch, views, first, end)) for first, end in batches]
+        for first, found in work:
+            yield first, found.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Where runs of some `_BATCH_BYTES` begin and end."""
+    batches: list[tuple[int, int]] = []
+    first = size = 0
+    for end, each in enumerate(sizes, 1):
+        size += each
+        if size >= _BATCH_BYTES or end == len(sizes):
+            batches.append((first, end))
+            first, size = end, 0
+    return batches
+
+
+def _digest_batch(views: Sequence[memoryview], first: int, end: int) -> list[bytes]:
+    return [digest(view) for view in (views.run(first, end) if isinstance(views, Pieces) else views[first:end])]

@@ -22,13 +22,13 @@ FRAMEWORK: Final = "framework"
 
 
 def numpy_over(
-    dtype: np.dtype[Any], shape: Sequence[int], stride: Sequence[int], memory: memoryview, at: int = 0
+    dtype: np.dtype[Any], shape: Sequence[int], stride: Sequence[int], memory: memoryview
 ) -> np.ndarray[Any, Any]:
-    """A numpy array of that shape over the memory from `at` on; `stride` is in elements, () for C order."""
+    """A numpy array of that shape over the memory; `stride` is in elements, () for C order."""
     import numpy as np
 
     steps = [step * dtype.itemsize for step in stride] if stride else None
-    return np.ndarray(shape, dtype, memory, at, steps)
+    return np.ndarray(shape, dtype, memory, 0, steps)
 
 
 def torch_over(dtype: Any, shape: Sequence[int], stride: Sequence[int], memory: memoryview) -> TorchTensor:

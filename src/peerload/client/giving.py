@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from peerload.checkpoint.dtypes import from_torch, numpy_dtype
-from peerload.client.frameworks import FRAMEWORK, TensorFramework, numpy_over, torch_dtype, torch_module, torch_over
-from peerload.client.manifest import Item
+from peerload.client.frameworks import FRAMEWORK, TensorFramework, torch_dtype, torch_module, torch_over
+from peerload.client.items import Items, Kind
 from peerload.client.tensor import Tensor
 from peerload.errors import InvalidArgument, MissingExtra
 
-__all__ = ["As"]
+__all__ = ["As", "Placed"]
+
+Placed: TypeAlias = tuple[str, Kind, memoryview, int]
+"""A tensor's name and kind, in which memory it is, and from where on."""
 
 
 class As:
@@ -35,19 +38,19 @@ class As:
         # Of tens of thousands of tensors; an unknown one raises, and is not kept.
         self._dtype: Callable[[str], Any] = cache(torch_dtype if framework == "pt" else _numpy_dtype)
 
-    def check(self, tensors: Iterable[Item]) -> None:
+    def check(self, tensors: Items) -> None:
         """Raise `InvalidArgument` naming the first tensor that the framework, as it is installed here, cannot hold."""
         if self._framework is None:
             return
         known: set[str] = set()
-        for tensor in tensors:
-            if tensor.dtype not in known:
+        for name, (_, dtype, _, _) in zip(tensors.names, tensors.kinds, strict=True):
+            if dtype not in known:
                 try:
-                    self._dtype(tensor.dtype)
+                    self._dtype(dtype)
                 except InvalidArgument as error:
-                    text = f"{tensor.name[:200]!r} is {tensor.dtype}, which cannot be given as {self._framework!r}: {error}"
+                    text = f"{name[:200]!r} is {dtype}, which cannot be given as {self._framework!r}: {error}"
                     raise InvalidArgument(FRAMEWORK, text) from error
-                known.add(tensor.dtype)
+                known.add(dtype)
 
     def __call__(self, tensor: Tensor) -> Any:
         """The tensor, over the same memory."""
@@ -55,14 +58,34 @@ class As:
             return tensor
         return tensor.numpy() if self._framework == "np" else tensor.torch()
 
-    def over(self, tensor: Item, memory: memoryview, at: int) -> Any:
-        """The tensor whose bytes are in that memory from `at` on, without a copy."""
+    def over(self, placed: Iterable[Placed]) -> dict[str, Any]:
+        """Tensors by name, over the memory that they are in, without a copy."""
         if self._framework == "np":
-            return numpy_over(self._dtype(tensor.dtype), tensor.shape, tensor.stride, memory, at)
-        view = memory[at : at + tensor.size]
-        if self._framework == "pt":
-            return torch_over(self._dtype(tensor.dtype), tensor.shape, tensor.stride, view)
-        return Tensor(tensor.name, tensor.dtype, tensor.shape, view, tensor.stride)
+            return self._arrays(placed)
+        found: dict[str, Any] = {}
+        for name, (size, dtype, shape, stride), memory, at in placed:
+            view = memory[at : at + size]
+            if self._framework == "pt":
+                found[name] = torch_over(self._dtype(dtype), shape, stride, view)
+            else:
+                found[name] = Tensor(name, dtype, shape, view, stride)
+        return found
+
+    def _arrays(self, placed: Iterable[Placed]) -> dict[str, Any]:
+        import numpy as np
+
+        array, found = np.ndarray, {}
+        # Neighbours are mostly of one kind.
+        last: Kind | None = None
+        shape: tuple[int, ...] = ()
+        kind_dtype = steps = None
+        for name, kind, memory, at in placed:
+            if kind is not last:
+                _, dtype, shape, stride = last = kind
+                kind_dtype = self._dtype(dtype)
+                steps = [step * kind_dtype.itemsize for step in stride] if stride else None
+            found[name] = array(shape, kind_dtype, memory, at, steps)
+        return found
 
 
 def _numpy_dtype(name: str) -> Any:

@@ -7,15 +7,16 @@ from typing import Final
 
 from peerload.checkpoint import Checkpoint
 from peerload.checkpoint.dtypes import torch_name
-from peerload.client.manifest import Item, Manifest
+from peerload.client.items import Item, Items
+from peerload.client.manifest import Manifest
 from peerload.engines.base import Range
 
-__all__ = ["places", "tensor_names", "tensors_of", "tied"]
+__all__ = ["are_tied", "places", "tensor_names", "tensors_of", "tied"]
 
 _NO_TENSOR: Final = ""
 
 
-def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -> Sequence[Item]:
+def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -> Items:
     """The tensors in the order in which they are read, as items of the runtime form.
 
     Of a checkpoint file by file, in the order of their bytes, under the names of `tensor_names`; of those files only whose
@@ -23,25 +24,32 @@ def tensors_of(manifest: Manifest, files: Callable[[str], bool] | None = None) -
     """
     checkpoint = manifest.checkpoint
     if checkpoint is None:
-        return manifest.items
+        return Items.of(manifest.items)
     where = places(manifest)
     found = []
     for (file, number), name in tensor_names(checkpoint, files).items():
         part, place = checkpoint.files[file].parts[number], where[file, number]
         dtype = torch_name(part.dtype)
         found.append(Item(name, place.length, dtype, part.shape, part.digest, place.region, place.offset))
-    return found
+    return Items.of(found)
 
 
-def tied(tensors: Sequence[Item]) -> Iterable[Sequence[Item]]:
+def are_tied(tensors: Items) -> bool:
+    """Whether any two are the same bytes."""
+    count = len(tensors)
+    if len(set(tensors.regions)) == count:
+        return False
+    return len(set(zip(tensors.regions, tensors.offsets, tensors.sizes, strict=True))) < count
+
+
+def tied(tensors: Items) -> Iterable[Sequence[Item]]:
     """The tensors by the bytes that they are, in the order of each one's first."""
-    ranges = [(each.region, each.offset, each.size) for each in tensors]
-    if len(set(ranges)) == len(ranges):
+    if not are_tied(tensors):
         # Each alone. Tens of thousands of lists would be work for the garbage collector.
         return zip(tensors, strict=True)
     groups: dict[object, list[Item]] = {}
-    for place, tensor in zip(ranges, tensors, strict=True):
-        groups.setdefault(place, []).append(tensor)
+    for tensor in tensors:
+        groups.setdefault(tensor.range, []).append(tensor)
     return groups.values()
 
 

@@ -53,9 +53,8 @@ class MemoryTarget(AtOnce):
         target = self._checkpoint or self._runtime
         assert target is not None
         files = {} if self._checkpoint is None else self._checkpoint.files()
-        over = self._framework.over
         return Weights(
-            {tensor.name: over(tensor, memory, at) for tensor, memory, at in target.tensors()},
+            self._framework.over(target.tensors()),
             form=found.manifest.form,
             identity=found.identity,
             rank=found.source.worker_rank,

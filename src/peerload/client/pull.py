@@ -207,7 +207,7 @@ class Pull:
     async def _try(self, source: SourceInfo, deadline: float) -> bool:
         """Read what is missing from one source; whether everything is there now. Raises `Unavailable`."""
         address = error = ""
-        before = self._reads.verified
+        before, moved = self._reads.verified, 0
         self._busy.discard(source.key)
         try:
             async with self._manifests.open(source) as found:
@@ -218,7 +218,8 @@ class Pull:
                         with tracing.span("peerload.read", _of(source, endpoint)) as span:
                             await self._reads.read(found, source, endpoint, deadline)
                             self.found = found
-                            span.set_attribute("peerload.bytes", max(0, self._reads.verified - before))
+                            moved = max(0, self._reads.verified - before)
+                            span.set_attribute("peerload.bytes", moved)
                         break
                     except TransferFailed as failure:
                         # Of the source nothing is known yet, and there is another way to it.
@@ -240,9 +241,11 @@ class Pull:
                 # A source that was published anew under the same key has another descriptor.
                 self._manifests.forget(source.key)
             error = str(failure)
-        if error and is_stock(source):
-            self._disown()
-        self._note(Attempt(source, address, error, max(0, self._reads.verified - before)))
+        if error:
+            if is_stock(source):
+                self._disown()
+            moved = max(0, self._reads.verified - before)
+        self._note(Attempt(source, address, error, moved))
         return not error
 
     def _disown(self) -> None:

@@ -86,12 +86,12 @@ class Under:
             abandoned=abandoned,
         )
 
-    def ended(self, now: float, outcome: Outcome) -> transfers_pb2.Transfer:
-        """How it ended."""
+    def ended(self, now: float, outcome: Outcome, right: int) -> transfers_pb2.Transfer:
+        """How it ended, and with how many bytes that are right."""
         return transfers_pb2.Transfer(
             source=_ref(self.source),
             outcome=cast(transfers_pb2.Outcome, int(outcome)),
-            bytes=self.right,
+            bytes=right,
             seconds=now - self.begun,
             engine=self.engine,
             target=_target(self.reader),
@@ -138,8 +138,9 @@ class Reports:
             outcome = _OUTCOMES[failure.fault]
             raise
         finally:
-            MEASURES.read(engine, outcome, under.right, loop.time() - under.begun)
-            self._end(under, outcome)
+            right = under.right
+            MEASURES.read(engine, outcome, right, loop.time() - under.begun)
+            self._end(under, outcome, right)
 
     async def close(self) -> None:
         """Let reports that are on their way arrive, but not for long; send no more."""
@@ -160,12 +161,12 @@ class Reports:
             if self._telling is None or self._telling.done():
                 self._telling = asyncio.get_running_loop().create_task(self._tell(), name="peerload-progress")
 
-    def _end(self, under: Under, outcome: Outcome) -> None:
+    def _end(self, under: Under, outcome: Outcome, right: int) -> None:
         if self._under.pop(under.name, None) is None:
             return
         now = asyncio.get_running_loop().time()
         if outcome is not Outcome.UNSPECIFIED:
-            self._send(self._report(transfers_pb2.ReportRequest(transfers=[under.ended(now, outcome)])))
+            self._send(self._report(transfers_pb2.ReportRequest(transfers=[under.ended(now, outcome, right)])))
         elif now - under.begun >= _FIRST_S:
             self._send(self._progress([under.reading(now, abandoned=True)]))
 

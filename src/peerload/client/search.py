@@ -20,12 +20,14 @@ from peerload.client.targets import SourceUnusable
 from peerload.errors import Ambiguous, InvalidArgument, NotFound, PeerloadError, Unavailable
 from peerload.hub.cache import is_commit
 from peerload.metadata.records import Form, SourceKey, Status
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import outline_pb2, p2p_pb2, sources_pb2
 from peerload.wire.identity import source_id
 
 __all__ = ["Search", "Wanted", "fetch_manifest", "find", "follow", "get_manifest"]
 
 _MAX_DELAY_S: Final = 5.0
+_FEW: Final = 300
+"""Items that are read within a millisecond: to hand them to another thread would take as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ async def find(connection: Connection, selector: Selector) -> list[SourceInfo]:
     return [SourceInfo.from_wire(source, response.now) for source in response.sources]
 
 
-async def get_manifest(connection: Connection, key: SourceKey) -> sources_pb2.GetManifestResponse:
+async def get_manifest(connection: Connection, key: SourceKey) -> outline_pb2.GetManifestResponse:
     """What a source published. Raises `NotFound`, `Unavailable`, and `SourceUnusable` for what the server cannot give."""
     try:
         response = await connection.manifest(
@@ -74,18 +76,22 @@ async def fetch_manifest(connection: Connection, key: SourceKey, executor: Execu
     response = await get_manifest(connection, key)
     if not response.HasField("manifest"):
         raise NotFound("published by another client: no manifest to read")
+    # As a part of the response it would keep the whole of that in memory.
+    identity = p2p_pb2.SourceIdentity()
+    identity.CopyFrom(response.identity)
+    source = SourceInfo.from_wire(response.source, 0)
     try:
-        manifest = await asyncio.get_running_loop().run_in_executor(executor, read_manifest, response.manifest)
+        if len(response.manifest.items) <= _FEW:
+            manifest = read_manifest(response.manifest)
+        else:
+            manifest = await asyncio.get_running_loop().run_in_executor(executor, read_manifest, response.manifest)
     except InvalidArgument as error:
         raise SourceUnusable(f"its manifest is not valid: {error}") from error
     if manifest.checkpoint is not None:
         content = manifest.checkpoint.content
-        if response.identity.extra_parameters.get(CONTENT_KEY) != content or response.source.content != content:
+        if identity.extra_parameters.get(CONTENT_KEY) != content or source.content != content:
             raise SourceUnusable("its manifest has another content than its record")
-    # As a part of the response it would keep the whole of that in memory.
-    identity = p2p_pb2.SourceIdentity()
-    identity.CopyFrom(response.identity)
-    return SourceManifest(SourceInfo.from_wire(response.source, 0), identity, manifest)
+    return SourceManifest(source, identity, manifest)
 
 
 async def follow(

@@ -15,9 +15,11 @@ from typing import Final, Protocol, TypeAlias
 
 from peerload.checkpoint import Checkpoint, Progress
 from peerload.checkpoint.dtypes import torch_name
+from peerload.client.giving import Placed
 from peerload.client.host import available_memory
-from peerload.client.layout import places, tensor_names, tensors_of, tied
-from peerload.client.manifest import Item, Manifest
+from peerload.client.items import Item, Items
+from peerload.client.layout import are_tied, places, tensor_names, tensors_of, tied
+from peerload.client.manifest import Manifest
 from peerload.client.transfer import Slot
 from peerload.engines.base import Range
 from peerload.errors import PeerloadError
@@ -44,9 +46,6 @@ Allocate: TypeAlias = Callable[[int], memoryview]
 Mapped: TypeAlias = Callable[[tuple[int, int, int]], tuple[memoryview, int]]
 """Gives the source's own memory, where it can be mapped, and where in it a range (region, offset, length) begins. Raises
 `SourceUnusable` for a range that is not there."""
-
-Placed: TypeAlias = tuple[Item, memoryview, int]
-"""A tensor, in which memory it is, and from where on."""
 
 _NOTHING: Final = memoryview(bytearray())
 _ALIGNMENT: Final = 64
@@ -113,16 +112,21 @@ class RuntimeMemory(AtOnce):
     def __init__(self, *, need_digests: bool = False) -> None:
         self.slots: list[Slot] = []
         self._need_digests = need_digests
-        self._tensors: Sequence[Item] = ()
+        self._tensors = Items()
 
     def plan(self, manifest: Manifest, allocate: Allocate, progress: Progress, mapped: Mapped | None = None) -> None:
         tensors = tensors_of(manifest)
         if self._need_digests:
             check_digests(tensors)
-        slots = {name: slot for slot in self.slots for name in slot.names}
-        before = {tensor.name: (tensor, slots[tensor.name]) for tensor in self._tensors}
         fresh: list[Slot] = []
-        planned = [self._slot(same, before, fresh, mapped) for same in tied(tensors)]
+        if self.slots or are_tied(tensors):
+            slots = {name: slot for slot in self.slots for name in slot.names}
+            before = {tensor.name: (tensor, slots[tensor.name]) for tensor in self._tensors}
+            planned = [self._slot(same, before, fresh, mapped) for same in tied(tensors)]
+        else:
+            planned = _first(tensors, mapped)
+            if mapped is None:
+                fresh = [slot for slot in planned if slot.size]
         self._allocate(fresh, allocate)
         self.slots = planned
         self._tensors = tensors
@@ -130,14 +134,12 @@ class RuntimeMemory(AtOnce):
     def tensors(self) -> Iterator[Placed]:
         """The tensors of the last plan, in the manifest's order."""
         # None is tied: each slot is its tensor's.
-        if len(self.slots) == len(self._tensors):
-            for tensor, slot in zip(self._tensors, self.slots, strict=True):
-                yield tensor, slot.memory, slot.at
-            return
-        slots = {name: slot for slot in self.slots for name in slot.names}
-        for tensor in self._tensors:
-            slot = slots[tensor.name]
-            yield tensor, slot.memory, slot.at
+        slots: Iterable[Slot] = self.slots
+        if len(self.slots) < len(self._tensors):
+            named = {name: slot for slot in self.slots for name in slot.names}
+            slots = map(named.__getitem__, self._tensors.names)
+        for name, kind, slot in zip(self._tensors.names, self._tensors.kinds, slots, strict=True):
+            yield name, kind, slot.memory, slot.at
 
     def offered(self) -> tuple[tuple[Item, ...], list[memoryview]]:
         """The items and regions to publish on: each slot a region."""
@@ -170,9 +172,9 @@ class RuntimeMemory(AtOnce):
 
     def _allocate(self, fresh: list[Slot], allocate: Allocate) -> None:
         total = sum(_aligned(slot.size) for slot in fresh)
-        check_memory(total)
         if not total:
             return
+        check_memory(total)
         arena, at = allocate(total), 0
         for slot in fresh:
             slot.memory, slot.at = arena, at
@@ -230,8 +232,10 @@ class CheckpointMemory(CheckpointSlots):
         self, checkpoint: Checkpoint, allocate: Allocate, progress: Progress, mapped: Mapping[int, memoryview]
     ) -> dict[tuple[int, int], Slot]:
         total = sum(_paged(file.size) for index, file in enumerate(checkpoint.files) if index not in mapped)
-        check_memory(total)
-        arena, at = allocate(total) if total else memoryview(bytearray()), 0
+        arena, at = _NOTHING, 0
+        if total:
+            check_memory(total)
+            arena = allocate(total)
         self._files = []
         for index, file in enumerate(checkpoint.files):
             view = mapped.get(index)
@@ -256,8 +260,19 @@ class CheckpointMemory(CheckpointSlots):
         checkpoint = self._complete()
         for (file, number), name in tensor_names(checkpoint).items():
             part = checkpoint.files[file].parts[number]
-            item = Item(name, part.size, torch_name(part.dtype), part.shape, part.digest, file, part.offset)
-            yield item, self._files[file], part.offset
+            yield name, (part.size, torch_name(part.dtype), part.shape, ()), self._files[file], part.offset
+
+
+def _first(tensors: Items, mapped: Mapped | None) -> list[Slot]:
+    """The slots of a first plan whose tensors are each alone: of tens of thousands there is nothing to compare."""
+    columns = (tensors.names, tensors.regions, tensors.offsets, tensors.sizes, tensors.digests)
+    found = []
+    for name, region, offset, size, digest in zip(*columns, strict=True):
+        slot = Slot(name, (region, offset, size), digest, _NOTHING)
+        if mapped is not None and size:
+            (slot.memory, slot.at), slot.mapped = mapped((region, offset, size)), True
+        found.append(slot)
+    return found
 
 
 def part_slots(

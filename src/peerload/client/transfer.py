@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, TypeAlias
 
-from peerload.client.digests import digest, digest_all
+from peerload.client.digests import digest, digests
 from peerload.client.sources import SourceInfo
 from peerload.client.threads import in_thread
 from peerload.engines.base import Importer, Job, JobState, Range, Reader
@@ -47,13 +48,13 @@ class Slot:
     """
 
     __slots__ = (
-        "at", "digest", "land", "mapped", "memory", "names", "offset", "origin", "region", "size", "verified",
+        "_names", "at", "digest", "land", "mapped", "memory", "offset", "origin", "region", "size", "verified",
     )  # fmt: skip
 
     def __init__(
-        self, names: tuple[str, ...], where: tuple[int, int, int], digest: bytes, memory: memoryview, at: int = 0
+        self, names: str | tuple[str, ...], where: tuple[int, int, int], digest: bytes, memory: memoryview, at: int = 0
     ) -> None:
-        self.names = names
+        self._names = names
         self.region, self.offset, self.size = where
         self.digest = digest
         self.memory = memory
@@ -67,6 +68,17 @@ class Slot:
         """Whether `memory` is the source's own, so that nothing moves."""
         self.land: Callable[[memoryview], None] | None = None
         """Takes verified bytes to where they belong, where that is not `destination`. Called once, on the transfer's thread."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that are these bytes."""
+        names = self._names
+        return (names,) if isinstance(names, str) else names
+
+    @property
+    def count(self) -> int:
+        """How many tensors are these bytes."""
+        return 1 if isinstance(self._names, str) else len(self._names)
 
     @property
     def range(self) -> Range:
@@ -136,20 +148,6 @@ def _destinations(slots: Sequence[Slot]) -> Pieces:
     return Pieces(memories, places, [slot.size for slot in slots])
 
 
-def _portions(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
-    """The slots in lists of some `_PORTION` bytes."""
-    some: list[Slot] = []
-    size = 0
-    for slot in slots:
-        some.append(slot)
-        size += slot.size
-        if size >= _PORTION:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
-
-
 class _Work:
     """The blocking side, on a thread of its own."""
 
@@ -175,7 +173,8 @@ class _Work:
             for slots in batches(self._stop):
                 if self._stop.is_set():
                     break
-                self._look([slot for slot in slots if slot.mapped])
+                if there := [slot for slot in slots if slot.mapped]:
+                    self._look(there)
                 if moving := [slot for slot in slots if not slot.mapped]:
                     self._read(moving, max(0.001, left()))
         finally:
@@ -184,18 +183,24 @@ class _Work:
             raise TransferFailed("abandoned", fault=Fault.OURS)
 
     def _look(self, slots: Sequence[Slot]) -> None:
-        """Verify what is in place already, some at a time."""
-        for some in _portions(slots):
-            views = [slot.destination for slot in some]
-            for slot, view, found in zip(some, views, digest_all(views), strict=True):
-                if slot.land is None:
-                    self._confirm(slot, found)
-                else:
-                    self._verify(slot, view, found, False)
-            self._done += sum(slot.size for slot in some)
-            self._tell(self._done)
-            if self._stop.is_set():
-                raise TransferFailed("abandoned", fault=Fault.OURS)
+        """Verify what is in place already, while more of it is digested."""
+        told = self._done
+        places = _destinations(slots)
+        with contextlib.closing(digests(places)) as batches:
+            for first, some in batches:
+                end = first + len(some)
+                for slot, found in zip(slots[first:end], some, strict=True):
+                    if slot.land is None:
+                        self._confirm(slot, found)
+                    else:
+                        self._verify(slot, slot.destination, found, False)
+                self._done += sum(places.sizes[first:end])
+                if self._done - told >= _PORTION:
+                    told = self._done
+                    self._tell(told)
+                if self._stop.is_set():
+                    raise TransferFailed("abandoned", fault=Fault.OURS)
+        self._tell(self._done)
 
     def _read(self, slots: Sequence[Slot], deadline: float) -> None:
         arrivals = _destinations(slots)
@@ -255,7 +260,8 @@ class _Work:
 
     def _confirm(self, slot: Slot, found: bytes | None) -> None:
         """Have what is in its place count, if it is what it should be."""
-        self._compare(slot, found)
+        if found != slot.digest:
+            self._compare(slot, found)
         slot.origin = self._origin
         slot.verified = True
 

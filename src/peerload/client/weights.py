@@ -118,19 +118,21 @@ def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: fl
     # Tens of thousands of slots have the same few origins.
     sizes: dict[int, int] = {}
     origins: dict[int, Served] = {}
-    items = checked = unchecked = reused = 0
+    checked_items = checked = unchecked_items = total = 0
     for slot in slots:
         size, origin = slot.size, slot.origin
-        if slot.checked:
-            items += len(slot.names)
+        total += size
+        if slot.digest or not size:
+            checked_items += slot.count
             checked += size
         else:
-            unchecked += len(slot.names)
-        if origin is None:
-            reused += size
-        else:
-            origins[id(origin)] = origin
-            sizes[id(origin)] = sizes.get(id(origin), 0) + size
+            unchecked_items += slot.count
+        if origin is not None:
+            number = id(origin)
+            if number in sizes:
+                sizes[number] += size
+            else:
+                sizes[number], origins[number] = size, origin
     given: dict[tuple[SourceKey, str], Given] = {}
     for number, origin in origins.items():
         at = origin.source.key, origin.address
@@ -138,14 +140,14 @@ def summarize(slots: Sequence[Slot], attempts: Sequence[Attempt], *, seconds: fl
         given[at] = Given(origin.source, origin.address, more + sizes[number])
     moved = sum(sizes.values())
     return PullReport(
-        bytes_total=moved + reused,
+        bytes_total=total,
         bytes_moved=moved,
-        bytes_reused=reused,
+        bytes_reused=total - moved,
         seconds=seconds,
         waited=waited,
         sources=tuple(given.values()),
         attempts=tuple(attempts),
-        verified=Verification(items, checked, unchecked),
+        verified=Verification(checked_items, checked, unchecked_items),
     )
 
 

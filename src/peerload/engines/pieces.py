@@ -3,7 +3,7 @@ memory than moving what is in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self, overload
 
 __all__ = ["Pieces", "release", "sizes_of"]
@@ -30,6 +30,19 @@ class Pieces(Sequence[memoryview]):
         """In which memory one lies, and where it begins there."""
         place = self.places[index]
         return (memoryview(bytearray()), 0) if place is None else (self.memories[place[0]], place[1])
+
+    def run(self, first: int, end: int) -> Iterator[memoryview]:
+        """Those from number `first` up to `end`, each made when its turn has come."""
+        memories = self.memories
+        for place, size in zip(self.places[first:end], self.sizes[first:end], strict=True):
+            if place is None:
+                yield memoryview(bytearray())
+            else:
+                number, at = place
+                yield memories[number][at : at + size]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self.run(0, len(self))
 
     def __len__(self) -> int:
         return len(self.sizes)

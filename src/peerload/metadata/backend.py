@@ -27,6 +27,7 @@ from peerload.metadata.models import ModelMetadataRecord, SourceInstanceInfo, Wo
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.publications.manifests import Manifests
+from peerload.metadata.publications.packed import Packed
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.query import Query
@@ -213,8 +214,13 @@ class MetadataBackend:
         is another principal's, or the model is not in this one's scope."""
         check_model(principal, publication.record.model_name)
         blob = await self.manifests.pack(publication)
-        await self._writes.publish(publication, blob, principal=principal, deadline=deadline)
-        return publication.key
+        return await self.keep(Packed(publication.record, blob), principal=principal, deadline=deadline)
+
+    async def keep(self, packed: Packed, *, principal: Principal = ANYONE, deadline: float | None = None) -> SourceKey:
+        """`publish` for a publication that is packed already."""
+        check_model(principal, packed.record.model_name)
+        await self._writes.publish(packed, principal=principal, deadline=deadline)
+        return packed.record.key
 
     async def stored(
         self, source_id: str, worker_id: str, worker_rank: int | None = None, *, deadline: float | None = None

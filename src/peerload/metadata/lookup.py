@@ -12,7 +12,8 @@ from peerload.metadata.directory.held import Held
 from peerload.metadata.health import Health
 from peerload.metadata.holding import Holding
 from peerload.metadata.patience import Patience
-from peerload.metadata.publications.manifests import Manifests, Parts
+from peerload.metadata.publications.blobs import Parts
+from peerload.metadata.publications.manifests import Manifests
 from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.records import SourceKey, SourceRecord
 from peerload.metadata.writes import ATTEMPTS

@@ -16,7 +16,7 @@ from peerload.metadata.directory.held import Held
 from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.metadata.publications.publication import Publication
+from peerload.metadata.publications.packed import Packed
 from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse
@@ -78,13 +78,11 @@ class Writes:
         """Seconds from a durable write until this server's directory had it; such as were not waited for longer are among them."""
         self.heartbeats = Heartbeats(store, clock, settings, server_id, on_mistake=self._amend_later)
 
-    async def publish(
-        self, publication: Publication, blob: bytes, *, principal: Principal, deadline: float | None
-    ) -> None:
-        """Keep a publication, packed as `blob`, durably, in place of what was published under its key before. Raises
+    async def publish(self, packed: Packed, *, principal: Principal, deadline: float | None) -> None:
+        """Keep a publication, durably, in place of what was published under its key before. Raises
         `NotAllowed` where that is another principal's, `LimitExceeded` where this one has as many as it may."""
-        self._check_count(publication, principal)
-        await self._patience.write(lambda: self._put(publication, blob, principal), deadline)
+        self._check_count(packed.record, principal)
+        await self._patience.write(lambda: self._put(packed.record, packed.blob, principal), deadline)
 
     async def update(
         self,
@@ -184,12 +182,12 @@ class Writes:
         self._amends[touch.key] = _Amend(status, touch.beat, principal)
         self._amend.beat()
 
-    def _check_count(self, publication: Publication, principal: Principal) -> None:
+    def _check_count(self, record: SourceRecord, principal: Principal) -> None:
         """The directory may be a moment behind, and so may this limit."""
         most = self._settings.limit_principal_records
         if not most or not principal.name or self._directory.owned(principal.name) < most:
             return
-        held = self._directory.get(publication.key.encode())
+        held = self._directory.get(record.key.encode())
         if held is None or held.record.owner != principal.name:
             raise LimitExceeded("--limit-principal-records", f"{principal.name} has {most} records already", limit=most)
 
@@ -231,14 +229,14 @@ class Writes:
         which = f"source {record.source_id}, worker {record.worker_id[:_SHOWN]!r}, rank {record.worker_rank}"
         raise NotAllowed(f"{which} belongs to another principal than {principal.name}")
 
-    async def _put(self, publication: Publication, blob: bytes, principal: Principal) -> None:
-        key = publication.key.encode()
+    async def _put(self, record: SourceRecord, blob: bytes, principal: Principal) -> None:
+        key = record.key.encode()
         await self._turn_away(key, principal)
         async with self._locks.hold(key):
             held, now = self._directory.get(key), self._store.now()
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0, now)
             first = held.record.published_at if held else now
-            value = publication.record._replace(published_at=first, owner=principal.name).to_value()
+            value = record._replace(published_at=first, owner=principal.name).to_value()
             if principal.unbounded:
                 written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
             else:

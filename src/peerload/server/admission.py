@@ -103,7 +103,8 @@ class Admission:
 
     async def admit(self, path: str, context: Context) -> Principal:
         """Who calls, when it is the turn of this one. Raises `RpcError` to refuse the call."""
-        await self._turns.take(context)
+        if not self._turns.at_once():
+            await self._turns.line_up(context)
         return ANYONE if self._gate is None else await self._gate.admit(path, context)
 
     def check_request(self, size: int) -> None:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from peerload.heap import keep_freed_memory
 from peerload.server import logs
 from peerload.server.app import Server
 from peerload.server.listening import SharedPort
@@ -28,6 +29,9 @@ _MAX_DESCRIPTORS: Final = 1 << 20
 _SWITCH_SECONDS: Final = 0.0002
 """How long a thread that wants the interpreter lets another go on. With Python's 5 ms a thread of a busy server that writes a
 publication, and asks for the interpreter a dozen times on the way, waited up to 50 ms in all; now up to 20."""
+
+_KEPT_BYTES: Final = 8 * 1024 * 1024
+"""Free memory that is kept: room for a few large messages on their way."""
 
 _YOUNG: Final = 10_000
 """Objects that are made before the collector looks at them. At its default of 700 it looked at each batch of heartbeats many
@@ -59,6 +63,7 @@ async def serve(settings: Settings, *, membership: Membership | None = None) -> 
     _raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(_YOUNG)
+    keep_freed_memory(_KEPT_BYTES)
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -46,15 +46,16 @@ class Turns:
         """How many calls wait for their turn."""
         return sum(map(len, self._lines.values()))
 
-    async def take(self, context: Context) -> None:
-        """Return when it is the turn of a call; those that come from one peer, which is a connection, are one caller's."""
-        loop = asyncio.get_running_loop()
+    def at_once(self) -> bool:
+        """Whether it is the turn of a call that has just come; else it is to line up."""
         now = self._now()
         if not self._in_pass:
-            self._begin(loop, now)
-        if not self._lines and now < self._until:
-            return
-        turn: asyncio.Future[None] = loop.create_future()
+            self._begin(asyncio.get_running_loop(), now)
+        return not self._lines and now < self._until
+
+    async def line_up(self, context: Context) -> None:
+        """Return when it is the turn of a call; those that come from one peer, which is a connection, are one caller's."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         who = context.peer
         line = self._lines.get(who)
         if line is None:

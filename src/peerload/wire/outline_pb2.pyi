@@ -148,3 +148,75 @@ class ItemColumns(_message.Message):
     digest: _containers.RepeatedScalarFieldContainer[bytes]
     file: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[bytes]] = ..., stride: _Optional[_Iterable[bytes]] = ..., digest: _Optional[_Iterable[bytes]] = ..., file: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetManifestResponse(_message.Message):
+    __slots__ = ("source", "identity", "worker", "manifest")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    source: _sources_pb2.Source
+    identity: _p2p_pb2.SourceIdentity
+    worker: _p2p_pb2.WorkerMetadata
+    manifest: Manifest
+    def __init__(self, source: _Optional[_Union[_sources_pb2.Source, _Mapping[str, _Any]]] = ..., identity: _Optional[_Union[_p2p_pb2.SourceIdentity, _Mapping[str, _Any]]] = ..., worker: _Optional[_Union[_p2p_pb2.WorkerMetadata, _Mapping[str, _Any]]] = ..., manifest: _Optional[_Union[Manifest, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class ExplicitItems(_message.Message):
+    __slots__ = ("elements",)
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    elements: _containers.RepeatedCompositeFieldContainer[ExplicitItem]
+    def __init__(self, elements: _Optional[_Iterable[_Union[ExplicitItem, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class ExplicitItem(_message.Message):
+    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file", "device")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    stride: _containers.RepeatedScalarFieldContainer[int]
+    digest: bytes
+    region: int
+    offset: int
+    file: int
+    device: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., digest: _Optional[bytes] = ..., region: _Optional[int] = ..., offset: _Optional[int] = ..., file: _Optional[int] = ..., device: _Optional[int] = ...) -> None: ...
+
+class WholeItems(_message.Message):
+    __slots__ = ("elements",)
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    elements: WholeColumns
+    def __init__(self, elements: _Optional[_Union[WholeColumns, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class WholeColumns(_message.Message):
+    __slots__ = ("name", "size", "dtype", "shape", "stride", "digest", "region", "offset", "file", "device")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    name: _containers.RepeatedScalarFieldContainer[str]
+    size: _containers.RepeatedScalarFieldContainer[int]
+    dtype: _containers.RepeatedScalarFieldContainer[str]
+    shape: _containers.RepeatedScalarFieldContainer[bytes]
+    stride: _containers.RepeatedScalarFieldContainer[bytes]
+    digest: _containers.RepeatedScalarFieldContainer[bytes]
+    region: _containers.RepeatedScalarFieldContainer[int]
+    offset: _containers.RepeatedScalarFieldContainer[int]
+    file: _containers.RepeatedScalarFieldContainer[int]
+    device: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[_Iterable[str]] = ..., size: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[bytes]] = ..., stride: _Optional[_Iterable[bytes]] = ..., digest: _Optional[_Iterable[bytes]] = ..., region: _Optional[_Iterable[int]] = ..., offset: _Optional[_Iterable[int]] = ..., file: _Optional[_Iterable[int]] = ..., device: _Optional[_Iterable[int]] = ...) -> None: ...

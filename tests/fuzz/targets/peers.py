@@ -35,7 +35,7 @@ from peerload.engines.agents import Exposed
 from peerload.engines.base import Descriptor
 from peerload.errors import InvalidArgument, InvalidCheckpoint, TransferFailed
 from peerload.testing.clock import ManualClock
-from peerload.wire import diagnosis_pb2, p2p_pb2, sources_pb2
+from peerload.wire import diagnosis_pb2, outline_pb2, p2p_pb2, sources_pb2
 from tests.fuzz.house import run
 from tests.fuzz.messages import filled
 from tests.fuzz.mutation import record, records
@@ -60,13 +60,13 @@ def _decoded(kind: type[Message], data: bytes) -> Any:
 
 def run_manifests(data: bytes) -> None:
     """A Manifest."""
-    message = _decoded(sources_pb2.Manifest, data)
+    message = _decoded(outline_pb2.Manifest, data)
     if message is not None:
         with suppress(InvalidArgument):
             manifest = read_manifest(message)
             # What is accepted is what would be sent on.
-            again = read_manifest(sources_pb2.Manifest.FromString(write_manifest(manifest).SerializeToString()))
-            assert again == manifest
+            sent = write_manifest(manifest).SerializeToString()
+            assert read_manifest(outline_pb2.Manifest.FromString(sent)) == manifest
 
 
 def seed_manifests() -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from peerload.errors import PeerloadError
 from peerload.metadata.principals import ANYONE, Principal, Role
-from peerload.metadata.publications.manifests import pack
+from peerload.metadata.publications.blobs import pack
 from peerload.metadata.publications.publication import Publication
 from peerload.store.base import Beat
 from peerload.store.memory import MemoryStore

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from peerload.errors import Compacted, Damaged, PeerloadError
 from peerload.kubernetes.lines import Lines
 from peerload.kubernetes.trouble import read_object, refusal, retry_after
-from peerload.metadata.publications.manifests import pack, unpack
+from peerload.metadata.publications.blobs import pack, unpack
 from peerload.metadata.publications.publication import Publication
 from peerload.metadata.publications.stored import StoredSource
 from peerload.metadata.records import SourceRecord

@@ -26,11 +26,11 @@ from peerload.engines.agents import AgentImporter, PeerMemory
 from peerload.errors import InvalidArgument, LimitExceeded, NotFound, TransferFailed, Unavailable
 from peerload.metadata.limits import MAX_NAME_BYTES, MAX_TENSORS
 from peerload.metadata.records import Form
-from peerload.wire import p2p_pb2, sources_pb2
+from peerload.wire import outline_pb2, p2p_pb2
 
 __all__ = ["Fetch", "stock_manifest"]
 
-Fetch = Callable[[], Awaitable[sources_pb2.GetManifestResponse]]
+Fetch = Callable[[], Awaitable[outline_pb2.GetManifestResponse]]
 """Asks the server what the worker published."""
 
 _CALL_S: Final = 10.0

@@ -137,7 +137,19 @@ class Application:
     async def _let_in(self, route: _Route, messages: Messages, call: Call) -> None:
         with route.places:
             call.principal = await self._admission.admit(route.path, call)
-            await _answer(route.method, messages, call)
+            match route.method:
+                case UnaryMethod(handler=unary):
+                    request, held = await messages.only()
+                    with held:
+                        answer = await unary(request, call)
+                    await call.answer(answer)
+                case StreamMethod(stream):
+                    request, held = await messages.only()
+                    # What a stream was asked for is small, and not worth holding for hours.
+                    held.release()
+                    await _pass_on(stream(request, call), call)
+                case BidiMethod(bidi):
+                    await _pass_on(bidi(_each(messages), call), call)
 
     def _late(self, timer: Timer) -> RpcError:
         if timer.slow:
@@ -146,23 +158,6 @@ class Application:
         else:
             text = "Deadline Exceeded"
         return RpcError(Code.DEADLINE_EXCEEDED, text)
-
-
-async def _answer(method: Method, messages: Messages, call: Call) -> None:
-    match method:
-        case UnaryMethod(handler=unary):
-            request, held = await messages.only()
-            with held:
-                answer = await unary(request, call)
-            await call.send(answer, last=True)
-        case StreamMethod(stream):
-            request, held = await messages.only()
-            # What a stream was asked for is small, and not worth holding for hours.
-            held.release()
-            await _pass_on(stream(request, call), call)
-        case BidiMethod(bidi):
-            await _pass_on(bidi(_each(messages), call), call)
-    await call.finish()
 
 
 async def _each(messages: Messages) -> AsyncIterator[bytes]:
@@ -187,6 +182,7 @@ async def _pass_on(answers: AsyncIterator[bytes], call: Call) -> None:
         close = getattr(answers, "aclose", None)
         if close is not None:
             await close()
+    await call.finish()
 
 
 def _head_of(scope: Mapping[str, Any]) -> _Head:

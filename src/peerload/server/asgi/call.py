@@ -88,15 +88,32 @@ class Call(Context):
     def set_trailing_metadata(self, *pairs: tuple[str, str | bytes]) -> None:
         self._trailing = pairs
 
-    async def send(self, message: bytes, *, last: bool = False) -> None:
-        """Send one message of the answer, perhaps its last; returns when the transport has taken all but the end of it.
+    async def answer(self, message: bytes) -> None:
+        """Send an answer that has but this message, and end the call well. Raises what `send` raises."""
+        size = len(message)
+        if size > SMALL_BYTES:
+            await self.send(message)
+            await self.finish()
+            return
+        # Every heartbeat ends here, so its three events are handed over without anything in between.
+        send = self._send
+        self._started = True
+        try:
+            await send(_START)
+            await send({"type": "http.response.body", "body": prefix(size) + message, "more_body": False})
+            self._complete = True
+            await send({"type": "http.response.trailers", "headers": self._well()})
+        except OSError:
+            raise Disconnected from None
+
+    async def send(self, message: bytes) -> None:
+        """Send one message of the answer; returns when the transport has taken all but the end of it.
 
         Raises `LimitExceeded` for one that is too large, or finds no room; `Disconnected`.
         """
         size = len(message)
         if size <= SMALL_BYTES:
-            await self._put({"type": "http.response.body", "body": prefix(size) + message, "more_body": not last})
-            self._complete = last
+            await self._put({"type": "http.response.body", "body": prefix(size) + message, "more_body": True})
             return
         self._admission.check_answer(size)
         with await self._admission.answers.take(size, self._deadline):
@@ -109,7 +126,7 @@ class Call(Context):
 
     async def finish(self) -> None:
         """End the call well. Raises `Disconnected`."""
-        await self._end((*_OK, *self._trailers()) if self._trailing else _OK)
+        await self._end(self._well())
 
     async def fail(self, error: RpcError) -> None:
         """End the call with a status. Raises `Disconnected`."""
@@ -137,6 +154,9 @@ class Call(Context):
         except OSError:
             # So ASGI says that the client has taken its call back.
             raise Disconnected from None
+
+    def _well(self) -> Iterable[tuple[bytes, bytes]]:
+        return (*_OK, *self._trailers()) if self._trailing else _OK
 
     def _trailers(self) -> list[tuple[bytes, bytes]]:
         return [

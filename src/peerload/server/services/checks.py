@@ -11,8 +11,7 @@ from urllib.parse import unquote
 
 from peerload.errors import NotAllowed, Unavailable
 from peerload.metadata.limits import MAX_TENSORS
-from peerload.metadata.publications.addresses import hosts_of
-from peerload.metadata.publications.publication import Publication
+from peerload.metadata.publications.packed import Packed, Reading
 
 __all__ = ["NO_CHECKS", "Checks"]
 
@@ -30,13 +29,16 @@ class Checks:
     most_tensors: int = MAX_TENSORS
     own_addresses: bool = False
 
-    async def check(self, publication: Publication, peer: str) -> None:
+    def reading(self, *, v1: bool) -> Reading:
+        """How publications are read for them."""
+        return Reading(v1, self.most_tensors, self.own_addresses)
+
+    async def check(self, packed: Packed, peer: str) -> None:
         """Raises `NotAllowed` for hosts that are not the peer's, `Unavailable` where a name cannot be looked up now."""
         if not self.own_addresses:
             return
         caller = _address_of(peer)
-        # Of a large manifest this is milliseconds' work, as parsing it was.
-        for field, host in await asyncio.to_thread(hosts_of, publication.worker, publication.manifest):
+        for field, host in packed.hosts:
             if caller is None or caller not in await _addresses(field, host):
                 come = "has none" if caller is None else f"is {caller}"
                 raise NotAllowed(f"{field}: {host[:200]!r} is not the address that this call comes from, which {come}")

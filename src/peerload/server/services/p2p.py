@@ -7,13 +7,11 @@ is told that way; an outage is a status.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Final
 
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, MissingField, Unavailable
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.publications.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
 from peerload.metadata.scopes import check_model
@@ -62,14 +60,11 @@ class P2pService:
     async def publish_metadata(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes; durable before the answer. success=false names what is missing."""
         try:
-            parse = partial(Publication.from_p2p, most_tensors=self._checks.most_tensors)
-            publication = await self._parser.parse(parse, request)
+            packed = await self._parser.read(request, self._checks.reading(v1=False))
         except MissingField as missing:
             return PublishMetadataResponse(success=False, message=str(missing)).SerializeToString()
-        await self._checks.check(publication, context.peer)
-        key = await self._backend.publish(
-            publication, principal=context.principal, deadline=deadline_on(self._clock, context)
-        )
+        await self._checks.check(packed, context.peer)
+        key = await self._backend.keep(packed, principal=context.principal, deadline=deadline_on(self._clock, context))
         return PublishMetadataResponse(
             success=True, mx_source_id=key.source_id, worker_id=key.worker_id
         ).SerializeToString()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 
 from peerload.clock import Clock
 from peerload.errors import MissingField, NotFound, Unavailable
 from peerload.metadata.backend import MetadataBackend
-from peerload.metadata.publications.publication import Publication
 from peerload.metadata.query import Query
 from peerload.metadata.scopes import check_model
 from peerload.metadata.watch_event import WatchEvent
@@ -61,12 +59,9 @@ class SourceService:
 
     async def publish(self, request: bytes, context: Context) -> bytes:
         """Keep what a worker publishes, manifest and all; durable before the answer."""
-        parse = partial(Publication.from_v1, most_tensors=self._checks.most_tensors)
-        publication = await self._parser.parse(parse, request)
-        await self._checks.check(publication, context.peer)
-        key = await self._backend.publish(
-            publication, principal=context.principal, deadline=deadline_on(self._clock, context)
-        )
+        packed = await self._parser.read(request, self._checks.reading(v1=True))
+        await self._checks.check(packed, context.peer)
+        key = await self._backend.keep(packed, principal=context.principal, deadline=deadline_on(self._clock, context))
         return PublishResponse(source_id=key.source_id, worker_id=key.worker_id).SerializeToString()
 
     async def withdraw(self, request: bytes, context: Context) -> bytes:

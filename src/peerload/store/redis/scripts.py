@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from peerload.store.redis.link import Command, Link, Replies
+from peerload.errors import Unavailable
+from peerload.store.redis.link import Command, Link, Replies, ReplyError
 from peerload.store.redis.pool import checked
-from peerload.store.redis.trouble import NoScript
+from peerload.store.redis.trouble import NoScript, refusal
 
 __all__ = ["Script", "script"]
 
@@ -26,12 +27,17 @@ class Script:
     ) -> Replies:
         """Run it, and `then` a command after it in the same round trip; the replies of both.
 
-        Raises what an error reply means. Where the cache does not have it, it is sent as a whole (nothing was done).
+        Raises what an error reply means; one of `then` no more than `Unavailable`, for the script was run. Where the cache does not have it, it is sent as a whole (nothing was done).
         """
         rest = (len(keys), *keys, *arguments)
         if then is not None:
             # Whole at once: to learn that the cache does not have it, a WAIT behind it would have to be waited for.
-            return checked(link, await link.ask(("EVAL", self.source, *rest), then))
+            first, second = await link.ask(("EVAL", self.source, *rest), then)
+            checked(link, [first])
+            if isinstance(second, ReplyError):
+                # The script was run, so this is none of the reasons for which it may be sent again.
+                raise Unavailable(str(refusal(link.address, str(second))))
+            return [first, second]
         try:
             return checked(link, await link.ask(("EVALSHA", self.digest, *rest)))
         except NoScript:
