@@ -50,9 +50,9 @@ class Plan:
         if isinstance(views, Pieces):
             # However many they are, their memories are few.
             lie = self._lie(views.memories)
-            for place in views.places:
-                number, begin = (0, 0) if place is None else lie[place[0]]
-                self._places.append((number, begin + (0 if place is None else place[1])))
+            self._places = [
+                (0, 0) if place is None else (lie[place[0]][0], lie[place[0]][1] + place[1]) for place in views.places
+            ]
         else:
             for memory in views:
                 if isinstance(memory, DeviceMemory):
@@ -61,7 +61,7 @@ class Plan:
                     name = f"{memory.device}:{memory.address}:{memory.nbytes}"
                     self.arenas.append(Arena(name, -1, memory.nbytes, memory.address, memory.device))
             self._places += self._lie([view for view in views if isinstance(view, memoryview)])
-        self.total = sum(each.length for each in ranges)
+        self.total = sum([length for _, _, length in ranges])
 
     def _lie(self, views: Sequence[memoryview]) -> list[tuple[int, int]]:
         """In which arena each lies, and where in it."""
