@@ -41,7 +41,7 @@ _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _DAY: Final = 24 * 3600
 ESTABLISHED: Final = "modelexpress-server"
-"""The program of the established server of this protocol; `cargo install modelexpress-server --locked` makes it."""
+"""The program of the established server of this protocol."""
 
 
 class Process:

@@ -99,17 +99,13 @@ class Setting:
         front: str,
         loads: Sequence[Load],
         *,
-        row: str,
-        case: str,
-        store: str,
-        goal: float | None,
         beside: Load | None = None,
         keeping: str = "",
-        **more: Any,
+        **figure: Any,
     ) -> Figure:
         """The rate of a load at a server, by turns with that at a bare handler which answers what the server answers. Of
         several loads each round takes the next; `beside` is kept up all the while; with `keeping`, the URL of an empty store, the
-        bare handler keeps publications; `more` is the figure's. Raises `RuntimeError` where a call failed."""
+        bare handler keeps publications; `figure` is what the figure says besides. Raises `RuntimeError` where a call failed."""
         first = [load.calls[0] for load in (loads[0], beside) if load is not None]
         answers = {path: asked(server.address, path, request) for path, request in first}
         with bare(front, answers, keeping) as handler:
@@ -119,12 +115,8 @@ class Setting:
                 server,
                 front,
                 loads,
-                row=row,
-                case=case,
-                store=store,
-                goal=goal,
                 others=beside,
-                **more,
+                **figure,
             )
 
     def beside(
@@ -135,12 +127,8 @@ class Setting:
         front: str,
         loads: Sequence[Load],
         *,
-        row: str,
-        case: str,
-        store: str,
-        goal: float | None,
         others: Load | None = None,
-        **more: Any,
+        **figure: Any,
     ) -> Figure:
         """The same beside whatever else serves these calls; the figure says what that is `called`."""
         ours, theirs = _Side(), _Side()
@@ -149,15 +137,11 @@ class Setting:
             ours.measure(server, self.seconds, load, others)
             theirs.measure(other, self.seconds, load, others)
         return Figure(
-            row=row,
-            case=case,
-            store=store,
             front=front,
             unit="/s",
             value=median(ours.rates),
             bound=median(theirs.rates),
             bounded_by=called,
-            goal=goal,
             rounds=tuple(ours.rates),
             percentiles=percentiles(ours.times),
             more={
@@ -165,7 +149,7 @@ class Setting:
                 called.partition(" ")[0]: median(theirs.costs),
                 "cores of the load": max(ours.cores + theirs.cores),
             },
-            **more,
+            **figure,
         )
 
 

@@ -87,6 +87,8 @@ def dripping(stream: bytes, counts: Sequence[int]) -> Callable[..., int]:
     def receive(sock: object, views: Sequence[memoryview], waiting: object) -> int:
         nonlocal at, turn
         assert 0 < len(views) <= lane.BATCH
+        # The kernel takes no other, not even where there is nothing to receive.
+        assert not any(view.readonly for view in views)
         room = sum(map(len, views))
         assert 0 < room <= lane.PIECE
         count = min(room, counts[turn % len(counts)])
@@ -115,7 +117,7 @@ def test_what_arrives_in_parts_is_digested_whole(
     content = bytes((7 * at + at // 251) % 256 for at in range(sum(lengths)))
     starts = list(accumulate(lengths, initial=0))[:-1]
     into = bytearray(len(content))
-    places = [(0, start) for start in starts]
+    places = [(0, start) if size else None for start, size in zip(starts, lengths, strict=True)]
     destinations: Any = Pieces([memoryview(into)], places, lengths)
     job = Job(destinations if pieces else destinations[:])
     with (

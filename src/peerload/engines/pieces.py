@@ -53,7 +53,9 @@ class Pieces(Sequence[memoryview]):
     def __getitem__(self, index: slice) -> list[memoryview]: ...
     def __getitem__(self, index: int | slice) -> memoryview | list[memoryview]:
         if isinstance(index, slice):
-            memories, none = self.memories, memoryview(b"")
+            # All at once, without a step of a generator for each. What has no bytes can be written to as well: who receives into
+            # all of them must be given nothing else.
+            memories, none = self.memories, memoryview(bytearray())
             each = zip(self.places[index], self.sizes[index], strict=True)
             return [none if at is None else memories[at[0]][at[1] : at[1] + size] for at, size in each]
         memory, at = self.place(index)

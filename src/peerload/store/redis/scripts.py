@@ -27,7 +27,8 @@ class Script:
     ) -> Replies:
         """Run it, and `then` a command after it in the same round trip; the replies of both.
 
-        Raises what an error reply means; one of `then` no more than `Unavailable`, for the script was run. Where the cache does not have it, it is sent as a whole (nothing was done).
+        Raises what an error reply means; for one to `then` no more than `Unavailable`, since the script was run. Where the cache does
+        not have it, it is sent as a whole (nothing was done).
         """
         rest = (len(keys), *keys, *arguments)
         if then is not None:
