@@ -45,6 +45,10 @@ class ThirdPartyStore:
     def now(self) -> int:
         return self.memory.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        return self.memory.doubt_ms
+
     async def put(
         self,
         key: str,

@@ -36,7 +36,9 @@ async def test_a_small_difference_is_made_up_little_by_little() -> None:
     assert time.now() == redis + 300_000 + 100
     await clock.advance(30)
     time.compare(Measured(redis + 330_000))
-    assert time.now() == redis + 330_000 + 85
+    assert time.now() == redis + 330_000 + 100, "it never goes back"
+    await clock.advance(0.02)
+    assert time.now() == redis + 330_020 + 85
 
 
 async def test_a_clock_that_is_far_ahead_is_followed_and_one_behind_is_not() -> None:
@@ -65,3 +67,27 @@ async def test_a_late_answer_is_no_reason_to_change_it() -> None:
     await clock.advance(30)
     time.compare(Measured(redis + 150_000 + 80, doubt_ms=70))
     assert time.now() == redis + 150_000 + 10
+
+
+async def test_it_tells_by_how_much_it_may_be_off() -> None:
+    clock = ManualClock()
+    redis = clock.wall_ms()
+    time = ServerTime(clock, "Redis")
+    time.begin(Measured(redis, doubt_ms=3))
+    assert time.doubt_ms == 3
+    await clock.advance(30)
+    assert time.doubt_ms == 3 + 6
+    # An answer that came late is less exact than what is known, unless it contradicts that.
+    time.compare(Measured(redis + 30_000 + 10, doubt_ms=20))
+    assert time.doubt_ms == 9
+    time.compare(Measured(redis + 30_000 + 1, doubt_ms=2))
+    assert time.doubt_ms == 3
+    time.compare(Measured(redis + 30_000 + 100, doubt_ms=20))
+    assert time.doubt_ms == 120
+    time.compare(Measured(redis + 30_000, doubt_ms=1))
+    assert time.doubt_ms == 1
+    # What is not followed is in doubt.
+    time.compare(Measured(redis - HOUR_MS))
+    assert time.doubt_ms == HOUR_MS + 30_000
+    time.compare(Measured(redis + HOUR_MS, doubt_ms=2))
+    assert time.doubt_ms == 4

@@ -60,6 +60,10 @@ class CountedStore:
     def now(self) -> int:
         return self._store.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        return self._store.doubt_ms
+
     async def put(
         self,
         key: str,

@@ -23,12 +23,15 @@ __all__ = [
     "SourceRecord",
     "Status",
     "encoded_ref_beat",
+    "said_at",
+    "with_said_at",
     "with_status",
 ]
 
 SOURCE_PREFIX: Final = "source/"
 
 _TOPOLOGY: Final = "topology."
+_SAID_AT: Final = "said_at"
 _SHARED_CHARACTERS: Final = 512
 
 
@@ -305,6 +308,16 @@ def encoded_ref_beat(updated_at: int, load: float | None) -> bytes:
     """What a heartbeat adds to an encoded `SourceInstanceRef`."""
     stamp = splice.varint_field(6, updated_at)
     return stamp if load is None else stamp + p2p_pb2.SourceInstanceRef(source_load=load).SerializeToString()
+
+
+def said_at(value: Value) -> int:
+    """When at the latest the worker said the status that a stored value has, milliseconds on the store's clock; 0: not known."""
+    return number(value, _SAID_AT) or 0
+
+
+def with_said_at(value: Value, at: int) -> dict[str, Scalar]:
+    """A stored value whose status the worker said then."""
+    return {**value, _SAID_AT: at}
 
 
 def with_status(value: Value, status: Status, mark: Mark | None = None) -> dict[str, Scalar]:

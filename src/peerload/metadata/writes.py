@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -17,7 +18,7 @@ from peerload.metadata.heartbeats import Heartbeats
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.publications.packed import Packed
-from peerload.metadata.records import SourceKey, SourceRecord, Status, with_status
+from peerload.metadata.records import SourceKey, SourceRecord, Status, said_at, with_said_at, with_status
 from peerload.metadata.settings import MetadataSettings
 from peerload.metadata.waiting import Pulse
 from peerload.store.base import ABSENT, Beat, Store, Touch, Touched, Value, Written
@@ -33,6 +34,9 @@ _RETRY_SECONDS: Final = 1.0
 _SHOWN: Final = 100
 _OVERSLEPT_SECONDS: Final = 0.5
 """Who waited so much longer than it meant to was stopped meanwhile."""
+_DOUBT_MS: Final = 25.0
+"""How much doubt of the time is heeded when what was said at two servers is put in order: a change of status waits for four
+times as much."""
 
 
 class _Amend(NamedTuple):
@@ -160,7 +164,8 @@ class Writes:
 
         A server hears of another's writes a moment late. If a worker changes its status (or publishes anew) at one
         server and heartbeats at another within that moment, the second compares with what no longer holds; the store tells
-        it when the heartbeat arrives there, and the status that the worker meant is written now.
+        it when the heartbeat arrives there, and the status that the worker meant is written now, unless the worker may have
+        said so before that change. A change is answered only when whatever is said after the answer is surely later.
         """
         while True:
             if not self._amends:
@@ -236,7 +241,8 @@ class Writes:
             held, now = self._directory.get(key), self._store.now()
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0, now)
             first = held.record.published_at if held else now
-            value = record._replace(published_at=first, owner=principal.name).to_value()
+            said = self._latest(now)
+            value = with_said_at(record._replace(published_at=first, owner=principal.name).to_value(), said)
             if principal.unbounded:
                 written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
             else:
@@ -244,6 +250,7 @@ class Writes:
                 written = await self._put_own(key, known, value, blob, Beat(stamp), principal)
             self._amends.pop(key, None)
             await self._written(key, written.revision)
+        await self._surely_over(said)
 
     async def _put_own(
         self, key: str, known: SourceRecord | None, value: Value, blob: bytes, beat: Beat, principal: Principal
@@ -283,6 +290,7 @@ class Writes:
         await self._turn_away(key, principal)
         # In the order of arrival, so that of two updates of one worker the later one is the last to be written.
         async with self._locks.hold(key):
+            now = self._store.now()
             for _ in range(ATTEMPTS):
                 entry = await self._confirm.entry(key)
                 if entry is None:
@@ -291,29 +299,46 @@ class Writes:
                 self._check_owner(record, principal)
                 if meant is None:
                     self._amends.pop(key, None)
-                elif self._amends.get(key) is not meant or record.updated_at > meant.beat.stamp:
+                elif (
+                    self._amends.get(key) is not meant
+                    or record.updated_at > meant.beat.stamp
+                    or said_at(entry.value) > meant.beat.stamp - self._doubt_ms
+                ):
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
-                stamp = (
-                    meant.beat.stamp
-                    if meant is not None
-                    else self.heartbeats.stamp(key, record.updated_at, self._store.now())
-                )
+                stamp = meant.beat.stamp if meant is not None else self.heartbeats.stamp(key, record.updated_at, now)
                 beat = Beat(max(stamp, record.updated_at + 1), load)
                 if record.status is status and record.mark is None:
                     touch = Touch(key, entry.generation, beat, entry.revision)
                     if await self.heartbeats.store(touch) not in _NO_CHANGE:
                         continue
                     return True
+                said = self._latest(now if meant is None else meant.beat.stamp)
+                value = with_said_at(with_status(entry.value, status), said)
                 try:
-                    written = await self._store.put(
-                        key, with_status(entry.value, status), expect=entry.revision, beat=beat
-                    )
+                    written = await self._store.put(key, value, expect=entry.revision, beat=beat)
                 except Conflict:
                     continue
                 await self._written(key, written.revision)
+                if meant is None:
+                    await self._surely_over(said)
                 return True
         raise Unavailable("the source is changed by others over and over; try again")
+
+    @property
+    def _doubt_ms(self) -> float:
+        return min(self._store.doubt_ms, _DOUBT_MS)
+
+    def _latest(self, now: int) -> int:
+        """What the store's clock shows at most when this server's shows `now`."""
+        return now + math.ceil(self._doubt_ms)
+
+    async def _surely_over(self, said: int) -> None:
+        """Return when the store's clock is past `said` by so much that every server, though it knows the time no better than
+        this one, puts later what it is asked then. Most writes have taken that long already."""
+        left_ms = said + 3 * self._doubt_ms - self._store.now()
+        if left_ms > 0:
+            await self._clock.sleep(left_ms / 1_000)
 
     async def _written(self, key: str, revision: int) -> None:
         """Wait until the directory knows of a write of this server's, as `_seen` does."""

@@ -216,6 +216,12 @@ class Store(Protocol):
         """The store's clock in milliseconds since 1970, steady between two calls (elapsed time is monotonic)."""
         ...
 
+    @property
+    def doubt_ms(self) -> float:
+        """By how much `now` may be off from the store's clock: so by twice as much two servers of one store may differ.
+        0 for a store of which all are on one host."""
+        ...
+
     async def put(
         self,
         key: str,

@@ -15,6 +15,8 @@ SKEW_WARNED_MS: Final = 5_000
 """A difference beyond this is warned of."""
 _SLEW: Final = 0.0005
 """By how much faster or slower than monotonic time the clock may run to come closer to the server's."""
+_DRIFT: Final = 0.0002
+"""By how much faster or slower than monotonic time the server's own clock runs at most, where both are kept right."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -39,12 +41,20 @@ class ServerTime:
         self._server = server
         self._base_ms = clock.wall_ms() - clock.monotonic() * 1_000.0
         self._measured_at = clock.monotonic()
+        # What it has shown: it stands still where it is set back.
+        self._shown = 0
         self._known = False
         self._told_ms = 0.0
+        self._doubt_ms = 0.0
+
+    @property
+    def doubt_ms(self) -> float:
+        """By how much `now` may be off from the server's clock."""
+        return self._doubt_ms + (self._clock.monotonic() - self._measured_at) * 1_000.0 * _DRIFT
 
     def now(self) -> int:
         """Milliseconds since 1970."""
-        return round(self._base_ms + self._clock.monotonic() * 1_000.0)
+        return max(self._shown, round(self._base_ms + self._clock.monotonic() * 1_000.0))
 
     def begin(self, measured: Measured) -> None:
         """Take the server's time for the first time; warn where the host's is another."""
@@ -52,6 +62,7 @@ class ServerTime:
             self._known = True
             self._base_ms = measured.now_ms - self._clock.monotonic() * 1_000.0
             self._measured_at = self._clock.monotonic()
+            self._doubt_ms = measured.doubt_ms
             skew = self._clock.wall_ms() - measured.now_ms
             if abs(skew) > SKEW_WARNED_MS:
                 _log.warning(
@@ -62,17 +73,28 @@ class ServerTime:
     def compare(self, measured: Measured) -> None:
         """Take in a later measurement: what it leaves in doubt changes nothing."""
         elapsed = self._clock.monotonic() - self._measured_at
+        doubt_ms = self.doubt_ms
         self._measured_at = self._clock.monotonic()
-        behind = measured.now_ms - (self._base_ms + self._clock.monotonic() * 1_000.0)
+        own_ms = self._base_ms + self._clock.monotonic() * 1_000.0
+        self._shown = self.now()
+        behind = measured.now_ms - own_ms
         behind = math.copysign(max(0.0, abs(behind) - measured.doubt_ms), behind)
+        step = 0.0
         if abs(behind) <= SKEW_WARNED_MS:
             most = elapsed * 1_000.0 * _SLEW
-            self._base_ms += max(-most, min(most, behind))
+            step = max(-most, min(most, behind))
             self._told_ms = 0.0
-            return
-        if abs(behind - self._told_ms) > SKEW_WARNED_MS:
-            _log.warning(f"{self._server}'s clock has jumped", seconds=round(behind / 1_000, 1), followed=behind > 0)
-            self._told_ms = behind
-        if behind > 0:
-            self._base_ms += behind
-            self._told_ms = 0.0
+        else:
+            if abs(behind - self._told_ms) > SKEW_WARNED_MS:
+                _log.warning(
+                    f"{self._server}'s clock has jumped", seconds=round(behind / 1_000, 1), followed=behind > 0
+                )
+                self._told_ms = behind
+            if behind > 0:
+                step = behind
+                self._told_ms = 0.0
+        self._base_ms += step
+        self._doubt_ms = abs(measured.now_ms - own_ms - step) + measured.doubt_ms
+        if abs(measured.now_ms - own_ms) <= doubt_ms + measured.doubt_ms:
+            # They bear each other out, and what was known before may be the more exact.
+            self._doubt_ms = min(self._doubt_ms, doubt_ms + abs(step))

@@ -115,6 +115,10 @@ class FaultyStore:
     def now(self) -> int:
         return self.store.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        return self.store.doubt_ms
+
     async def put(
         self,
         key: str,

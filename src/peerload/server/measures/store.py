@@ -72,6 +72,10 @@ class MeasuredStore:
     def pace(self) -> float:
         return self._store.pace
 
+    @property
+    def doubt_ms(self) -> float:
+        return self._store.doubt_ms
+
     async def open(self) -> None:
         await self._store.open()
 

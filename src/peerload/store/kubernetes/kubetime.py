@@ -48,6 +48,11 @@ class KubeTime:
         """Milliseconds since 1970."""
         return self._time.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        """By how much `now` may be off, as of the last answer."""
+        return self._time.doubt_ms
+
     async def learn(self, ask: Callable[[], Awaitable[object]]) -> None:
         """Before the clock is used: ask until a second of the API server's ends, so that servers agree on the time from the
         start. Whoever began with half a second of doubt would make it up within the hour.

@@ -222,6 +222,10 @@ class KubernetesStore:
     def now(self) -> int:
         return self._time.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        return self._time.doubt_ms
+
     async def put(
         self,
         key: str,

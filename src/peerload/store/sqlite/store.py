@@ -126,6 +126,10 @@ class SqliteStore:
     def now(self) -> int:
         return self._time.now()
 
+    @property
+    def doubt_ms(self) -> float:
+        return 0.0
+
     async def put(
         self,
         key: str,
