@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -77,6 +78,26 @@ async def test_errors_come_through(parser: Parser) -> None:
     with pytest.raises(MissingField, match="manifest"):
         record = publication(tensors=5_000)
         await parser.read(sources_pb2.PublishRequest(record=record).SerializeToString(), OURS)
+
+
+async def test_nothing_refused_is_kept(parser: Parser) -> None:
+    """Not even until the garbage collector comes, which may be long: a few of the largest would fill the memory."""
+
+    async def asked() -> None:
+        with pytest.raises(LimitExceeded):
+            await parser.read(LARGE, STOCK._replace(most_tensors=1))
+        await asyncio.sleep(0)  # what has answered is on its way out
+
+    await asked()
+    gc.collect()
+    before = sys.getrefcount(LARGE)
+    gc.disable()
+    try:
+        for _ in range(3):
+            await asked()
+        assert sys.getrefcount(LARGE) == before
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

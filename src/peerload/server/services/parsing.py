@@ -60,6 +60,9 @@ class Parser:
         finally:
             self._waiting_bytes -= size
             self._waiting.pop(answer, None)
+            # An error knows the frames that it went through. One that knows itself by them would keep its request until the
+            # garbage collector comes, and a few of the largest fill the memory.
+            del answer
 
     def close(self) -> None:
         """End the child, and whoever still waits for it."""
@@ -89,6 +92,8 @@ class Parser:
                 else:
                     if not answer.done():
                         answer.set_result(packed)
+                finally:
+                    del answer, question  # see `read`
         finally:
             self._task = None
 

@@ -80,7 +80,10 @@ class ReaderChild:
         if max(size, len(request)) > _KEPT_BYTES:
             os.ftruncate(self._memory, _KEPT_BYTES)
         if isinstance(answer, InvalidArgument):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # Else it would know itself by this frame, and keep the request.
         return answer
 
     def end(self) -> None:
