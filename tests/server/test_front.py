@@ -193,8 +193,10 @@ async def test_answers_that_are_turned_away_are_let_go_of_at_once(kind: Kind) ->
 async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None:
     """A few requests of the largest would fill the memory before the garbage collector comes."""
     kept = bytes(LIMIT)
+    requests: list[bytes] = []
 
     async def refuse(request: bytes, context: Context) -> bytes:
+        requests.append(request)
         held = kept
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
@@ -211,9 +213,11 @@ async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None
             before = sys.getrefcount(kept)
             for _ in range(5):
                 with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
-                    await channel.unary_unary("/t.T/Refuse")(b"")
+                    await channel.unary_unary("/t.T/Refuse")(bytes(LIMIT - 100))
             # The last call's task may be on its way out.
             assert sys.getrefcount(kept) <= before + 3
+            alone = sys.getrefcount(bytes(LIMIT))
+            assert [sys.getrefcount(requests.pop(0)) for _ in range(4)] == [alone] * 4
     finally:
         gc.enable()
         await front.stop(0)

@@ -111,7 +111,10 @@ def _unary(way: _Way, handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]
                 answer = await handler(request, admitted)
             return await way.hold_answer(answer, admitted, context)
 
-        return await way.lead(context, work)
+        try:
+            return await way.lead(context, work)
+        finally:
+            del request  # see `_Way._outcome`: this frame may be kept
 
     return call
 
