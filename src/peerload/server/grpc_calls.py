@@ -114,7 +114,7 @@ def _unary(way: _Way, handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]
         try:
             return await way.lead(context, work)
         finally:
-            del request  # see `_Way._outcome`: this frame may be kept
+            request = b""  # see `_Way._outcome`: this frame may be kept
 
     return call
 
