@@ -313,7 +313,8 @@ class Writes:
                     if await self.heartbeats.store(touch) not in _NO_CHANGE:
                         continue
                     return True
-                said = self._latest(now if meant is None else meant.beat.stamp)
+                # Of two that were taken for mere refreshes, the stamps alone tell which came last.
+                said = self._latest(now) if meant is None else math.floor(meant.beat.stamp - self._doubt_ms)
                 value = with_said_at(with_status(entry.value, status), said)
                 try:
                     written = await self._store.put(key, value, expect=entry.revision, beat=beat)
