@@ -302,7 +302,7 @@ class Writes:
                 elif (
                     self._amends.get(key) is not meant
                     or record.updated_at > meant.beat.stamp
-                    or said_at(entry.value) > meant.beat.stamp - self._doubt_ms
+                    or said_at(entry.value) >= meant.beat.stamp - self._doubt_ms
                 ):
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
@@ -337,8 +337,10 @@ class Writes:
     async def _surely_over(self, said: int) -> None:
         """Return when the store's clock is past `said` by so much that every server, though it knows the time no better than
         this one, puts later what it is asked then. Most writes have taken that long already."""
-        left_ms = said + 3 * self._doubt_ms - self._store.now()
-        if left_ms > 0:
+        doubt_ms = self._doubt_ms
+        # A stamp is of a whole millisecond, and that of `said` must be over. Without doubt the write itself took as long.
+        left_ms = said + 3 * doubt_ms + 1 - self._store.now()
+        if doubt_ms and left_ms > 0:
             await self._clock.sleep(left_ms / 1_000)
 
     async def _written(self, key: str, revision: int) -> None:

@@ -87,7 +87,7 @@ class _Way:
                 call.principal = await self.admission.admit(self._path, call)
                 return await work(call)
         except RpcError as error:
-            return error.with_traceback(None)
+            return error.bare()
         except PeerloadError as error:
             refusal = self.admission.refusal(error)
             if refusal is None:
