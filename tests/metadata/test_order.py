@@ -123,6 +123,21 @@ async def test_a_refresh_in_the_millisecond_of_a_change_does_not_undo_it(anew: b
         assert await pair.ends_as() is Status.READY
 
 
+async def test_of_two_mistakes_the_later_counts() -> None:
+    """Both servers take for a refresh what is none: nobody can tell more than the stamps."""
+    async with Pair(ManualClock(), (0, 0)) as pair:
+        await pair.publishes(0, Status.READY)
+        await pair.clock.advance(5)
+        pair.servers[0].store.hang("watch")
+        await pair.says(1, Status.INITIALIZING)
+        pair.servers[1].store.hang("touch")
+        await pair.says(0, Status.READY)
+        await pair.clock.advance(0.002)
+        await pair.says(1, Status.INITIALIZING)
+        await pair.clock.advance(1)
+        assert await pair.ends_as() is Status.INITIALIZING
+
+
 STATUSES = st.sampled_from([Status.INITIALIZING, Status.READY])
 SAYINGS = st.lists(
     st.tuples(st.booleans(), st.booleans(), STATUSES, st.integers(0, 40), st.booleans()), min_size=1, max_size=6
