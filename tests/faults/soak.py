@@ -4,7 +4,7 @@
 - The server's memory stays below a bound.
 - Afterwards everything that was published is listed, alive, and can be fetched, and connections and threads are what they were.
 
-How long those who behave wait is measured too, first without the others and then with them. That is judged only in a run that
+How long those who behave wait is measured too, by turns without the others and with them. That is judged only in a run that
 lasts: on a machine that does other things besides, a minute's times say nothing.
 """
 
@@ -45,13 +45,17 @@ _MODEL: Final = "org/soak"
 _TOPOLOGY: Final = {"rack": "r" * 1000, "host": "h" * 1000}
 _HEARTBEAT: Final = 60.0
 _PACE: Final = 0.02
+_TURN: Final = 300.0
+"""Seconds of a turn, of which the first fifth is quiet: what else the machine does is then the same for both."""
+_CALM: Final = 5.0
+"""Seconds after a turn until what the others left has been cleared away."""
 _ROOM: Final = 20
 """Connections and threads that a server may have more afterwards than before."""
 
 
 @dataclass
 class Soak:
-    """One run of `seconds`, of which the first fifth is quiet. `folder` takes the store."""
+    """One run of `seconds`, of which a fifth is quiet. `folder` takes the store."""
 
     seconds: float
     seed: int
@@ -89,12 +93,19 @@ class Soak:
             self._server = server
             self._publish_all()
             with self._behaving():
-                self._pass(self.seconds / 5)
-                before = process.num_fds(), process.num_threads()
-                with self._misbehaving():
-                    self._phase = "abused"
-                    self._pass(self.seconds * 4 / 5)
-                self._phase = "after"
+                before: tuple[int, int] | None = None
+                turns = max(1, round(self.seconds / _TURN))
+                for turn in range(turns):
+                    self._phase = "quiet"
+                    self._pass(self.seconds / turns / 5)
+                    before = before or (process.num_fds(), process.num_threads())
+                    with self._misbehaving(self.seed + turn):
+                        self._phase = "abused"
+                        self._pass(self.seconds / turns * 4 / 5)
+                    self._phase = "after"
+                    if turn + 1 < turns:
+                        self._pass(_CALM)
+                assert before is not None
                 self._judge_after(process, *before)
             if server.running:
                 self._judge_sources()
@@ -227,13 +238,13 @@ class Soak:
     # Those who do not.
 
     @contextmanager
-    def _misbehaving(self) -> Iterator[None]:
+    def _misbehaving(self, seed: int) -> Iterator[None]:
         command = [
             sys.executable,
             "-m",
             "tests.faults.abuse",
             self._server.address,
-            str(self.seed),
+            str(seed),
             TOKENS["bob"],
             *self.kinds,
         ]
