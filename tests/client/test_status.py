@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from peerload.client.status import to_error
+from peerload.client.status import NotReached, to_error
 from peerload.errors import LimitExceeded, Unavailable
 from peerload.server.admission import Admission, Places
 from peerload.server.limits import Limits
@@ -54,3 +54,12 @@ def test_what_is_too_large_for_ever_is_bad_input() -> None:
     assert isinstance(bad, LimitExceeded)
     assert bad.limit == MEBIBYTE
     assert "--limit-message-bytes" in str(bad)
+
+
+def test_what_a_server_says_of_its_store_is_not_said_of_the_server() -> None:
+    """gRPC says of a server that is away what servers say of their stores."""
+    for said in ("nobody listens there (connection refused)", "Connection reset by peer", "a failed lookup"):
+        answered = to_error(grpc.StatusCode.UNAVAILABLE, said, "server:1", "/a/B", "5f00aa")
+        assert type(answered) is Unavailable
+        assert str(answered) == f"the server at server:1 is not available: {said}"
+        assert isinstance(to_error(grpc.StatusCode.UNAVAILABLE, said, "server:1", "/a/B"), NotReached)

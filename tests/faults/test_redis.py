@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from typing import TypeAlias
 
 import pytest
 
+from peerload import AsyncClient, ClientSettings
+from peerload.client import PullProgress
+from peerload.errors import Unavailable
 from peerload.wire import p2p_pb2
 from tests.support.asking import answered, heartbeat, listed, refusal
 from tests.support.live import LiveServer, Rpc, eventually, publication, ready
@@ -100,6 +104,33 @@ def test_a_redis_that_comes_back_empty(tmp_path: Path) -> None:
         assert rpc.publish(publication()).success
         assert listed(rpc) == {"w0"}
         assert rpc.update(heartbeat(source)).success
+
+
+async def test_a_pull_whose_manifest_no_server_can_read_ends(redis: RedisProcess, server: LiveServer) -> None:
+    """Sources are listed from memory for as long as a heartbeat counts; what one of them published is in Redis alone."""
+    told: list[PullProgress] = []
+    quick = ClientSettings(patience=0.5, retry_delay=0.05, tries=2, outage_patience=0.5, call_timeout=2.0)
+    with LiveServer(redis.url) as other:
+        async with (
+            AsyncClient(other.start().address, host="127.0.0.1") as publisher,
+            AsyncClient(server.address, settings=quick) as reader,
+            publisher.publish({"a": b"weights"}, model="org/model"),
+        ):
+            await asyncio.to_thread(eventually, lambda: len(listed_by(server)) == 1)
+            redis.kill()
+            with pytest.raises(Unavailable) as error:
+                await reader.pull("org/model", progress=told.append)
+            redis.start()
+    assert f"the server at {server.address} is not available: Redis at" in str(error.value)
+    assert "connection refused" in str(error.value)
+    waits = [step.reason for step in told if step.phase == "waiting"]
+    assert len(waits) == 1, "who waits is told so, once"
+    assert "connection refused" in waits[0]
+
+
+def listed_by(server: LiveServer) -> set[str]:
+    with Rpc(server.address) as rpc:
+        return listed(rpc)
 
 
 def test_a_server_starts_when_redis_is_there(tmp_path: Path) -> None:

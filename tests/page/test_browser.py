@@ -281,6 +281,39 @@ async def test_a_rank_that_is_missing_is_seen(server: Server, browser: Browser) 
         await expect(page.locator("#worker-list .spacer .rank").nth(13)).to_have_text("5 / 8")
 
 
+async def test_no_lane_is_lower_than_its_rows(server: Server, browser: Browser) -> None:
+    """Gaps between replicas push some of them into rows of their own."""
+    async with opened(browser, server.ui_address, viewport=DESKTOP) as page:
+        over = await page.evaluate("""async () => {
+            const { arrange } = await import(new URL("lanes.js", document.querySelector("script[src]").src));
+            const over = [];
+            for (let replicas = 1; replicas <= 90; replicas += 1) {
+                const nodes = [];
+                for (let at = 0; at < 8 * replicas; at += 1) {
+                    const worker = { world: 8, rank: at % 8, source: "s", replica: `r${(at - at % 8) / 8}`, worker: `${at}` };
+                    nodes.push({ depth: 0, place: `${at}`, worker });
+                }
+                const lane = { nodes };
+                arrange([lane], { width: 898, height: 440, hidden: 0 });
+                const foot = Math.max(...nodes.map((node) => node.toY + node.toSize / 2));
+                if (foot > lane.top + lane.height) over.push(replicas);
+            }
+            return over;
+        }""")
+    assert over == []
+
+
+async def test_the_dead_hold_nothing(server: Server, browser: Browser) -> None:
+    population = Population(server, [("org/model", 3)], items=1, size=100_000_000)
+    await population.publish()
+    async with opened(browser, server.ui_address, viewport=DESKTOP) as page:
+        await expect(page.locator("#stats .held .num")).to_have_text("300 MB")
+        await server.backend.update_status(*_parts(population.keys[0]), Status.STALE)
+        await expect(page.locator("#stats .held .num")).to_have_text("200 MB")
+        await page.keyboard.press("3")
+        await expect(page.locator("#transfer-count")).to_have_text("0 reads under way, 0 ended lately")
+
+
 async def test_a_server_that_comes_back_is_looked_at_anew(browser: Browser) -> None:
     port = free_port()
     lost = ("Failed to load resource", "net::ERR")
@@ -291,7 +324,14 @@ async def test_a_server_that_comes_back_is_looked_at_anew(browser: Browser) -> N
             page = await stack.enter_async_context(opened(browser, server.ui_address, expected=lost, viewport=PHONE))
             await expect(page.locator("#models .spacer .name")).to_have_text(["org/before"])
         await expect(page.locator("#link")).to_have_text("reconnecting")
-        await expect(page.locator("#notice")).to_contain_text("What is shown is as it was")
+        await expect(page.locator("#notice")).to_have_text(
+            "The connection to the server is lost (it cannot be reached). What is shown is as it was."
+        )
+        await page.keyboard.press("4")
+        await expect(page.locator("#server .verdict")).to_have_text(
+            ["Not reached: what is below is as it was", "Not known"]
+        )
+        await page.keyboard.press("1")
         async with serving(**where) as server:
             await Population(server, [("org/after", 2)]).publish()
             await expect(page.locator("#models .spacer .row:not([hidden]) .name")).to_have_text(["org/after"])

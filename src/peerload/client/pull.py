@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -74,6 +75,8 @@ class Pull:
         self._failures: dict[SourceKey, int] = {}
         self._busy: set[SourceKey] = set()
         self._busy_since: float | None = None
+        self._outage: Unavailable | None = None
+        """What kept the round that was tried last from asking the server."""
         self._reads = Reads(context, target, self._tell)
         self._manifests = Manifests(context.connection, context.agents, context.executor)
         self._wait_until = 0.0
@@ -94,7 +97,7 @@ class Pull:
 
         Raises `NoSource`, `Ambiguous`, `PullFailed`, `DeadlineExceeded`, `Unavailable`, and what the target raises.
         """
-        with tracing.span("peerload.pull", {"peerload.wanted": str(self._wanted.selector)}) as span:
+        with tracing.span("peerload.pull", {"peerload.wanted": str(self._wanted)}) as span:
             report = await self._run()
             span.set_attribute("peerload.bytes", report.bytes_moved)
             span.set_attribute("peerload.attempts", len(report.attempts))
@@ -112,7 +115,7 @@ class Pull:
         except TimeoutError:
             if not limit.expired():
                 raise
-            text = f"the pull of {self._wanted.selector} was not done within {self._timeout:g} s"
+            text = f"the pull of {self._wanted} was not done within {self._timeout:g} s"
             raise DeadlineExceeded(self._with_attempts(text)) from None
         return summarize(self._target.slots, self._attempts, seconds=loop.time() - begun, waited=begun - start)
 
@@ -130,7 +133,7 @@ class Pull:
                 raise
         if self._left() > 0 and (sources := await self._search.appear(self._left())):
             return sources
-        text = f"nobody has {self._wanted.selector}"
+        text = f"nobody has {self._wanted}"
         if self._wait:
             text += f"; waited {self._wait:g} s"
         if self._attempts:
@@ -144,6 +147,7 @@ class Pull:
         outage_since: float | None = None
         while True:
             before = self._reads.verified
+            self._outage = None
             if await self._round(sources, deadline):
                 return
             if self._reads.verified > before:
@@ -152,17 +156,23 @@ class Pull:
                 delay = context.settings.retry_delay
             await asyncio.sleep(delay * context.rng.uniform(0.5, 1.0))
             delay = min(delay * 2, _MAX_DELAY_S)
+            # Sources whose manifests are here can be read without the server.
+            readable = [source for source in sources if source.key in self._manifests and self._worth(source)]
             try:
                 sources = await self._again()
-                outage_since = None
             except Unavailable as error:
-                now = asyncio.get_running_loop().time()
-                outage_since = now if outage_since is None else outage_since
-                # Sources whose manifests are here can be read without the server.
-                sources = [source for source in sources if source.key in self._manifests and self._worth(source)]
-                patience = max(outage_since + context.settings.outage_patience, self._wait_until)
-                if not sources and now >= patience:
-                    raise Unavailable(self._with_attempts(str(error))) from error
+                sources, self._outage = readable, error
+            # A server whose store is away may go on listing sources for a while, and give nobody's manifest.
+            if self._outage is None:
+                outage_since = None
+                continue
+            now = asyncio.get_running_loop().time()
+            if outage_since is None:
+                outage_since = now
+                self._tell(PullProgress("waiting", reason=str(self._outage)))
+            patience = max(outage_since + context.settings.outage_patience, self._wait_until)
+            if not readable and now >= patience:
+                raise Unavailable(self._with_attempts(str(self._outage))) from self._outage
 
     async def _round(self, sources: list[SourceInfo], deadline: float) -> bool:
         """Try each source once; whether the target is whole."""
@@ -177,7 +187,7 @@ class Pull:
                 if await self._try(source, deadline):
                     return True
             except Unavailable as error:
-                away = True
+                away, self._outage = True, error
                 self._note(Attempt(source, "", str(error)))
         return False
 
@@ -191,7 +201,7 @@ class Pull:
             if not sources and self._left() > 0:
                 sources = await self._search.appear(self._left())
         if not sources:
-            raise PullFailed(f"no source of {self._wanted.selector} could give it", self._lines())
+            raise PullFailed(f"no source of {self._wanted} could give it", self._lines())
         return sources
 
     def _worth(self, source: SourceInfo) -> bool:
@@ -272,7 +282,9 @@ class Pull:
             self._attempts.append(attempt)
 
     def _lines(self) -> list[str]:
-        return [str(attempt) for attempt in self._attempts]
+        """The attempts; those that differ in nothing are told once, with how many they were."""
+        times = Counter(str(attempt) for attempt in self._attempts)
+        return [line if count == 1 else f"{line} ({count} times)" for line, count in times.items()]
 
     def _with_attempts(self, text: str) -> str:
         return "\n".join([text, *(f"  - {line}" for line in self._lines())])

@@ -140,7 +140,8 @@ class Registration:
             async with asyncio.timeout(seconds):
                 await self._connection.withdraw(request)
         except (Unavailable, NotFound, TimeoutError) as error:
-            _log.warning("%s could not be withdrawn, and will run out by itself: %s", self.key.encode(), error)
+            reason = str(error) or f"no answer within {seconds:g} s"
+            _log.warning("%s could not be withdrawn, and will run out by itself: %s", self.key.encode(), reason)
 
     def enter(self, state: SourceState, reason: str = "") -> None:
         """Be in a state, and tell of it."""

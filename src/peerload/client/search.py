@@ -46,6 +46,12 @@ class Wanted:
     commits: bool = False
     """Sources of one commit have the same files, as far as they have them: those that have the most decide."""
 
+    def __str__(self) -> str:
+        """For messages to people: what is asked for, in words."""
+        return (
+            f"{self.selector}, with a content that begins with {self.content!r}" if self.content else str(self.selector)
+        )
+
 
 async def find(connection: Connection, selector: Selector) -> list[SourceInfo]:
     """The sources that a selector lets through, now."""
@@ -203,7 +209,7 @@ class Search:
             revisions = {source.revision for members in groups.values() for source in members}
             if not (wanted.commits and len(revisions) == 1 and is_commit(revisions.pop())):
                 raise Ambiguous(
-                    f"sources of {wanted.selector} hold different weights; say which",
+                    f"sources of {wanted} hold different weights; say which",
                     [_describe(members) for members in groups.values()],
                 )
         return max(groups, key=lambda group: (groups[group][0].total_size, groups[group][0].item_count, group))

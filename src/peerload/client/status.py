@@ -22,7 +22,8 @@ _NOT_REACHED: Final = (
     "connection reset",
     "stream removed",
 )
-"""What gRPC itself says of a server that could not be reached, or was lost; anything else is the server's own word."""
+"""What gRPC itself says of a server that could not be reached, or was lost. A server may use the same words of its store:
+then its answer has a request id."""
 
 
 _STOPPING: Final = "the server is stopping"
@@ -89,7 +90,8 @@ def to_error(
     code: grpc.StatusCode, message: str, address: str, method: str, request_id: str = ""
 ) -> errors.PeerloadError:
     """The exception that tells of a call's status. `address` and `method` are named where the text alone would not
-    say who did not answer what; `request_id`, by which the server's log knows the call, where only that tells more."""
+    say who did not answer what; `request_id`, by which the server's log knows the call, where only that tells more. Without one
+    it was no server of ours that answered."""
     make = _ERRORS.get(code)
     if make is None:
         text = f"the server at {address} answered {code.name} to {method}: {message}"
@@ -101,7 +103,7 @@ def to_error(
     if make is errors.DeadlineExceeded:
         return make(f"the server at {address} did not answer {method.rpartition('/')[2]} in time")
     if make is errors.Unavailable:
-        if not message or any(sign in message.lower() for sign in _NOT_REACHED):
+        if not message or (not request_id and any(sign in message.lower() for sign in _NOT_REACHED)):
             cause = _last_cause(message) or "the connection broke"
             return NotReached(f"no server answers at {address}: {cause}", refused=cause == "connection refused")
         if message == _STOPPING:

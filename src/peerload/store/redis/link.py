@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import select
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
@@ -28,6 +30,7 @@ Command: TypeAlias = tuple[str | bytes | int, ...]
 Replies: TypeAlias = list[Any]
 
 _MORE: Final = object()
+_NOT_CONNECTED: Final = re.compile(r"\[Errno (\d+)\] Connect call failed")
 
 
 class Link(asyncio.Protocol):
@@ -148,4 +151,7 @@ async def connect(address: Address, credentials: Credentials, *, db: int = 0, tl
 
 
 def _words(error: Exception) -> str:
+    # A name may lead to several addresses; asyncio tells how each failed, in words of its own.
+    if refused := dict.fromkeys(_NOT_CONNECTED.findall(str(error))):
+        return " and ".join(os.strerror(int(number)).lower() for number in refused)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

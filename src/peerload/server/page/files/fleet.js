@@ -78,7 +78,8 @@ export class Fleet {
       if (worker.status === 2) model.ready += 1;
       else if (worker.status === 3) model.stale += 1;
       else model.initializing += 1;
-      model.bytes += worker.bytes ?? 0;
+      // The dead hold nothing.
+      if (worker.status !== 3) model.bytes += worker.bytes ?? 0;
       model.largest = Math.max(model.largest, worker.bytes ?? 0);
       if (worker.status !== 3) model.oldest = Math.min(model.oldest, worker.beat);
       if (worker.load >= 0) {

@@ -42,8 +42,8 @@ export function arrange(lanes, { width, height, hidden }) {
   const space = height - (hidden ? 28 : 8);
   const room = width - 2 * EDGE;
   const need = (lane, size) => {
-    const cells = lane.cells.reduce((sum, group) => sum + group.length + (group.length > 1 ? GAP : 0), 0) || lane.nodes.length;
-    const flat = Math.ceil(cells / Math.max(1, Math.floor(room / size) - (cells > lane.nodes.length ? 2 : 0))) * size;
+    const across = Math.max(1, room / size);
+    const flat = (lane.cells.length ? walk(lane.cells, across) : Math.ceil(lane.nodes.length / Math.floor(across))) * size;
     const deep = lane.columns.length > 1 ? Math.max(flat * 1.6, phone.matches ? 40 : 84) : flat;
     return LABEL + deep + 12;
   };
@@ -62,21 +62,29 @@ export function arrange(lanes, { width, height, hidden }) {
   }
 }
 
-/** Row by row; the ranks of a replica together, with a cross for each that is missing. */
-function fill(lane, size, room) {
-  const across = Math.max(1, room / size);
+/** Row by row; the ranks of a replica together. `put` is told of each dot, and of each rank that is missing, in which column and
+ * row it is. How many rows there are. */
+function walk(cells, across, put = () => {}) {
   let [x, y] = [0, 0];
-  for (const group of lane.cells) {
+  for (const group of cells) {
     if (x && group.length > 1 && group.length <= across && x + group.length > across) [x, y] = [0, y + 1];
     for (const node of group) {
       if (x + 1 > across + 0.01) [x, y] = [0, y + 1];
-      const at = { toX: EDGE + (x + 0.5) * size, toY: lane.top + LABEL + 4 + (y + 0.5) * size, toSize: size };
-      if (node) Object.assign(node, at);
-      else lane.missing.push(at);
+      put(node, x, y);
       x += 1;
     }
     if (group.length > 1) x += GAP;
   }
+  return y + 1;
+}
+
+/** A cross stands for each rank that is missing. */
+function fill(lane, size, room) {
+  walk(lane.cells, Math.max(1, room / size), (node, x, y) => {
+    const at = { toX: EDGE + (x + 0.5) * size, toY: lane.top + LABEL + 4 + (y + 0.5) * size, toSize: size };
+    if (node) Object.assign(node, at);
+    else lane.missing.push(at);
+  });
 }
 
 function spread(lane, room) {

@@ -183,6 +183,7 @@ const told = {
   },
   outage: ({ reason }) => notice(`${reason}. Looking again …`),
   lost({ reason }) {
+    if (health) health = { ...health, unheard: true };
     link("lost", "reconnecting");
     notice(`The connection to the server is lost (${reason}). What is shown is as it was.`);
   },

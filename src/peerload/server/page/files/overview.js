@@ -64,7 +64,7 @@ export class Overview {
     }
     figure("moving", plural(this.flows.moving.size, "read"), rate(this.flows.speed(now)));
     this.figures.moving.value.classList.toggle("moves", this.flows.moving.size > 0);
-    figure("held", bytes(sum("bytes")), "in all workers");
+    figure("held", bytes(sum("bytes")), "in live workers");
     const oldest = Math.min(...models.map((model) => model.oldest));
     const late = Number.isFinite(oldest) ? now - oldest : null;
     figure("oldest", late === null ? "–" : span(late), late === null ? "nobody heartbeats" : `of ${span(this.timeout())} at most`);

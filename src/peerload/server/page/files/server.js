@@ -52,6 +52,11 @@ export class ServerView {
 
   render(health) {
     const set = (name, value) => text(this.values[name], value);
+    if (health.unheard) {
+      verdict(this.state, false, "Not reached: what is below is as it was");
+      verdict(this.store, false, "Not known");
+      return;
+    }
     verdict(this.state, health.serving, health.serving ? "Serving" : `Not serving: ${health.reason}`);
     const well = !health.lost && health.stored && !health.trouble;
     const trouble = health.trouble || (health.lost ? "its feed is silent: what is shown may be out of date" : "heartbeats cannot be stored");

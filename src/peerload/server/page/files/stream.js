@@ -46,12 +46,18 @@ export async function follow(on, signal) {
     } catch (error) {
       if (error instanceof Refused) return error;
       if (signal.aborted) break;
-      on("lost", { reason: error.message });
+      on("lost", { reason: inWords(error) });
     }
     await new Promise((resolve) => setTimeout(resolve, pause * (0.5 + Math.random())));
     pause = Math.min(2 * pause, LONGEST_MS);
   }
   return null;
+}
+
+/** Browsers each have words of their own for a server that is away. */
+function inWords(error) {
+  if (error.name === "AbortError") return `nothing came for ${SILENCE_MS / 1000} s`;
+  return error instanceof TypeError ? "it cannot be reached" : error.message;
 }
 
 async function once(on, signal, heard) {

@@ -1,7 +1,7 @@
 /* Every transfer that is under way, and those that ended of late. */
 
 import { $, attribute, chips, text } from "./dom.js";
-import { brief, bytes, clock, plural, rate, short } from "./format.js";
+import { brief, bytes, clock, count, plural, rate, short } from "./format.js";
 import { Flows } from "./flows.js";
 import { List } from "./list.js";
 
@@ -56,7 +56,7 @@ export class Transfers {
     }[this.choice];
     const moving = [...this.flows.moving.values()].sort((a, b) => b.began - a.began);
     this.rows = [...moving, ...this.flows.ended.toReversed()].filter(wanted);
-    text($("transfer-count"), `${plural(moving.length, "read")} under way, ${plural(this.flows.ended.length, "latest kept", "latest kept")}`);
+    text($("transfer-count"), `${plural(moving.length, "read")} under way, ${count(this.flows.ended.length)} ended lately`);
     this.list.resize(this.rows.length);
   }
 
