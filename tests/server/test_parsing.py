@@ -252,6 +252,17 @@ async def test_who_gives_up_leaves_nothing_waiting(parser: Parser) -> None:
     assert await first == STOCK.of(LARGE)
 
 
+async def test_a_child_that_has_no_memory_left_is_an_outage_for_what_it_was_at_alone(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    much = publication(tensors=50_000).SerializeToString()
+    child.rlimit(psutil.RLIMIT_AS, (child.memory_info().vms + len(much), -1))
+    with pytest.raises(Unavailable, match="try again"):
+        await parser.read(much, STOCK._replace(most_tensors=50_000))
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser) != child
+
+
 async def test_a_child_that_died_idle_is_nobodys_outage(parser: Parser) -> None:
     await parser.read(LARGE, STOCK)
     child = child_of(parser)
