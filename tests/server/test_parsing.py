@@ -24,7 +24,7 @@ from peerload.metadata.publications.packed import Reading
 from peerload.server.services import parsing, reader
 from peerload.server.services.parsing import Parser
 from peerload.server.services.reader import ReaderChild
-from peerload.wire import sources_pb2
+from peerload.wire import p2p_pb2, sources_pb2
 from tests.support.live import LiveServer, Rpc, publication, sqlite_url
 
 STOCK = Reading(v1=False, most_tensors=10_000, hosts=False)
@@ -59,6 +59,20 @@ async def test_small_messages_are_read_at_once(parser: Parser) -> None:
     request = publication(tensors=3).SerializeToString()
     assert await parser.read(request, STOCK) == STOCK.of(request)
     assert parser._child is None
+
+
+async def test_many_tensors_are_many_however_small_they_are(parser: Parser) -> None:
+    tensors = [p2p_pb2.TensorDescriptor(name=f"{number}") for number in range(parsing._MANY + 1)]
+    for most in (parsing._MANY, parsing._MANY + 1):
+        request = publication(tensors=0)
+        request.worker.tensor_source.tensors.extend(tensors[:most])
+        encoded = request.SerializeToString()
+        assert len(encoded) < parsing._LARGE_BYTES
+        assert await parser.read(encoded, STOCK) == STOCK.of(encoded)
+        assert (parser._child is None) == (most == parsing._MANY)
+    for most in (100, parsing._MANY):
+        with pytest.raises(LimitExceeded, match=f"{len(tensors)} tensors, more than {most} "):
+            await parser.read(encoded, STOCK._replace(most_tensors=most))
 
 
 async def test_large_messages_are_read_by_a_child_that_stays(parser: Parser) -> None:
@@ -236,6 +250,17 @@ async def test_who_gives_up_leaves_nothing_waiting(parser: Parser) -> None:
     assert not parser._waiting
     child.resume()
     assert await first == STOCK.of(LARGE)
+
+
+async def test_a_child_that_has_no_memory_left_is_an_outage_for_what_it_was_at_alone(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    much = publication(tensors=50_000).SerializeToString()
+    child.rlimit(psutil.RLIMIT_AS, (child.memory_info().vms + len(much), -1))
+    with pytest.raises(Unavailable, match="try again"):
+        await parser.read(much, STOCK._replace(most_tensors=50_000))
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser) != child
 
 
 async def test_a_child_that_died_idle_is_nobodys_outage(parser: Parser) -> None:

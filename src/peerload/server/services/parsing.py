@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from peerload.errors import Unavailable
+from peerload.errors import LimitExceeded, Unavailable
 from peerload.metadata.publications.packed import Packed, Reading
 from peerload.server.services.reader import ReaderChild, ReaderDied
 
@@ -18,6 +18,9 @@ _log = structlog.get_logger("peerload.server")
 
 _LARGE_BYTES: Final = 128 * 1024
 """Some two thousand tensors, a millisecond's work or two. To have less done elsewhere costs more than it spares."""
+_MANY: Final = 4_000
+"""More tensors than that are never read here, however small they are: a hundred thousand bytes may be sixty thousand, and
+nobody else would have a turn for a tenth of a second. No other limit is that number."""
 _MAX_WAITING_BYTES: Final = 512 * 1024 * 1024
 """Beyond this much, callers are told to come again: a flood of large messages must not fill the memory."""
 _ALONE_SECONDS: Final = 300.0
@@ -30,8 +33,8 @@ class _Question(NamedTuple):
 
 
 class Parser:
-    """Reads publications for one event loop: small ones at once, large ones one after the other in a child process, which is
-    started for the first of them. A thread would hold the interpreter while it looks at tens of thousands of names."""
+    """Reads publications for one event loop: small ones at once, those that are large or have many tensors one after the
+    other in a child process, which is started for the first of them. A thread would hold the interpreter while it looks at tens of thousands of names."""
 
     def __init__(self) -> None:
         self._waiting_bytes = 0
@@ -47,7 +50,12 @@ class Parser:
         has died of it, perhaps."""
         size = len(request)
         if size < _LARGE_BYTES:
-            return reading.of(request)
+            here = reading._replace(most_tensors=min(reading.most_tensors, _MANY))
+            try:
+                return here.of(request)
+            except LimitExceeded as error:
+                if here == reading or error.limit != _MANY:
+                    raise
         if self._waiting_bytes + size > _MAX_WAITING_BYTES:
             raise Unavailable(f"{self._waiting_bytes} bytes of large messages are waiting to be read; try again")
         answer: asyncio.Future[Packed] = asyncio.get_running_loop().create_future()
