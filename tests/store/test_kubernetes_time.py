@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import math
 import random
@@ -182,3 +183,33 @@ async def test_it_is_known_to_a_few_milliseconds_before_it_is_used(ahead_ms: flo
         before = asked
         await time.learn(ask)
         assert asked == before, "what is known is not learned again"
+
+
+@pytest.mark.parametrize("drift", [-DRIFT, 0.0, DRIFT])
+async def test_it_is_kept_exact_by_few_questions(drift: float) -> None:
+    clock = ManualClock()
+    server = ApiServer(clock, ahead_ms=345.6, drift=drift)
+    time = KubeTime(clock)
+    chance = random.Random(3)
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        server.answer(time, chance.uniform(0.001, 0.004), chance.uniform(0.001, 0.004))
+
+    server.answer(time, 0.002, 0.002)
+    keeping = asyncio.ensure_future(time.keep(ask))
+    await clock.advance(30)
+    low, high = time.bounds_ms
+    assert high - low < 20
+    assert asked < 31
+    before = asked
+    await clock.advance(600)
+    low, high = time.bounds_ms
+    assert low - 1 <= server.ahead_of(clock) <= high + 1
+    assert time.doubt_ms < 15
+    assert abs(time.now() - server.time_ms(clock.monotonic())) <= time.doubt_ms + 1
+    assert asked - before < 300
+    keeping.cancel()
+    await asyncio.wait([keeping])

@@ -9,13 +9,13 @@ import structlog
 
 from peerload.clock import Clock
 
-__all__ = ["SKEW_WARNED_MS", "Measured", "ServerTime"]
+__all__ = ["DRIFT", "SKEW_WARNED_MS", "Measured", "ServerTime"]
 
 SKEW_WARNED_MS: Final = 5_000
 """A difference beyond this is warned of."""
 _SLEW: Final = 0.0005
 """By how much faster or slower than monotonic time the clock may run to come closer to the server's."""
-_DRIFT: Final = 0.0002
+DRIFT: Final = 0.0002
 """By how much faster or slower than monotonic time the server's own clock runs at most, where both are kept right."""
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -29,16 +29,18 @@ class Measured(NamedTuple):
 
 
 class ServerTime:
-    """Milliseconds since 1970, which never go back. `server` is what people call it ("Redis").
+    """Milliseconds since 1970, which never go back. `server` is what people call it ("Redis"). No doubt is told that is smaller
+    than `common_doubt_ms`, which is what most who ask that server have: they are to know the time alike.
 
     A small difference from the server's clock is made up little by little. If the server's clock is far ahead (this host was
     suspended, or another process with another clock has taken over) it is followed at once, as after a silence; if it is
     far behind, it is not.
     """
 
-    def __init__(self, clock: Clock, server: str) -> None:
+    def __init__(self, clock: Clock, server: str, *, common_doubt_ms: float = 0.0) -> None:
         self._clock = clock
         self._server = server
+        self._common_doubt_ms = common_doubt_ms
         self._base_ms = clock.wall_ms() - clock.monotonic() * 1_000.0
         self._measured_at = clock.monotonic()
         # What it has shown: it stands still where it is set back.
@@ -50,7 +52,10 @@ class ServerTime:
     @property
     def doubt_ms(self) -> float:
         """By how much `now` may be off from the server's clock."""
-        return self._doubt_ms + (self._clock.monotonic() - self._measured_at) * 1_000.0 * _DRIFT
+        return max(self._common_doubt_ms, self._known_to_ms())
+
+    def _known_to_ms(self) -> float:
+        return self._doubt_ms + (self._clock.monotonic() - self._measured_at) * 1_000.0 * DRIFT
 
     def now(self) -> int:
         """Milliseconds since 1970."""
@@ -73,7 +78,7 @@ class ServerTime:
     def compare(self, measured: Measured) -> None:
         """Take in a later measurement: what it leaves in doubt changes nothing."""
         elapsed = self._clock.monotonic() - self._measured_at
-        doubt_ms = self.doubt_ms
+        doubt_ms = self._known_to_ms()
         self._measured_at = self._clock.monotonic()
         own_ms = self._base_ms + self._clock.monotonic() * 1_000.0
         self._shown = self.now()

@@ -14,15 +14,18 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from peerload.clock import Clock
-from peerload.store.servertime import Measured, ServerTime
+from peerload.store.servertime import DRIFT, Measured, ServerTime
 
 __all__ = ["KubeTime"]
 
 _KNOWN_MS: Final = 30.0
+_EXACT_MS: Final = 12.0
+_COMMON_DOUBT_MS: Final = 10.0
+_OFTEN_SECONDS: Final = 0.5
+_SELDOM_SECONDS: Final = 4.0
+"""How soon to ask again at least, beyond `_EXACT_MS` of doubt and within."""
 _PAUSE_SECONDS: Final = 0.01
 _QUESTIONS: Final = 120
-_DRIFT: Final = 0.0005
-"""How much faster or slower than our monotonic time the API server's clock may run, as when its host corrects it."""
 
 
 class KubeTime:
@@ -34,7 +37,7 @@ class KubeTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._time = ServerTime(clock, "the API server")
+        self._time = ServerTime(clock, "the API server", common_doubt_ms=_COMMON_DOUBT_MS)
         self._low_ms, self._high_ms = -math.inf, math.inf
         self._heard_at = -math.inf
         self._learning = False
@@ -73,6 +76,19 @@ class KubeTime:
             if not math.isinf(self._heard_at):
                 self._time.begin(self._measured())
 
+    async def keep(self, ask: Callable[[], Awaitable[object]]) -> None:
+        """Until cancelled, ask whenever an answer tells most: when a second of the API server's ends, as far as is known. Each
+        halves what was open, and so does away with what drift has opened meanwhile."""
+        while True:
+            low, high = self.bounds_ms
+            if math.isinf(high - low):
+                await self._clock.sleep(_OFTEN_SECONDS)
+            else:
+                theirs = self._clock.monotonic() + (low + high) / 2_000.0
+                soonest = theirs + (_SELDOM_SECONDS if high - low <= _EXACT_MS else _OFTEN_SECONDS)
+                await self._clock.sleep(math.ceil(soonest) - theirs)
+            await ask()
+
     def heard(self, before: float, after: float, date: str) -> None:
         """Take in an answer whose header `date` was written between two monotonic times, in seconds."""
         try:
@@ -81,7 +97,7 @@ class KubeTime:
             return
         low, high = written_ms - after * 1_000.0, written_ms + 1_000.0 - before * 1_000.0
         first = math.isinf(self._heard_at)
-        slack = 0.0 if first else max(0.0, after - self._heard_at) * 1_000.0 * _DRIFT
+        slack = 0.0 if first else max(0.0, after - self._heard_at) * 1_000.0 * DRIFT
         self._heard_at = max(self._heard_at, after)
         narrowed = max(low, self._low_ms - slack), min(high, self._high_ms + slack)
         self._low_ms, self._high_ms = narrowed if narrowed[0] <= narrowed[1] else (low, high)

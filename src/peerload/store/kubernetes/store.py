@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from peerload.clock import Clock
-from peerload.errors import Damaged, InvalidArgument, NotFound, Unavailable
+from peerload.errors import Damaged, InvalidArgument, NotFound, PeerloadError, Unavailable
 from peerload.finding import Finding
 from peerload.kubernetes.api import KubeApi
 from peerload.kubernetes.place import KubernetesPlace
@@ -81,7 +82,7 @@ class _Parts:
     heartbeats: Heartbeats
     sweep: Sweep
     wakeups: Wakeups
-    sweeping: asyncio.Task[None]
+    tasks: tuple[asyncio.Task[None], ...]
 
 
 class KubernetesStore:
@@ -132,7 +133,7 @@ class KubernetesStore:
             api.on_date = self._time.heard
             await api.open()
             try:
-                await self._learn_time(api)
+                await self._time.learn(functools.partial(_ask_time, api))
                 self._parts = await self._build(api)
             except NewerLayout as error:
                 await api.close()
@@ -140,13 +141,6 @@ class KubernetesStore:
             except BaseException:
                 await api.close()
                 raise
-
-    async def _learn_time(self, api: KubeApi) -> None:
-        async def ask() -> None:
-            with contextlib.suppress(Forbidden):  # some clusters tell nobody their version, but all tell the time
-                await api.fetch("GET", "/version")
-
-        await self._time.learn(ask)
 
     async def _build(self, api: KubeApi) -> _Parts:
         token = secrets.token_hex(8)
@@ -202,14 +196,18 @@ class KubernetesStore:
             heartbeats=heartbeats,
             sweep=sweep,
             wakeups=wakeups,
-            sweeping=asyncio.create_task(sweep.run(), name="kubernetes sweep"),
+            tasks=(
+                asyncio.create_task(sweep.run(), name="kubernetes sweep"),
+                asyncio.create_task(self._time.keep(functools.partial(_asked_time, api)), name="kubernetes time"),
+            ),
         )
 
     async def close(self) -> None:
         parts, self._parts = self._parts, None
         if parts is None:
             return
-        parts.sweeping.cancel()
+        for task in parts.tasks:
+            task.cancel()
         await parts.reflector.close()
         await parts.api.close()
         await parts.resources.close()
@@ -217,7 +215,7 @@ class KubernetesStore:
         await parts.fence.close()
         await parts.blobs.close()
         await parts.wakeups.stop()
-        await asyncio.wait([parts.sweeping])
+        await asyncio.wait(parts.tasks)
 
     def now(self) -> int:
         return self._time.now()
@@ -338,3 +336,14 @@ class KubernetesStore:
         if self._parts is None:
             raise Unavailable("the store is not open")
         return self._parts
+
+
+async def _ask_time(api: KubeApi) -> None:
+    with contextlib.suppress(Forbidden):  # some clusters tell nobody their version, but all tell the time
+        await api.fetch("GET", "/version")
+
+
+async def _asked_time(api: KubeApi) -> None:
+    """The same for what goes on by itself: of trouble tell the calls that matter."""
+    with contextlib.suppress(PeerloadError):
+        await _ask_time(api)

@@ -60,6 +60,7 @@ _REPLICAS_MS: Final = 1_000
 _MEASURE_SECONDS: Final = 2.0
 _MEASUREMENTS: Final = 10
 _EXACT_MS: Final = 0.2
+_COMMON_DOUBT_MS: Final = 1.0
 _OLD_SECONDS: Final = 0.5
 _BLOB_SECONDS: Final = 30.0
 _TOUCHES: Final = {"a": Touched.APPLIED, "o": Touched.OLDER, "m": Touched.MISSING, "c": Touched.CHANGED}
@@ -90,7 +91,7 @@ class RedisStore:
         self._keys = Keys(self._place)
         self._reading = Reading(self._place)
         self._clock = clock
-        self._time = ServerTime(clock, "Redis")
+        self._time = ServerTime(clock, "Redis", common_doubt_ms=_COMMON_DOUBT_MS)
         self._parts: _Parts | None = None
         self._opening = asyncio.Lock()
         # The latest revision seen anywhere: a primary that has lost some must not use them again.
