@@ -50,6 +50,7 @@ EVERYTHING = {
     "listenHost": "[::]",
     "service": {"type": "LoadBalancer", "port": 80, "annotations": {"example.com/a": "b"}},
     "metrics": {"port": 9999},
+    "ui": {"enabled": True, "port": 8888},
     "serviceAccount": {"name": "special", "annotations": {"example.com/role": "x"}},
     "resources": {"requests": {"cpu": 2, "memory": "1Gi"}, "limits": None},
     "podDisruptionBudget": {"maxUnavailable": "40%"},

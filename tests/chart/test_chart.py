@@ -249,13 +249,14 @@ def test_it_is_given_time_to_stop(case: str) -> None:
         ),
         ("redis", {"store": "redis://:***@redis:6379/1?min_replicas=1", "drain_delay": 5}),
         ("kept secret", {"store": "redis://mine/?namespace=REDIS_URL", "log_format": "json"}),
-        ("bare", {"metrics": "off", "probe": True}),
+        ("bare", {"metrics": "off", "ui": "off", "probe": True}),
         (
             "everything",
             {
                 "store": "kubernetes:inference?instance=second",
                 "listen": "[::]:8001",
                 "metrics": "[::]:9401",
+                "ui": "127.0.0.1:8888",
                 "tls_cert": "/etc/peerload/tls/tls.crt",
                 "tls_key": "/etc/peerload/tls/tls.key",
                 "tls_client_ca": "/etc/peerload/tls/ca.crt",
@@ -310,6 +311,7 @@ def test_the_program_reads_its_settings(case: str, wanted: dict[str, Any], monke
         ({"tls": {"clientCertificates": True}}, "/tls/existingSecret"),
         ({"tls": {"existingSecret": "a"}, "metrics": {"enabled": False}}, "/metrics/enabled"),
         ({"service": {"port": 70000}}, "/service/port"),
+        ({"ui": {"enabled": True, "port": 9401}}, "/ui/port"),
         ({"networkPolicy": {"from": []}}, "/networkPolicy/from"),
         ({"networkPolicy": {"from": None}}, "from"),
         ({"podDisruptionBudget": {"maxUnavailable": "150%"}}, "/podDisruptionBudget/maxUnavailable"),

@@ -286,6 +286,22 @@ def test_a_killed_owner_leaves_no_process(tmp_path: Path) -> None:
     until(lambda: all(gone(each.pid) for each in family), "every process of a killed owner being gone")
 
 
+def test_nothing_is_imported_from_the_working_directory(tmp_path: Path) -> None:
+    """It may be somebody else's model that is to be shared."""
+    (tmp_path / "socket.py").write_text("raise SystemExit('not this one')")
+    command = [sys.executable, "-P", "-m", "tests.engines.made_up", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        try:
+            assert json.loads(owner.stdout.readline()) == []
+            assert owner.stdout.readline() == "ready\n"
+        finally:
+            owner.kill()
+
+
 def test_a_killed_fork_server_is_replaced(pair: Callable[..., Pair]) -> None:
     both = pair()
     assert both.read().state is JobState.DONE

@@ -24,15 +24,16 @@ T = TypeVar("T")
 
 
 class Skewed(FaultyStore):
-    """A server's store of which that server knows the time to within `DOUBT_MS`."""
+    """A server's store of which that server knows the time to within `doubt`, milliseconds."""
 
-    def __init__(self, store: MemoryStore, ahead_ms: int) -> None:
+    def __init__(self, store: MemoryStore, ahead_ms: int, doubt: float) -> None:
         super().__init__(store)
         self.ahead_ms = ahead_ms
+        self.doubt = doubt
 
     @property
     def doubt_ms(self) -> float:
-        return DOUBT_MS
+        return self.doubt
 
     def now(self) -> int:
         return super().now() + self.ahead_ms
@@ -41,11 +42,11 @@ class Skewed(FaultyStore):
 class Pair:
     """A worker, and two servers over one store."""
 
-    def __init__(self, clock: ManualClock, ahead_ms: tuple[int, int]) -> None:
+    def __init__(self, clock: ManualClock, ahead_ms: tuple[int, int], doubt: float = DOUBT_MS) -> None:
         self.clock = clock
         self.memory = MemoryStore(clock)
         self.servers = tuple(
-            FakeMetadataBackend(store=Skewed(self.memory, ahead), clock=self.clock) for ahead in ahead_ms
+            FakeMetadataBackend(store=Skewed(self.memory, ahead, doubt), clock=self.clock) for ahead in ahead_ms
         )
 
     async def __aenter__(self) -> Pair:
@@ -108,6 +109,33 @@ async def test_a_refresh_after_a_change_counts(ahead_ms: tuple[int, int], anew: 
         await (pair.publishes if anew else pair.says)(1, Status.INITIALIZING)
         await pair.says(0, Status.READY)
         assert await pair.ends_as() is Status.READY
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["published anew", "another status"])
+async def test_a_refresh_in_the_millisecond_of_a_change_does_not_undo_it(anew: bool) -> None:
+    """Where all are on one host there is no doubt, and stamps are of whole milliseconds all the same."""
+    async with Pair(ManualClock(), (0, 0), doubt=0.0) as pair:
+        await pair.publishes(0, Status.INITIALIZING)
+        await pair.clock.advance(5)
+        pair.servers[0].store.hang("watch", "touch")
+        await pair.says(0, Status.INITIALIZING)  # answered at once
+        await (pair.publishes if anew else pair.says)(1, Status.READY)
+        assert await pair.ends_as() is Status.READY
+
+
+async def test_of_two_mistakes_the_later_counts() -> None:
+    """Both servers take for a refresh what is none: nobody can tell more than the stamps."""
+    async with Pair(ManualClock(), (0, 0)) as pair:
+        await pair.publishes(0, Status.READY)
+        await pair.clock.advance(5)
+        pair.servers[0].store.hang("watch")
+        await pair.says(1, Status.INITIALIZING)
+        pair.servers[1].store.hang("touch")
+        await pair.says(0, Status.READY)
+        await pair.clock.advance(0.002)
+        await pair.says(1, Status.INITIALIZING)
+        await pair.clock.advance(1)
+        assert await pair.ends_as() is Status.INITIALIZING
 
 
 STATUSES = st.sampled_from([Status.INITIALIZING, Status.READY])

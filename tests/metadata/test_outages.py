@@ -50,6 +50,27 @@ async def test_a_fresh_store_is_empty_at_once(backend: FakeMetadataBackend) -> N
     assert await answered(backend, backend.list_sources()) == (0.0, [])
 
 
+@pytest.mark.parametrize("verb", ["put", "touch"])
+async def test_a_server_that_starts_knows_that_it_was_not_there(
+    backend: FakeMetadataBackend, verb: Literal["put", "touch"]
+) -> None:
+    """Before the store does, which it tells as soon as it can: what it could not hear meanwhile has not run out."""
+    await backend.publish(publication())
+    await backend.clock.advance(88)
+    await backend.close()
+    await backend.clock.advance(4)
+    backend.store.hang(verb)
+    async with FakeMetadataBackend(store=backend.store, clock=backend.clock) as again:
+        [before] = await again.select(Query())
+        backend.store.heal()
+        await again.clock.advance(1)
+        [after] = await again.select(Query())
+        assert (before.status, after.status) == (Status.READY, Status.READY)
+        await again.clock.advance(2)
+        [later] = await again.select(Query())
+        assert later.status is Status.STALE
+
+
 @pytest.mark.parametrize("down", [1.0, 60.0, 600.0, 86_400.0])
 async def test_sources_survive_while_the_server_is_down(backend: FakeMetadataBackend, down: float) -> None:
     await backend.publish(publication())

@@ -204,6 +204,7 @@ async def test_a_stranger_does_not_undo_what_a_heartbeat_meant(
     await backend.settle()
     late.store.hang("watch")
     assert await update(backend, ALICE, Status.STALE)
+    await backend.clock.advance(0.001)
     assert await update(late, ALICE)  # taken for a refresh; it means READY
     with pytest.raises(NotAllowed):
         await update(late, BOB, Status.STALE)

@@ -269,6 +269,24 @@ async def test_one_message_is_one() -> None:
         assert text in trailers[b"grpc-message"]
 
 
+async def test_what_follows_the_message_is_not_gathered() -> None:
+    """A client may go on sending for as long as a request may take."""
+    parts = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal parts
+        parts += 1
+        return {"type": "http.request", "body": prefix(0) + bytes(1000), "more_body": parts < 1000}
+
+    task = asyncio.current_task()
+    assert task is not None
+    timer = Timer(task, None, ADMISSION.limits.timeout_request)
+    with pytest.raises(RpcError, match="more than one message"):
+        await Messages(receive, ADMISSION, None, None, timer).only()
+    timer.stop()
+    assert parts < 5
+
+
 async def test_an_answer_that_is_there_at_once_sets_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, timers = asyncio.get_running_loop(), 0
     call_at = loop.call_at

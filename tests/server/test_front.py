@@ -190,6 +190,72 @@ async def test_answers_that_are_turned_away_are_let_go_of_at_once(kind: Kind) ->
         await front.stop(0)
 
 
+async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None:
+    """A few requests of the largest would fill the memory before the garbage collector comes."""
+    kept = bytes(LIMIT)
+    requests: list[bytes] = []
+
+    async def refuse(request: bytes, context: Context) -> bytes:
+        requests.append(request)
+        held = kept
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        loop.call_soon(answer.set_exception, InvalidArgument("request", f"has {len(held)} bytes"))
+        try:
+            return await answer
+        finally:
+            del answer  # nothing here knows the error
+
+    front = kind(Calls().wrap({"/t.T/Refuse": UnaryMethod(refuse)}))
+    gc.disable()
+    try:
+        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
+            before = sys.getrefcount(kept)
+            for _ in range(5):
+                with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+                    await channel.unary_unary("/t.T/Refuse")(bytes(LIMIT - 100))
+            # The last call's task may be on its way out.
+            assert sys.getrefcount(kept) <= before + 3
+            alone = sys.getrefcount(bytes(LIMIT))
+            assert [sys.getrefcount(requests.pop(0)) for _ in range(4)] == [alone] * 4
+    finally:
+        gc.enable()
+        await front.stop(0)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05], ids=["taken back", "late"])
+async def test_what_an_unanswered_call_held_is_let_go_of_at_once(kind: Kind, timeout: float | None) -> None:
+    kept = bytes(LIMIT)
+    begun = asyncio.Semaphore(0)
+
+    async def wait(request: bytes, context: Context) -> bytes:
+        held = kept
+        begun.release()
+        await asyncio.Event().wait()
+        return held
+
+    calls = Calls()
+    front = kind(calls.wrap({"/t.T/Wait": UnaryMethod(wait)}))
+    gc.disable()
+    try:
+        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
+            before = sys.getrefcount(kept)
+            for _ in range(5):
+                call = channel.unary_unary("/t.T/Wait")(b"", timeout=timeout)
+                await begun.acquire()
+                if timeout is None:
+                    call.cancel()
+                with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+                    await call
+                while calls.in_flight:
+                    await asyncio.sleep(0.001)
+            # The last call's task may be on its way out.
+            assert sys.getrefcount(kept) <= before + 3
+    finally:
+        gc.enable()
+        await front.stop(0)
+
+
 class Closed:
     """A gate that lets nobody in but those who call by one path."""
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
+import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -73,6 +78,26 @@ async def test_errors_come_through(parser: Parser) -> None:
     with pytest.raises(MissingField, match="manifest"):
         record = publication(tensors=5_000)
         await parser.read(sources_pb2.PublishRequest(record=record).SerializeToString(), OURS)
+
+
+async def test_nothing_refused_is_kept(parser: Parser) -> None:
+    """Not even until the garbage collector comes, which may be long: a few of the largest would fill the memory."""
+
+    async def asked() -> None:
+        with pytest.raises(LimitExceeded):
+            await parser.read(LARGE, STOCK._replace(most_tensors=1))
+        await asyncio.sleep(0)  # what has answered is on its way out
+
+    await asked()
+    gc.collect()
+    before = sys.getrefcount(LARGE)
+    gc.disable()
+    try:
+        for _ in range(3):
+            await asked()
+        assert sys.getrefcount(LARGE) == before
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +220,91 @@ async def test_memory_of_the_largest_is_given_back(parser: Parser, monkeypatch: 
     assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
     assert parser._child is not None
     assert os.fstat(parser._child._memory).st_size <= 4096
+
+
+async def test_who_gives_up_leaves_nothing_waiting(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    child.suspend()
+    first = asyncio.create_task(parser.read(LARGE, STOCK))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others)
+    assert not parser._waiting
+    child.resume()
+    assert await first == STOCK.of(LARGE)
+
+
+async def test_a_child_that_died_idle_is_nobodys_outage(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    child = child_of(parser)
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        await asyncio.sleep(0.001)
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser) != child
+
+
+async def test_what_lies_in_the_working_directory_is_not_run(
+    parser: Parser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser).is_running()
+
+
+async def test_a_start_that_fails_is_tried_again_later(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/there/is/no/python")
+        assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert parser._child is None
+    parser._alone_until -= parsing._ALONE_SECONDS
+    assert await parser.read(LARGE, STOCK) == STOCK.of(LARGE)
+    assert child_of(parser).is_running()
+
+
+def descriptors() -> set[int]:
+    return {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+
+
+async def test_a_start_that_fails_leaves_no_descriptor(parser: Parser) -> None:
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 10, hard))
+    held: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        os.close(held.pop())  # one is left, and more are needed
+        with pytest.raises(OSError, match="open files"):
+            await ReaderChild.start()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert descriptors() == before
+
+
+async def test_without_child_and_thread_it_is_an_outage(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/there/is/no/python")
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(Unavailable, match="thread"):
+            await parser.read(LARGE, STOCK)
+
+
+async def test_where_memory_runs_out_it_goes_before_its_owner(parser: Parser) -> None:
+    await parser.read(LARGE, STOCK)
+    assert Path(f"/proc/{child_of(parser).pid}/oom_score_adj").read_text() == "1000\n"
 
 
 async def test_it_ends_with_its_owner() -> None:

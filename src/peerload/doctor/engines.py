@@ -79,7 +79,7 @@ def examine_engine(name: str, *, used: bool, clock: Clock, stop: threading.Event
 def _source(name: str, stop: threading.Event) -> Iterator[tuple[Descriptor, list[str]]]:
     """A source in another process: how to reach it, and the digests of what it serves."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "peerload.doctor.peer", name],
+        [sys.executable, "-P", "-m", "peerload.doctor.peer", name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -15,6 +14,7 @@ from peerload.metadata.confirm import Confirm
 from peerload.metadata.directory.directory import Directory
 from peerload.metadata.directory.held import Held
 from peerload.metadata.heartbeats import Heartbeats
+from peerload.metadata.order import Order
 from peerload.metadata.patience import Patience
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.metadata.publications.packed import Packed
@@ -34,9 +34,6 @@ _RETRY_SECONDS: Final = 1.0
 _SHOWN: Final = 100
 _OVERSLEPT_SECONDS: Final = 0.5
 """Who waited so much longer than it meant to was stopped meanwhile."""
-_DOUBT_MS: Final = 25.0
-"""How much doubt of the time is heeded when what was said at two servers is put in order: a change of status waits for four
-times as much."""
 
 
 class _Amend(NamedTuple):
@@ -74,6 +71,7 @@ class Writes:
         self._confirm = confirm
         self._patience = patience
         self._locks = KeyLocks()
+        self._order = Order(store, clock)
         # What this server wrote and has not seen in the feed: until then the directory is out of date.
         self._unseen: dict[str, int] = {}
         self._amends: dict[str, _Amend] = {}
@@ -241,7 +239,7 @@ class Writes:
             held, now = self._directory.get(key), self._store.now()
             stamp = self.heartbeats.stamp(key, held.stamp if held else 0, now)
             first = held.record.published_at if held else now
-            said = self._latest(now)
+            said = self._order.latest(now)
             value = with_said_at(record._replace(published_at=first, owner=principal.name).to_value(), said)
             if principal.unbounded:
                 written = await self._store.put(key, value, blob=blob, beat=Beat(stamp))
@@ -250,7 +248,7 @@ class Writes:
                 written = await self._put_own(key, known, value, blob, Beat(stamp), principal)
             self._amends.pop(key, None)
             await self._written(key, written.revision)
-        await self._surely_over(said)
+        await self._order.over(said)
 
     async def _put_own(
         self, key: str, known: SourceRecord | None, value: Value, blob: bytes, beat: Beat, principal: Principal
@@ -302,7 +300,7 @@ class Writes:
                 elif (
                     self._amends.get(key) is not meant
                     or record.updated_at > meant.beat.stamp
-                    or said_at(entry.value) > meant.beat.stamp - self._doubt_ms
+                    or said_at(entry.value) >= self._order.earliest(meant.beat.stamp)
                 ):
                     return True  # a later one has said what holds
                 # Made good, a heartbeat is still as old as it is: another server may know of a later one.
@@ -313,7 +311,8 @@ class Writes:
                     if await self.heartbeats.store(touch) not in _NO_CHANGE:
                         continue
                     return True
-                said = self._latest(now if meant is None else meant.beat.stamp)
+                # Of two that were taken for mere refreshes, the stamps alone tell which came last.
+                said = self._order.latest(now) if meant is None else self._order.earliest(meant.beat.stamp)
                 value = with_said_at(with_status(entry.value, status), said)
                 try:
                     written = await self._store.put(key, value, expect=entry.revision, beat=beat)
@@ -321,24 +320,9 @@ class Writes:
                     continue
                 await self._written(key, written.revision)
                 if meant is None:
-                    await self._surely_over(said)
+                    await self._order.over(said)
                 return True
         raise Unavailable("the source is changed by others over and over; try again")
-
-    @property
-    def _doubt_ms(self) -> float:
-        return min(self._store.doubt_ms, _DOUBT_MS)
-
-    def _latest(self, now: int) -> int:
-        """What the store's clock shows at most when this server's shows `now`."""
-        return now + math.ceil(self._doubt_ms)
-
-    async def _surely_over(self, said: int) -> None:
-        """Return when the store's clock is past `said` by so much that every server, though it knows the time no better than
-        this one, puts later what it is asked then. Most writes have taken that long already."""
-        left_ms = said + 3 * self._doubt_ms - self._store.now()
-        if left_ms > 0:
-            await self._clock.sleep(left_ms / 1_000)
 
     async def _written(self, key: str, revision: int) -> None:
         """Wait until the directory knows of a write of this server's, as `_seen` does."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias
 
 from peerload.metadata.principals import Principal
 
@@ -86,6 +86,12 @@ class RpcError(Exception):
         self.code = code
         self.message = message
         self.details = details
+
+    def bare(self) -> Self:
+        """The same, without what led to it and the frames that all of that went through: they know what the call held, its
+        request above all, and may be kept until the garbage collector comes."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 def _fitting(message: str) -> str:

@@ -87,7 +87,7 @@ class _Way:
                 call.principal = await self.admission.admit(self._path, call)
                 return await work(call)
         except RpcError as error:
-            return error.with_traceback(None)
+            return error.bare()
         except PeerloadError as error:
             refusal = self.admission.refusal(error)
             if refusal is None:
@@ -111,7 +111,10 @@ def _unary(way: _Way, handler: Unary) -> Callable[[bytes, Any], Awaitable[bytes]
                 answer = await handler(request, admitted)
             return await way.hold_answer(answer, admitted, context)
 
-        return await way.lead(context, work)
+        try:
+            return await way.lead(context, work)
+        finally:
+            request = b""  # see `_Way._outcome`: this frame may be kept
 
     return call
 

@@ -23,14 +23,15 @@ class HostTime:
     `check` warns of such a step, once for each.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, ahead_ms: float | None = None) -> None:
+        """`ahead_ms`: of monotonic time; if it is not given, what the wall clock is now."""
         self._clock = clock
-        self._base_ms = clock.wall_ms() - clock.monotonic() * 1_000.0
+        self.ahead_ms: Final = clock.wall_ms() - clock.monotonic() * 1_000.0 if ahead_ms is None else ahead_ms
         self._known_step_ms = 0
 
     def now(self) -> int:
         """Milliseconds since 1970."""
-        return round(self._base_ms + self._clock.monotonic() * 1_000.0)
+        return round(self.ahead_ms + self._clock.monotonic() * 1_000.0)
 
     def check(self) -> None:
         """Compare with the host's wall clock; log a warning where it has been stepped since the last warning."""

@@ -168,6 +168,7 @@ class _ForkServer:
         module, environment = recipe
         command = [
             sys.executable,
+            "-P",
             "-m",
             "peerload.engines.child.forkserver",
             module,
@@ -181,7 +182,9 @@ class _ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # Ours, wherever that leads: libraries print.
                 pass_fds=[other.fileno()],
-                env={**os.environ, **dict(environment)},
+                # It imports from where this process does, and not from the working directory: that may be a folder of somebody else's
+                # that is to be shared.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **dict(environment)},
             )
 
         try:

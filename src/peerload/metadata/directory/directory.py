@@ -154,7 +154,9 @@ class Directory:
             _log.warning("the store came back without its data", store=self._store.url)
             if self.on_data_lost is not None:
                 self.on_data_lost()
-        self.synced = True
+        if not self.synced:
+            self.synced = True
+            self.liveness.begin(self._store.now())
         for key in list(self._waiting):
             self._notify(key)
         self.sweep()

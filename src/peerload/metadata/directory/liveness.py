@@ -37,6 +37,7 @@ class Liveness:
         self._timeout = timeout_ms
         self._tolerance = tolerance_ms
         self._episodes: dict[str, Episode] = {}
+        self._begun: Episode | None = None
         self._gaps: list[tuple[int, int]] | None = None
         self._latest = 0
 
@@ -44,6 +45,12 @@ class Liveness:
     def episodes(self) -> dict[str, Episode]:
         """By key."""
         return self._episodes
+
+    def begin(self, now: int) -> None:
+        """This server is there now: so it is known before the store has its episode, and whatever it was asked until then
+        would have to be judged by a silence that may be too short to be an outage."""
+        self._begun = Episode(now, now, 0, 0)
+        self._gaps = None
 
     def put(self, entry: Entry) -> None:
         """Take in an episode's entry; keys of another form are nobody's episode."""
@@ -96,7 +103,8 @@ class Liveness:
         if self._gaps is None:
             gaps: list[tuple[int, int]] = []
             reached: int | None = None
-            for episode in sorted(self._episodes.values()):
+            own = () if self._begun is None else (self._begun,)
+            for episode in sorted((*self._episodes.values(), *own)):
                 if reached is None:
                     gaps.append((0, episode.since))
                     reached = episode.until

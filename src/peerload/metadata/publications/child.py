@@ -9,12 +9,14 @@ be pickled. A child is killed at any time, and ends with its owner.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Final
 
 from peerload.errors import InvalidArgument
@@ -37,6 +39,9 @@ def main() -> None:
     """Answer until the owner hangs up."""
     descriptor, memory, owner = map(int, sys.argv[1:])
     die_with(owner)
+    # Where memory runs out, the kernel is to end this one, and not a server that is larger.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     # What a terminal or a supervisor tells all processes is for the owner to act on: calls in flight are to end well.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -115,7 +115,7 @@ class Application:
         try:
             await Waited(self._let_in(route, messages, call), timer.arm)
         except RpcError as error:
-            return error
+            return error.bare()
         except PeerloadError as error:
             refusal = self._admission.refusal(error)
             if refusal is None:

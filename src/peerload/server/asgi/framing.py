@@ -70,7 +70,7 @@ class Messages:
             raise RpcError(Code.INTERNAL, "the request has no message")
         message, held = got
         try:
-            while not self._ended:
+            while not self._ended and not self._buffer:
                 await self._more()
             if self._buffer:
                 raise RpcError(Code.INTERNAL, "the request has more than one message")

@@ -39,7 +39,11 @@ class Waited(Generic[_T]):
 
     def throw(self, error: Any, value: Any = None, trace: Any = None) -> Any:
         """As of a generator."""
-        return self._coroutine.throw(error)
+        try:
+            return self._coroutine.throw(error)
+        finally:
+            # It may come back, knowing this frame: what the call holds would stay until the garbage collector comes.
+            del error, value, trace
 
     def close(self) -> None:
         """As of a generator."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import socket
@@ -58,6 +59,11 @@ class ReaderChild:
         """The process that it is."""
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
     async def read(self, request: bytes, reading: Reading) -> Packed:
         """What `reading.of(request)` returns or raises. Raises `ReaderDied`."""
         try:
@@ -74,7 +80,10 @@ class ReaderChild:
         if max(size, len(request)) > _KEPT_BYTES:
             os.ftruncate(self._memory, _KEPT_BYTES)
         if isinstance(answer, InvalidArgument):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # Else it would know itself by this frame, and keep the request.
         return answer
 
     def end(self) -> None:
@@ -99,21 +108,21 @@ class ReaderChild:
 
 def _spawned() -> tuple[subprocess.Popen[bytes], socket.socket, int]:
     """A process, the way to it, and the memory that is shared with it."""
-    memory = os.memfd_create("peerload-publication", os.MFD_CLOEXEC)
-    control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    control.setblocking(False)
-    fds = (other.fileno(), memory)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "peerload.metadata.publications.child", *map(str, fds), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # Standard output is the server's.
-            pass_fds=fds,
-        )
-    except OSError:
-        control.close()
-        os.close(memory)
-        raise
-    finally:
-        other.close()
+    with contextlib.ExitStack() as undo:
+        memory = os.memfd_create("peerload-publication", os.MFD_CLOEXEC)
+        undo.callback(os.close, memory)
+        control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(control.close)
+        control.setblocking(False)
+        with other:
+            fds = (other.fileno(), memory)
+            module = "peerload.metadata.publications.child"
+            process = subprocess.Popen(
+                # Nothing is imported from the working directory, which may be anybody's.
+                [sys.executable, "-P", "-m", module, *map(str, fds), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # Standard output is the server's.
+                pass_fds=fds,
+            )
+        undo.pop_all()
     return process, control, memory

@@ -37,6 +37,7 @@ from peerload.store.base import (
 )
 from peerload.store.hosttime import HostTime
 from peerload.store.sqlite import queries
+from peerload.store.sqlite.agreement import Agreement
 from peerload.store.sqlite.changes import Change, DeleteChange, PutChange, TouchChange
 from peerload.store.sqlite.examination import existing_folder, look
 from peerload.store.sqlite.home import Home
@@ -71,6 +72,7 @@ class _Parts:
     readers: Readers
     poller: Poller
     wakeups: Wakeups
+    agreement: Agreement
 
 
 class SqliteStore:
@@ -103,17 +105,18 @@ class SqliteStore:
                 return
             home = Home(self._home.path)  # a fresh look at which file it is
             wall_ms = self._clock.wall_ms()
+            ahead_ms = HostTime(self._clock).ahead_ms
             try:
                 async with asyncio.timeout(_OPEN_SECONDS):
-                    await asyncio.to_thread(_prepare, home, wall_ms)
+                    agreement = await asyncio.to_thread(_prepare, home, wall_ms, ahead_ms)
             except TimeoutError as error:
                 raise Unavailable(f"{home.path} could not be opened within {_OPEN_SECONDS:g} s") from error
             self._home = home
-            self._time = HostTime(self._clock)
+            self._time = HostTime(self._clock, agreement.ahead_ms)
             wakeups = Wakeups(self._clock, self._time.check)
             writer = Writer(home, self._clock, self.now, self._keep_ms, wakeups.ring)
             poller = Poller(home, lambda: wakeups.wanted, lambda: writer.written, wakeups.ring)
-            self._parts = _Parts(writer, Readers(home), poller, wakeups)
+            self._parts = _Parts(writer, Readers(home), poller, wakeups, agreement)
 
     async def close(self) -> None:
         parts, self._parts = self._parts, None
@@ -236,10 +239,11 @@ class SqliteStore:
             self._waiting_bytes -= change.size
 
 
-def _prepare(home: Home, wall_ms: int) -> None:
+def _prepare(home: Home, wall_ms: int, ahead_ms: float) -> Agreement:
     home.prepare()
     prepare(home.path, wall_ms)
     home.settle()
+    return Agreement(home.path, ahead_ms)
 
 
 def _stop(parts: _Parts) -> None:
@@ -249,3 +253,4 @@ def _stop(parts: _Parts) -> None:
     # Last, because it folds the write-ahead log into the file, which only succeeds when nobody reads.
     if not parts.writer.stop(max(1.0, deadline - time.monotonic())):
         _log.warning("a write did not end; its thread is left behind")
+    parts.agreement.close()
