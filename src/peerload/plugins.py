@@ -152,7 +152,8 @@ def open_engine(name: str, **settings: object) -> Engine:
             factory = cast(EngineFactory, point.load())
     if factory is None:
         raise InvalidArgument(
-            "engine", f"{name!r} is not an engine that is installed; there are {', '.join(engine_names())}"
+            "engine",
+            f"{name!r} (PEERLOAD_ENGINES) is not an engine that is installed; there are {', '.join(engine_names())}",
         )
     return factory(**settings)
 

@@ -14,7 +14,7 @@ import pytest
 
 from peerload.checkpoint import Checkpoint, CheckpointFile, Part, Staging, digest, map_files, scan
 from peerload.checkpoint.lock import StagingFolder
-from peerload.errors import InvalidCheckpoint, LimitExceeded, NotAllowed
+from peerload.errors import InvalidArgument, InvalidCheckpoint, LimitExceeded, NotAllowed
 from tests.support.checkpoints import contents, fill, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -212,8 +212,11 @@ def test_other_things_in_the_way_are_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidCheckpoint) as refusal:
             Staging(tmp_path, Checkpoint((plain(path),)))
         assert refusal.value.path == path
-    with pytest.raises(FileExistsError):
-        Staging(tmp_path / "file", Checkpoint((plain("a"),)))
+    for nowhere in ("file", "file/below"):
+        with pytest.raises(InvalidArgument, match=f"^local_dir: {tmp_path / nowhere} is.* not a folder$"):
+            Staging(tmp_path / nowhere, Checkpoint((plain("a"),)))
+    with pytest.raises(InvalidArgument, match=r"^local_dir: /proc/peerload cannot be made there$"):
+        Staging(Path("/proc/peerload"), Checkpoint((plain("a"),)))
 
 
 def test_a_disk_without_room_is_told_before_any_file_is_made(tmp_path: Path) -> None:

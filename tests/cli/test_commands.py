@@ -243,7 +243,7 @@ def test_wrong_usage_and_wrong_folders_are_told_in_a_line(server: LiveServer, tm
     assert peerload("no-such-command").returncode == 2
     for command, word in (
         (("share", tmp_path / "nowhere", "-m", "org/x", *at), "nowhere"),
-        (("share", tmp_path, *at), "model: is to be said"),
+        (("share", tmp_path, *at), "model: is to be said (--model ORG/NAME)"),
         (("share", tmp_path, "-m", "org/x", "--limit-rate", "fast", *at), "--limit-rate"),
         (("sources", "--server", "host:99999"), "host:99999"),
     ):
@@ -251,6 +251,12 @@ def test_wrong_usage_and_wrong_folders_are_told_in_a_line(server: LiveServer, tm
         assert ended.returncode == 1
         assert word in ended.stderr
         assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    nobody = peerload("pull", "org/x", "-o", tmp_path / "copy", "--content", "abc", *at)
+    assert nobody.returncode == 3
+    assert nobody.stderr.startswith(
+        "peerload: nobody has 'org/x', in checkpoint form, with a content that begins with 'abc'\n"
+    )
+    assert "`peerload explain`" in nobody.stderr
     debugged = peerload("share", tmp_path / "nowhere", "-m", "org/x", *at, settings={"PEERLOAD_DEBUG": "1"})
     assert "Traceback" in debugged.stderr
 

@@ -40,7 +40,7 @@ def test_when_there_is_nothing_to_tell(server: LiveServer) -> None:
         rpc.publish(publication("org/fine", "w1"))
     fine = peerload("explain", "org/fine", *at)
     assert fine.returncode == 0
-    assert "No list for org/fine has matched nothing" in fine.stdout
+    assert "Nobody has asked for org/fine in vain" in fine.stdout
     assert "Now, by name alone: 1 source matches." in fine.stdout
     assert "1 ready" in fine.stdout
     unknown = peerload("explain", "entirely/unheard-of", *at)

@@ -92,6 +92,13 @@ async def test_the_access_file(tmp_path: Path) -> None:
     assert "token_audiences" in one((await found(access=str(file)))["access"], Level.PROBLEM).what
 
 
+@pytest.mark.parametrize(("seconds", "hasty"), [(20, True), (60, False)])
+async def test_a_timeout_that_heartbeats_outlast(seconds: float, hasty: bool) -> None:
+    told = [each for each in (await found(heartbeat_timeout=seconds))["process"] if "--heartbeat-timeout" in each.what]
+    assert [each.level for each in told] == [Level.WARNING] * hasty
+    assert all("--heartbeat-timeout is 20 s" in each.what and "every 30 s" in each.what for each in told)
+
+
 async def test_packages_and_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
     assert "4096 files" in one((await found())["process"], Level.WARNING).what

@@ -293,8 +293,13 @@ async def test_clients_say_why_they_are_not_let_in(server: Server, tmp_path: Pat
     settings = ClientSettings(token_path=str(path), patience=0.0)
     weights = {"w": np.ones(4, "float32")}
     async with AsyncClient(server.address, settings=settings) as client:
-        with pytest.raises(Unauthenticated, match="accepted is a bearer token"):
+        with pytest.raises(Unauthenticated, match="accepted is a bearer token") as without:
             await client.find("org/model")
+        assert str(without.value).endswith(f"no token was sent: there is none in {path} (MX_AUTH_TOKEN_PATH)")
+        path.write_text("unknown")
+        with pytest.raises(Unauthenticated) as unknown:
+            await client.find("org/model")
+        assert str(unknown.value).endswith(f"the token sent is that in {path} (MX_AUTH_TOKEN_PATH)")
         path.write_text(TOKENS["reader"])
         assert await client.find("org/model") == []
         with pytest.raises(NotAllowed, match="Publish is for the role publish; token:reader has read"):

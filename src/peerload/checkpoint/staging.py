@@ -23,7 +23,7 @@ from peerload.checkpoint.model import Checkpoint, CheckpointFile
 from peerload.checkpoint.names import STAGING_FOLDER, code_reason, is_safetensors
 from peerload.checkpoint.places import FolderPlaces, Places
 from peerload.checkpoint.tree import open_folder
-from peerload.errors import LimitExceeded
+from peerload.errors import InvalidArgument, LimitExceeded
 
 __all__ = ["Staging"]
 
@@ -68,7 +68,12 @@ class Staging:
         self._allocated = False
         self._root = self._folder = -1
         self._outer: StagingFolder | None = None
-        local_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            local_dir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidArgument("local_dir", f"{local_dir} is, or is below, something that is not a folder") from None
+        except FileNotFoundError:
+            raise InvalidArgument("local_dir", f"{local_dir} cannot be made there") from None
         try:
             self._root = os.open(local_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._places.check(self._root, self.kept.files)

@@ -77,7 +77,7 @@ def _show(found: Explanation, name: str | None) -> None:
         f"the server {clean(found.server)} ({clean(found.listen)}), which remembers the last {age(found.memory_age)}"
     )
     if not found.misses:
-        say(f"No list for {what} has matched nothing at {memory}.")
+        say(f"Nobody has asked for {what} in vain at {memory}.")
     else:
         count = plural(found.misses_total, "reason")
         say(f"Lists for {what} that matched nothing: {count}, the latest first, from {memory}.", "bold")

@@ -78,6 +78,8 @@ def explain(error: BaseException) -> None:
     if os.environ.get("PEERLOAD_DEBUG"):
         traceback.print_exception(error)
     first, *more = _text(error).splitlines() or [""]
+    if isinstance(error, NoSource):
+        more.append("  `peerload explain` says what stands in the way; --wait SECONDS waits for somebody to have it")
     for line in [f"peerload: {first}", *more]:
         typer.echo(clean(line, limit=2000), err=True)
 

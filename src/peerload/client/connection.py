@@ -24,7 +24,7 @@ from peerload.client.settings import ClientSettings
 from peerload.client.status import NotReached, Stopping, to_error
 from peerload.client.tls import ClientTls
 from peerload.clock import Clock
-from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unavailable
+from peerload.errors import DeadlineExceeded, InvalidArgument, PeerloadError, Unauthenticated, Unavailable
 from peerload.stamps import Stamp, stamp
 from peerload.wire import (
     claims_pb2,
@@ -273,6 +273,8 @@ class Connection:
         trailing = error.trailing_metadata() or ()
         request_id = next((str(value) for key, value in trailing if key == _REQUEST_ID), "")
         failure = to_error(error.code(), error.details() or "", link.place.name, method, request_id[:_MAX_REQUEST_ID])
+        if isinstance(failure, Unauthenticated):
+            return Unauthenticated(f"{failure}; {self._token}")
         if isinstance(failure, Unavailable):
             # A connection that is lost is made anew by who comes next, not when gRPC thinks that it is time.
             self._route.failed(link, for_good=isinstance(failure, (NotReached, Stopping)))
@@ -328,6 +330,11 @@ class _Token:
         self._path = path
         self._seen: Stamp = None
         self._metadata: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """For messages to people: what was sent, and which setting says so."""
+        what = "the token sent is that in" if self._metadata else "no token was sent: there is none in"
+        return f"{what} {self._path} (MX_AUTH_TOKEN_PATH)"
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call: the authorization header, or nothing where there is no file."""

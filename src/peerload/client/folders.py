@@ -39,7 +39,8 @@ class Folder:
             revision = revision or snapshot.commit
         if not model:
             raise InvalidArgument(
-                "model", f"is to be said: {path} is not a snapshot in a Hugging Face cache, whose path would tell"
+                "model",
+                f"is to be said (--model ORG/NAME): {path} is not a snapshot in a Hugging Face cache, whose path would tell",
             )
         Identity(model=model, revision=revision)  # refused before gigabytes are read for it
         return cls(path, model, revision, snapshot)

@@ -87,7 +87,7 @@ class Registration:
             if not patient:
                 raise
             # The first heartbeat that gets through will be told that the server knows no such worker.
-            _log.warning("publishing %s: %s", self.key.encode(), error)
+            self._warn("publishing %s: %s", self.key.encode(), error)
             self.enter(SourceState.UNREACHABLE, str(error))
         else:
             self.enter(SourceState.LIVE)
@@ -125,7 +125,7 @@ class Registration:
             )
         )
         if not response.success:
-            _log.warning("the server lost %s (%s): publishing again", self.key.encode(), response.message)
+            self._warn("the server lost %s (%s): publishing again", self.key.encode(), response.message)
             await self._publish()
             self.enter(SourceState.LIVE, "published: the server had no record")
         elif self.state is not SourceState.LIVE:
@@ -150,6 +150,10 @@ class Registration:
             # Not called from here: what a callback raises is for the loop to report, and must not stop a heart.
             asyncio.get_running_loop().call_soon(self._on_event, SourceEvent(state, reason))
 
+    def _warn(self, message: str, *values: object) -> None:
+        """Of what `enter` tells next: whoever listens to that need not be told twice."""
+        _log.log(logging.WARNING if self._on_event is None else logging.DEBUG, message, *values)
+
     async def _beat_forever(self) -> None:
         failures = 0 if self.state is SourceState.LIVE else 1
         interval = self._settings.heartbeat_interval
@@ -163,5 +167,5 @@ class Registration:
             except PeerloadError as error:
                 failures += 1
                 if self.state is not SourceState.UNREACHABLE:
-                    _log.warning("heartbeat of %s: %s", self.key.encode(), error)
+                    self._warn("heartbeat of %s: %s", self.key.encode(), error)
                     self.enter(SourceState.UNREACHABLE, str(error))

@@ -149,6 +149,9 @@ def _process(settings: Settings) -> list[Finding]:
     ):
         if wanted and not _installed(package):
             found.append(Finding(Level.PROBLEM, f"{package} is not installed", f"pip install 'peerload[{extra}]'"))
+    if settings.hasty:
+        advice = "make it 60 s or more, or set MX_HEARTBEAT_INTERVAL_SECS for the workers"
+        found.append(Finding(Level.WARNING, settings.hasty, advice))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted_files = settings.limit_connections + _SPARE_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and hard < wanted_files:

@@ -183,6 +183,8 @@ class Server:
         )
         if no_metrics:
             _log.warning("no metrics are served; --metrics names another port", reason=no_metrics)
+        if hasty := self._settings.hasty:
+            _log.warning(hasty)
         if missing := _missing_beyond_loopback(self._address, tls, self._gate):
             _log.warning(f"whoever reaches this port is served without {missing}: see docs/security.md")
         if self._page is not None and (missing := _missing_beyond_loopback(self.ui_address, tls, self._gate)):

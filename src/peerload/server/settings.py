@@ -33,6 +33,8 @@ _LIMITS: Final = Limits()
 _LEAST_MESSAGE: Final = 1024 * 1024
 
 _SHOWN_MODELS: Final = 100
+_USUAL_BEATS: Final = 30.0
+"""Seconds between two heartbeats of the clients' own accord, stock ones too."""
 
 
 def _default_store() -> str:
@@ -175,6 +177,16 @@ class Settings(BaseSettings):
     ui: Annotated[str, BeforeValidator(spellings.ui)] = Field(
         default=spellings.OFF, description="Address of the web page, HOST:PORT, or off; port 0 takes a free one."
     )
+
+    @property
+    def hasty(self) -> str:
+        """What is to be said of a heartbeat timeout that one lost heartbeat may outlast; "" of others."""
+        if self.heartbeat_timeout >= 2 * _USUAL_BEATS:
+            return ""
+        return (
+            f"--heartbeat-timeout is {self.heartbeat_timeout:g} s, and workers that are not told otherwise send a heartbeat every "
+            f"{_USUAL_BEATS:g} s: live sources may be taken for stale"
+        )
 
     @property
     def ui_address(self) -> tuple[str, int] | None:
