@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from peerload.kubernetes.api import KubeApi
 from peerload.store.base import Beat, Store, Touch
+from peerload.store.kubernetes.kubetime import KubeTime
 from peerload.store.kubernetes.store import KubernetesStore
 from peerload.store.memory import MemoryStore
 from peerload.store.redis.store import RedisStore
@@ -106,11 +107,25 @@ class NamespacePlace:
         await store.touch([Touch("forget/nobody", 1, Beat(1)), Touch("forget/none", 1, Beat(1))])
 
 
+class _HandTime(KubeTime):
+    """Nobody needs to agree with it."""
+
+    @property
+    def doubt_ms(self) -> float:
+        return 0.0
+
+    async def learn(self, ask: Callable[[], Awaitable[object]]) -> None: ...
+
+    async def keep(self, ask: Callable[[], Awaitable[object]]) -> None:
+        await asyncio.Event().wait()
+
+
 class HandTimedKubernetesStore(KubernetesStore):
     """Its clock is right when it is opened, and from then on it moves with the test's: the API server's does not."""
 
-    async def _learn_time(self, api: KubeApi) -> None:
-        """It need not agree with that of other processes."""
+    def __init__(self, url: str, clock: ManualClock, **settings: Any) -> None:
+        super().__init__(url, clock, **settings)
+        self._time = _HandTime(clock)
 
     async def open(self) -> None:
         await super().open()
