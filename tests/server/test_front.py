@@ -169,6 +169,22 @@ async def test_a_message_over_the_limit_names_it_and_harms_nothing(kind: Kind) -
         assert await served.unary("Echo")(b"still here") == b"still here"
 
 
+@contextlib.asynccontextmanager
+async def held_by_nobody_after(front: Front, kept: bytes) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a front that is started. What is done with it leaves nothing that holds `kept`, without the garbage
+    collector's help."""
+    gc.disable()
+    try:
+        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
+            before = sys.getrefcount(kept)
+            yield channel
+            # The last call's task may be on its way out.
+            assert sys.getrefcount(kept) <= before + 3
+    finally:
+        gc.enable()
+        await front.stop(0)
+
+
 async def test_answers_that_are_turned_away_are_let_go_of_at_once(kind: Kind) -> None:
     answer = bytes(LIMIT + 1)
 
@@ -176,18 +192,10 @@ async def test_answers_that_are_turned_away_are_let_go_of_at_once(kind: Kind) ->
         return answer
 
     front = kind(Calls().wrap({"/t.T/Large": UnaryMethod(large)}), limits=Limits(limit_message_bytes=LIMIT))
-    gc.disable()
-    try:
-        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
-            before = sys.getrefcount(answer)
-            for _ in range(5):
-                with pytest.raises(grpc.aio.AioRpcError, match="--limit-message-bytes"):
-                    await channel.unary_unary("/t.T/Large")(b"")
-            # The last call's task may be on its way out.
-            assert sys.getrefcount(answer) <= before + 3
-    finally:
-        gc.enable()
-        await front.stop(0)
+    async with held_by_nobody_after(front, answer) as channel:
+        for _ in range(5):
+            with pytest.raises(grpc.aio.AioRpcError, match="--limit-message-bytes"):
+                await channel.unary_unary("/t.T/Large")(b"")
 
 
 async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None:
@@ -207,20 +215,12 @@ async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None
             del answer  # nothing here knows the error
 
     front = kind(Calls().wrap({"/t.T/Refuse": UnaryMethod(refuse)}))
-    gc.disable()
-    try:
-        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
-            before = sys.getrefcount(kept)
-            for _ in range(5):
-                with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
-                    await channel.unary_unary("/t.T/Refuse")(bytes(LIMIT - 100))
-            # The last call's task may be on its way out.
-            assert sys.getrefcount(kept) <= before + 3
-            alone = sys.getrefcount(bytes(LIMIT))
-            assert [sys.getrefcount(requests.pop(0)) for _ in range(4)] == [alone] * 4
-    finally:
-        gc.enable()
-        await front.stop(0)
+    async with held_by_nobody_after(front, kept) as channel:
+        for _ in range(5):
+            with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+                await channel.unary_unary("/t.T/Refuse")(bytes(LIMIT - 100))
+        alone = sys.getrefcount(bytes(LIMIT))
+        assert [sys.getrefcount(requests.pop(0)) for _ in range(4)] == [alone] * 4
 
 
 @pytest.mark.parametrize("timeout", [None, 0.05], ids=["taken back", "late"])
@@ -236,24 +236,16 @@ async def test_what_an_unanswered_call_held_is_let_go_of_at_once(kind: Kind, tim
 
     calls = Calls()
     front = kind(calls.wrap({"/t.T/Wait": UnaryMethod(wait)}))
-    gc.disable()
-    try:
-        async with grpc.aio.insecure_channel(await front.start("127.0.0.1:0")) as channel:
-            before = sys.getrefcount(kept)
-            for _ in range(5):
-                call = channel.unary_unary("/t.T/Wait")(b"", timeout=timeout)
-                await begun.acquire()
-                if timeout is None:
-                    call.cancel()
-                with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-                    await call
-                while calls.in_flight:
-                    await asyncio.sleep(0.001)
-            # The last call's task may be on its way out.
-            assert sys.getrefcount(kept) <= before + 3
-    finally:
-        gc.enable()
-        await front.stop(0)
+    async with held_by_nobody_after(front, kept) as channel:
+        for _ in range(5):
+            call = channel.unary_unary("/t.T/Wait")(b"", timeout=timeout)
+            await begun.acquire()
+            if timeout is None:
+                call.cancel()
+            with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+                await call
+            while calls.in_flight:
+                await asyncio.sleep(0.001)
 
 
 class Closed:

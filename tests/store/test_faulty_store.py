@@ -15,11 +15,6 @@ from peerload.testing.store_suite import Mirror
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(clock: ManualClock) -> AsyncIterator[FaultyStore]:
     store = FaultyStore(MemoryStore(clock))
     await store.open()

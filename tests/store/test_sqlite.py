@@ -8,7 +8,7 @@ import os
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,24 +21,6 @@ from peerload.store.sqlite.layout import APPLICATION_ID, LAYOUT_VERSION
 from peerload.testing import ManualClock
 from peerload.testing.store_suite.mirror import Mirror
 from peerload.testing.store_suite.place import follow
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-async def store(path: Path, clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path, clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 @contextlib.contextmanager

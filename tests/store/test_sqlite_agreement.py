@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,24 +23,6 @@ held = Agreement(Path(sys.argv[1]), 12345.5)
 print(held.ahead_ms, flush=True)
 time.sleep(60)
 """
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-async def store(path: Path, clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path, clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 def agreed(store: SqliteStore, clock: ManualClock) -> bool:

@@ -23,7 +23,7 @@ _EXACT_MS: Final = 12.0
 _COMMON_DOUBT_MS: Final = 10.0
 _OFTEN_SECONDS: Final = 0.5
 _SELDOM_SECONDS: Final = 4.0
-"""How soon to ask again at least, beyond `_EXACT_MS` of doubt and within."""
+"""How soon to ask again at least: where the bounds are further apart than `_EXACT_MS`, and where they are not."""
 _PAUSE_SECONDS: Final = 0.01
 _QUESTIONS: Final = 120
 
@@ -53,7 +53,7 @@ class KubeTime:
 
     @property
     def doubt_ms(self) -> float:
-        """By how much `now` may be off, as of the last answer."""
+        """By how much `now` may be off."""
         return self._time.doubt_ms
 
     async def learn(self, ask: Callable[[], Awaitable[object]]) -> None:
