@@ -33,6 +33,7 @@ from peerload.kubernetes.trouble import (
     Unauthorized,
 )
 from peerload.store.kubernetes.kubetime import KubeTime
+from tests.support.following import in_time
 from tests.support.kube import ControlPlane, Cut, FaultProxy, Hold, Lose, Namespace
 from tests.support.kube.kubeconfig import write_kubeconfig
 
@@ -298,6 +299,7 @@ async def test_silence_and_what_comes_after_it(kube_namespace: Namespace, proxy:
             with pytest.raises(Broken, match="did not answer in time") as error:
                 await api.call("POST", records, body=record("a"), seconds=1.0)
             assert error.value.ambiguous
+            await in_time(lambda: not proxy.held())  # it has hung up, too
         with pytest.raises(PeerloadError):
             await api.call("GET", f"{records}/a")  # what was given up did not go on
         async with contextlib.aclosing(api.follow(records, silence=1.0)) as watch:

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from peerload.store.kubernetes.names import chunk_name, entry_name, layout_name
 from peerload.store.kubernetes.store import KubernetesStore
 from peerload.testing import ManualClock
 from peerload.testing.store_suite import Mirror
-from tests.support.following import PATIENCE, follow
+from tests.support.following import PATIENCE, follow, in_time
 from tests.support.kube import ControlPlane, FaultProxy, Hold, KubeRefused, Namespace
 
 LARGE = random.Random(1).randbytes(2_500_000)
@@ -47,14 +47,6 @@ async def opened(url: str, clock: Clock | None = None, **more: Any) -> AsyncIter
 async def store(kube_url: str) -> AsyncIterator[KubernetesStore]:
     async with opened(kube_url) as store:
         yield store
-
-
-async def in_time(condition: Callable[[], Any]) -> Any:
-    """The first true answer of a synchronous question, asked while others run."""
-    async with asyncio.timeout(PATIENCE):
-        while not (answer := await asyncio.to_thread(condition)):
-            await asyncio.sleep(0.02)
-    return answer
 
 
 def record_of(namespace: Namespace, key: str) -> Any:

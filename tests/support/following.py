@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from peerload.plugins import open_store
 from peerload.store.base import Beat, Feed, Store, Touch
 from peerload.testing.store_suite import Mirror
 
-__all__ = ["PATIENCE", "follow", "next_feed", "opened", "recovered", "refused"]
+__all__ = ["PATIENCE", "follow", "in_time", "next_feed", "opened", "recovered", "refused"]
 
 PATIENCE = 20.0
 
@@ -29,6 +30,14 @@ async def opened(url: str) -> AsyncIterator[Store]:
     finally:
         async with asyncio.timeout(PATIENCE):
             await store.close()
+
+
+async def in_time(condition: Callable[[], Any]) -> Any:
+    """The first true answer of a synchronous question, asked while others run."""
+    async with asyncio.timeout(PATIENCE):
+        while not (answer := await asyncio.to_thread(condition)):
+            await asyncio.sleep(0.02)
+    return answer
 
 
 async def recovered(store: Store) -> None:

@@ -35,6 +35,7 @@ __all__ = ["Answer", "Asked", "Cut", "FaultProxy", "Hold", "Lose", "Rule"]
 T = TypeVar("T")
 _CALL_SECONDS = 30.0
 _FAREWELL_TURNS = 20
+"""Turns of the event loop, in which it is seen that a connection has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The request goes no further until the fault is mended, and then takes its way; if its client still waits."""
+    """The request goes no further until the fault is mended, and then takes its way; if its client still waits.
+
+    A client that gives up hangs up a little later: before a test lets go what must not happen, it waits for `held` to
+    be 0.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class _Exchange:
         self.asked = asked
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
+        self.held = False
         self.silent = False
         self.answering = False
 
@@ -168,8 +174,7 @@ class FaultProxy:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        for _ in range(_FAREWELL_TURNS):
-            await asyncio.sleep(0)  # in which connections that were aborted are let go
+        await _turns()  # in which connections that were aborted are let go
 
     # What tests tell it.
 
@@ -242,6 +247,14 @@ class FaultProxy:
 
         return self._do(count())
 
+    def held(self) -> int:
+        """How many requests are held whose clients have not hung up, as far as is seen yet."""
+
+        async def count() -> int:
+            return sum(exchange.held for exchange in self._exchanges)
+
+        return self._do(count())
+
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_SECONDS)
 
@@ -276,7 +289,10 @@ class FaultProxy:
                             return
                         case Hold():
                             assert rule is not None
+                            exchange.held = True
                             await rule.over.wait()
+                            exchange.held = False
+                            await _turns()  # in which it is seen that its client has hung up
                     if upstream is None:
                         upstream = await asyncio.open_connection(
                             "127.0.0.1", self._target, ssl=self._trust, limit=1 << 24
@@ -338,6 +354,11 @@ class FaultProxy:
         if exchange.silent:
             await asyncio.Event().wait()  # until the client hangs up, or is cut off
         return not lose and headers.get("connection") != "close"
+
+
+async def _turns() -> None:
+    for _ in range(_FAREWELL_TURNS):
+        await asyncio.sleep(0)
 
 
 def _end_with(writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
