@@ -21,9 +21,10 @@ import structlog
 from peerload.clock import SystemClock
 from peerload.plugins import open_store
 from peerload.server.calls import Calls
-from peerload.server.front import Context, Front, UnaryMethod
-from peerload.server.front_grpc import GrpcFront
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.front import Front
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.fronts.h2corn import H2cornFront
+from peerload.server.rpc import Context, UnaryMethod
 from peerload.store.base import Beat, Scalar, Store
 from peerload.wire import p2p_pb2
 

@@ -22,8 +22,8 @@ from peerload.clock import SystemClock
 from peerload.errors import DeadlineExceeded, NotFound, Unavailable
 from peerload.server import calls
 from peerload.server.app import Server
-from peerload.server.front import Code, Context, RpcError, StreamMethod, UnaryMethod
-from peerload.server.front_grpc import GrpcFront
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.rpc import Code, Context, RpcError, StreamMethod, UnaryMethod
 from peerload.wire import sources_pb2
 from tests.support.live import free_port
 from tests.support.server import serving, sqlite_url

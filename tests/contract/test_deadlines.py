@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 from peerload.errors import Unavailable
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.diagnosis.misses import Misses
-from peerload.server.front import StreamMethod, UnaryMethod
 from peerload.server.metrics import Metrics
+from peerload.server.rpc import StreamMethod, UnaryMethod
 from peerload.server.services.p2p import P2pService
 from peerload.server.services.parsing import Parser
 from peerload.server.services.sources import SourceService

@@ -24,10 +24,10 @@ from peerload.clock import SystemClock
 from peerload.metadata.directory.liveness import SERVER_PREFIX
 from peerload.server import admission, app
 from peerload.server.admission import Admission
-from peerload.server.asgi.app import Application
-from peerload.server.asgi.framing import PREFIX_BYTES, prefix
-from peerload.server.front import Gate, Methods
+from peerload.server.fronts.asgi.app import Application
+from peerload.server.fronts.asgi.framing import PREFIX_BYTES, prefix
 from peerload.server.limits import Limits
+from peerload.server.rpc import Gate, Methods
 from peerload.server.turns import Turns
 from peerload.store.base import ANY, KEEP, Beat, Entry, Expect, Keep, Touch, Touched, Value, Written
 from peerload.store.memory import MemoryStore

@@ -15,8 +15,8 @@ from unittest import mock
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server import app
 from peerload.server.admission import Admission
-from peerload.server.front import BidiMethod, Code, Context, Method, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.limits import Limits
+from peerload.server.rpc import BidiMethod, Code, Context, Method, Methods, RpcError, StreamMethod, UnaryMethod
 from peerload.server.settings import Settings
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock

@@ -16,7 +16,7 @@ from peerload.client import AsyncClient, ClientSettings
 from peerload.errors import InvalidArgument, NotAllowed, Unauthenticated
 from peerload.metadata.principals import Role
 from peerload.server.app import Server
-from peerload.server.front import Method
+from peerload.server.rpc import Method
 from peerload.server.security.roles import OPEN, ROLES
 from peerload.testing import ManualClock
 from peerload.wire import api_pb2, claims_pb2, diagnosis_pb2, grpc_health_pb2, health_pb2, p2p_pb2, transfers_pb2

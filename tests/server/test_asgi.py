@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from peerload.errors import LimitExceeded
 from peerload.server.admission import Admission
-from peerload.server.asgi.app import Application
-from peerload.server.asgi.framing import Disconnected, Messages, prefix
-from peerload.server.asgi.headers import encoded_binary, encoded_message, metadata_of, timeout_of
-from peerload.server.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
-from peerload.server.asgi.timer import Timer
-from peerload.server.asgi.waited import Waited
-from peerload.server.front import Context, RpcError, UnaryMethod
+from peerload.server.fronts.asgi.app import Application
+from peerload.server.fronts.asgi.framing import Disconnected, Messages, prefix
+from peerload.server.fronts.asgi.headers import encoded_binary, encoded_message, metadata_of, timeout_of
+from peerload.server.fronts.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
+from peerload.server.fronts.asgi.timer import Timer
+from peerload.server.fronts.asgi.waited import Waited
 from peerload.server.limits import SMALL_BYTES, Limits
+from peerload.server.rpc import Context, RpcError, UnaryMethod
 
 LIMIT = 100_000
 ADMISSION = Admission(Limits(limit_message_bytes=LIMIT), None)

@@ -19,10 +19,11 @@ import structlog.testing
 from peerload.errors import Conflict, InvalidArgument, LimitExceeded, NotFound, Unavailable
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.calls import Calls
-from peerload.server.front import BidiMethod, Code, Context, Front, Methods, RpcError, StreamMethod, UnaryMethod
-from peerload.server.front_grpc import GrpcFront
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.front import Front
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.fronts.h2corn import H2cornFront
 from peerload.server.limits import Limits
+from peerload.server.rpc import BidiMethod, Code, Context, Methods, RpcError, StreamMethod, UnaryMethod
 
 LIMIT = 1024 * 1024
 FRONTS = {"grpc": GrpcFront, "h2corn": H2cornFront}

@@ -12,9 +12,9 @@ import grpc.aio
 import pytest
 
 from peerload.server.calls import Calls
-from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.h2corn import H2cornFront
 from peerload.server.limits import Limits
+from peerload.server.rpc import Context, Methods, StreamMethod, UnaryMethod
 
 MEBIBYTE = 1024 * 1024
 

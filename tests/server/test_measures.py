@@ -19,10 +19,10 @@ from peerload.clock import SystemClock
 from peerload.errors import Conflict, Unavailable
 from peerload.metadata.transfers import Outcome
 from peerload.server.app import Server
-from peerload.server.front import BidiMethod, Code, Context, RpcError, StreamMethod, UnaryMethod
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.measures.fleet import OTHER_MODELS
 from peerload.server.measures.store import MeasuredStore
+from peerload.server.rpc import BidiMethod, Code, Context, RpcError, StreamMethod, UnaryMethod
 from peerload.server.settings import Settings
 from peerload.store.base import ABSENT, Feed, Position
 from peerload.store.memory import MemoryStore

@@ -22,11 +22,12 @@ from peerload import AsyncClient
 from peerload.errors import PeerloadError
 from peerload.server import logs
 from peerload.server.calls import Calls
-from peerload.server.front import Context, Front, UnaryMethod
-from peerload.server.front_grpc import GrpcFront
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.front import Front
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.fronts.h2corn import H2cornFront
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.requests import CURRENT, request_id
+from peerload.server.rpc import Context, UnaryMethod
 from peerload.testing import ManualClock
 from tests.support.live import LiveServer, Rpc, eventually
 from tests.support.server import serving

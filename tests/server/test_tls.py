@@ -17,9 +17,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from peerload.errors import InvalidArgument
-from peerload.server.front import Context, UnaryMethod
-from peerload.server.front_grpc import GrpcFront
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.fronts.h2corn import H2cornFront
+from peerload.server.rpc import Context, UnaryMethod
 from peerload.server.tls import TlsFiles, TlsKeeper
 from peerload.testing import ManualClock
 from tests.security.entries import write_access
@@ -91,7 +91,7 @@ class Holding:
 
 @pytest.fixture(params=[GrpcFront, H2cornFront], ids=["grpc", "h2corn"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
-    monkeypatch.setattr("peerload.server.front_h2corn._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("peerload.server.fronts.h2corn._LOOK_SECONDS", 0.01)
     return request.param  # type: ignore[no-any-return]
 
 

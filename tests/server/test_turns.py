@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from peerload.server.front import Context
+from peerload.server.rpc import Context
 from peerload.server.turns import Turns
 
 

@@ -9,9 +9,9 @@ from typing import Final
 
 from peerload.errors import LimitExceeded, PeerloadError
 from peerload.metadata.principals import ANYONE, Principal
-from peerload.server.front import Context, Gate, Method, RpcError, UnaryMethod
 from peerload.server.limits import Limits
 from peerload.server.room import Room
+from peerload.server.rpc import Context, Gate, Method, RpcError, UnaryMethod
 from peerload.server.status import to_rpc_error
 from peerload.server.turns import Turns
 

@@ -16,9 +16,9 @@ from peerload.plugins import open_store
 from peerload.server.addresses import is_loopback, split_address
 from peerload.server.calls import Calls
 from peerload.server.diagnosis.misses import Misses
-from peerload.server.front import Front, Gate, Method
-from peerload.server.front_grpc import GrpcFront
-from peerload.server.front_h2corn import H2cornFront
+from peerload.server.fronts.front import Front
+from peerload.server.fronts.grpc import GrpcFront
+from peerload.server.fronts.h2corn import H2cornFront
 from peerload.server.listening import SharedPort
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.measures.fleet import FleetCollector
@@ -29,6 +29,7 @@ from peerload.server.metrics import Metrics
 from peerload.server.metrics_http import MetricsPort, start_metrics
 from peerload.server.page.page import Page
 from peerload.server.readiness import Readiness
+from peerload.server.rpc import Gate, Method
 from peerload.server.security.gate import AccessGate
 from peerload.server.services.api import ApiService
 from peerload.server.services.checks import Checks

@@ -14,7 +14,7 @@ import structlog
 
 from peerload.errors import PeerloadError
 from peerload.server.admission import HEALTH_PATHS
-from peerload.server.front import (
+from peerload.server.rpc import (
     Bidi,
     BidiMethod,
     Code,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Final
 
-from peerload.server.front import Context
+from peerload.server.rpc import Context
 
 __all__ = ["CURRENT", "request_id"]
 

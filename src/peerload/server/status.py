@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from peerload import errors
-from peerload.server.front import Code, RpcError
+from peerload.server.rpc import Code, RpcError
 
 __all__ = ["CODES", "to_rpc_error"]
 

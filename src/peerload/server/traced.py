@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from peerload import tracing
-from peerload.server.front import Code, Context, Method, Methods, RpcError, Stream, StreamMethod, Unary, UnaryMethod
+from peerload.server.rpc import Code, Context, Method, Methods, RpcError, Stream, StreamMethod, Unary, UnaryMethod
 from peerload.server.settings import Settings
 from peerload.tracing import Attribute, Span
 

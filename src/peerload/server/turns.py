@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from peerload.server.front import Context
+from peerload.server.rpc import Context
 
 __all__ = ["Turns"]
 

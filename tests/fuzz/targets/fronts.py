@@ -15,7 +15,7 @@ import grpc
 
 from peerload.server import calls
 from peerload.server.addresses import split_address
-from peerload.server.asgi.app import Application
+from peerload.server.fronts.asgi.app import Application
 from peerload.wire import p2p_pb2, sources_pb2
 from tests.fuzz.target import Target
 from tests.support.http2 import (

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from peerload.clock import Clock
-from peerload.server.front import (
+from peerload.server.rpc import (
     Bidi,
     BidiMethod,
     Code,

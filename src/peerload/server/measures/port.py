@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 from peerload.server.admission import Admission
-from peerload.server.front import Code
 from peerload.server.measures.calls import CallMeasures
 from peerload.server.measures.families import counter, gauge, histogram
+from peerload.server.rpc import Code
 from peerload.server.tls import TlsKeeper
 
 __all__ = ["PortCollector"]

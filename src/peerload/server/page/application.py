@@ -19,12 +19,12 @@ from peerload.errors import PeerloadError
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.principals import Principal
 from peerload.server.admission import Places
-from peerload.server.front import Code, Gate, RpcError
 from peerload.server.page.condition import Condition
 from peerload.server.page.files import Files
 from peerload.server.page.manifests import Asked, Manifests
 from peerload.server.page.stream import EventStream, Looker
 from peerload.server.page.visitor import MANIFEST, WATCH, admit
+from peerload.server.rpc import Code, Gate, RpcError
 from peerload.server.status import to_rpc_error
 from peerload.server.traffic import Traffic
 

@@ -11,8 +11,8 @@ from peerload.errors import MissingExtra
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.principals import Principal
 from peerload.server.addresses import is_loopback
-from peerload.server.front import Gate
 from peerload.server.readiness import Readiness
+from peerload.server.rpc import Gate
 from peerload.server.tls import TlsKeeper
 from peerload.server.traffic import Traffic
 from peerload.store.base import Store

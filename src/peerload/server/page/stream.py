@@ -23,10 +23,10 @@ from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.principals import Principal
 from peerload.metadata.query import Query
 from peerload.metadata.watch_event import WatchEvent
-from peerload.server.front import Code, RpcError
 from peerload.server.page.condition import Condition
 from peerload.server.page.fleet import Fleet
 from peerload.server.page.movement import Movement
+from peerload.server.rpc import Code, RpcError
 from peerload.server.traffic import Traffic
 
 __all__ = ["ABORT", "EventStream", "Looker", "encoded"]

@@ -10,8 +10,8 @@ from starlette.requests import HTTPConnection
 
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.addresses import join_address
-from peerload.server.front import Gate
 from peerload.server.requests import request_id
+from peerload.server.rpc import Gate
 
 __all__ = ["CERTIFICATE", "MANIFEST", "WATCH", "Visitor", "admit"]
 

@@ -12,8 +12,8 @@ import structlog
 from peerload.clock import Clock
 from peerload.errors import InvalidArgument, NotAllowed, PeerloadError, Unauthenticated
 from peerload.metadata.principals import Principal, Role
-from peerload.server.front import Context
 from peerload.server.metrics import Metrics
+from peerload.server.rpc import Context
 from peerload.server.security.access import Access
 from peerload.server.security.authenticator import Authenticator, Credentials
 from peerload.server.security.certificates import Certificates

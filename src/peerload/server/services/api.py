@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.services.messages import decode
 from peerload.wire.api_pb2 import ApiRequest, ApiResponse
 

@@ -7,7 +7,7 @@ from typing import Final
 from peerload.clock import Clock
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.leases import Lease
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.services.messages import decode
 from peerload.server.services.waiting import deadline_on
 from peerload.wire.claims_pb2 import (

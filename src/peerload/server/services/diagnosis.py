@@ -19,7 +19,7 @@ from peerload.server.diagnosis.finding import Finding, Verdict
 from peerload.server.diagnosis.memory import MOST_MISSES, Miss
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Question
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.services.messages import decode
 from peerload.wire import diagnosis_pb2 as wire
 from peerload.wire.identity import source_id

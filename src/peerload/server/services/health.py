@@ -11,8 +11,8 @@ from typing import Final
 from peerload import __version__
 from peerload.clock import Clock
 from peerload.errors import NotFound
-from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
 from peerload.server.readiness import Readiness
+from peerload.server.rpc import Context, Methods, StreamMethod, UnaryMethod
 from peerload.server.services.messages import decode, shown
 from peerload.wire.grpc_health_pb2 import HealthCheckRequest, HealthCheckResponse
 from peerload.wire.health_pb2 import HealthRequest, HealthResponse

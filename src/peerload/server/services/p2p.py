@@ -17,7 +17,7 @@ from peerload.metadata.records import Status
 from peerload.metadata.scopes import check_model
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from google.protobuf.descriptor import FileDescriptor
 
-from peerload.server.front import Bidi, BidiMethod, Code, Context, Methods
+from peerload.server.rpc import Bidi, BidiMethod, Code, Context, Methods
 from peerload.server.services.messages import decode, shown
 from peerload.wire import grpc_reflection_v1_pb2, grpc_reflection_v1alpha_pb2
 from peerload.wire.pool import POOL, serialized_file

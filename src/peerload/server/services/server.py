@@ -8,7 +8,7 @@ from collections.abc import Callable
 from peerload import __version__
 from peerload.clock import Clock
 from peerload.metadata.backend import MetadataBackend
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.services.messages import decode
 from peerload.wire.server_pb2 import DescribeRequest, DescribeResponse
 

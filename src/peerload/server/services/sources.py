@@ -12,7 +12,7 @@ from peerload.metadata.scopes import check_model
 from peerload.metadata.watch_event import WatchEvent
 from peerload.server.diagnosis.misses import Misses
 from peerload.server.diagnosis.question import Call
-from peerload.server.front import Context, Methods, StreamMethod, UnaryMethod
+from peerload.server.rpc import Context, Methods, StreamMethod, UnaryMethod
 from peerload.server.services.checks import NO_CHECKS, Checks
 from peerload.server.services.messages import decode, shown
 from peerload.server.services.parsing import Parser

@@ -6,7 +6,7 @@ from typing import Final
 
 from peerload.metadata.backend import MetadataBackend
 from peerload.metadata.transfers import Reading, Transfer
-from peerload.server.front import Context, Methods, UnaryMethod
+from peerload.server.rpc import Context, Methods, UnaryMethod
 from peerload.server.traffic import Traffic
 from peerload.wire.transfers_pb2 import ProgressResponse, ReportResponse
 

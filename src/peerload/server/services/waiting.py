@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from peerload.clock import Clock
-from peerload.server.front import Context
+from peerload.server.rpc import Context
 
 __all__ = ["deadline_on"]
 

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from peerload.server.admission import Admission
-from peerload.server.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
-from peerload.server.asgi.timer import Timer
-from peerload.server.front import Code, RpcError
+from peerload.server.fronts.asgi.inflate import Corrupt, TooLarge, inflate, most_inflated
+from peerload.server.fronts.asgi.timer import Timer
 from peerload.server.limits import SMALL_BYTES
 from peerload.server.room import Held
+from peerload.server.rpc import Code, RpcError
 
 __all__ = ["PREFIX_BYTES", "Disconnected", "Messages", "Receive", "prefix"]
 

@@ -12,7 +12,9 @@ import grpc.aio
 from peerload.errors import PeerloadError
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.admission import Admission
-from peerload.server.front import (
+from peerload.server.limits import SMALL_BYTES
+from peerload.server.requests import CURRENT, request_id
+from peerload.server.rpc import (
     REQUEST_ID_KEY,
     Bidi,
     BidiMethod,
@@ -26,8 +28,6 @@ from peerload.server.front import (
     Unary,
     UnaryMethod,
 )
-from peerload.server.limits import SMALL_BYTES
-from peerload.server.requests import CURRENT, request_id
 
 __all__ = ["Table"]
 

@@ -12,11 +12,11 @@ import structlog
 from peerload.errors import Unavailable
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
-from peerload.server.front import Gate, Methods
-from peerload.server.grpc_calls import Table
+from peerload.server.fronts.grpc_calls import Table
 from peerload.server.limits import Limits
 from peerload.server.listening import SharedPort, parse_listen
 from peerload.server.listening import listen as bound_to
+from peerload.server.rpc import Gate, Methods
 from peerload.server.tls import Tls, TlsKeeper
 
 __all__ = ["GrpcFront"]

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeAlias
 from peerload.metadata.principals import ANYONE, Principal
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
-from peerload.server.asgi.framing import PREFIX_BYTES, Disconnected, prefix
-from peerload.server.asgi.headers import encoded_binary, encoded_message, metadata_of
-from peerload.server.front import REQUEST_ID_KEY, Code, Context, RpcError
+from peerload.server.fronts.asgi.framing import PREFIX_BYTES, Disconnected, prefix
+from peerload.server.fronts.asgi.headers import encoded_binary, encoded_message, metadata_of
 from peerload.server.limits import SMALL_BYTES
 from peerload.server.requests import request_id
+from peerload.server.rpc import REQUEST_ID_KEY, Code, Context, RpcError
 
 __all__ = ["Call", "Send"]
 

@@ -15,11 +15,11 @@ import structlog
 from peerload.errors import Unavailable
 from peerload.server.addresses import join_address
 from peerload.server.admission import Admission
-from peerload.server.asgi.app import Application
-from peerload.server.front import Gate, Methods
+from peerload.server.fronts.asgi.app import Application
 from peerload.server.limits import Limits
 from peerload.server.listening import SharedPort, break_connections, parse_listen
 from peerload.server.listening import listen as bound_to
+from peerload.server.rpc import Gate, Methods
 from peerload.server.tls import TlsKeeper
 
 if TYPE_CHECKING:

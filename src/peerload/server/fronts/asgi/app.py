@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from peerload.errors import PeerloadError
 from peerload.server.admission import Admission, Places
-from peerload.server.asgi.call import Call, Send
-from peerload.server.asgi.framing import Disconnected, Messages, Receive
-from peerload.server.asgi.headers import timeout_of
-from peerload.server.asgi.inflate import ENCODINGS
-from peerload.server.asgi.timer import Timer
-from peerload.server.asgi.waited import Waited
-from peerload.server.front import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
+from peerload.server.fronts.asgi.call import Call, Send
+from peerload.server.fronts.asgi.framing import Disconnected, Messages, Receive
+from peerload.server.fronts.asgi.headers import timeout_of
+from peerload.server.fronts.asgi.inflate import ENCODINGS
+from peerload.server.fronts.asgi.timer import Timer
+from peerload.server.fronts.asgi.waited import Waited
 from peerload.server.requests import CURRENT
+from peerload.server.rpc import BidiMethod, Code, Method, Methods, RpcError, StreamMethod, UnaryMethod
 
 __all__ = ["Application"]
 
