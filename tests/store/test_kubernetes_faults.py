@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from peerload.errors import Conflict, Unavailable
 from peerload.store.base import ABSENT, Beat, Store, Touch, Touched
+from peerload.store.kubernetes.names import entry_name
 from peerload.testing.store_suite import Mirror
 from tests.support.following import PATIENCE, follow, in_time, next_feed, opened, recovered, refused
 from tests.support.kube import Answer, Asked, ControlPlane, Cut, FaultProxy, Hold, Lose, Namespace
@@ -315,6 +317,36 @@ async def test_a_missing_right_is_named(kube_namespace: Namespace) -> None:
         assert entry is not None
         admin.ask("PUT", kube_namespace.allowed, {**role, "metadata": _named(role)})
         await recovered(store)
+
+
+async def test_sources_go_with_their_pods_again_when_the_right_to_ask_for_these_is_back(
+    kube_namespace: Namespace, store: Store
+) -> None:
+    admin, records = kube_namespace.plane.admin, kube_namespace.records
+    pod = await asyncio.to_thread(kube_namespace.pod, "worker")
+    value = {"pod.name": "worker", "pod.uid": pod["metadata"]["uid"], "pod.namespace": kube_namespace.name}
+    role = admin.get(kube_namespace.allowed)
+    fewer = [rule for rule in role["rules"] if "pods" not in rule["resources"]]
+
+    async def until_owned(expected: bool) -> None:
+        """The API server goes by a changed Role a moment later."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await store.put("source/1/0/w", {**value}, blob=b"x")
+                body = await asyncio.to_thread(admin.get, f"{records}/{entry_name('main', 'source/1/0/w')}")
+                if bool(body["metadata"].get("ownerReferences")) is expected:
+                    return
+
+    with structlog.testing.capture_logs() as logs:
+        await until_owned(True)
+        admin.ask("PUT", kube_namespace.allowed, {**role, "rules": fewer, "metadata": _named(role)})
+        for _ in range(3):
+            await until_owned(False)
+        admin.ask("PUT", kube_namespace.allowed, {**role, "metadata": _named(role)})
+        await until_owned(True)
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+        "sources are not removed with their Pods"
+    ]
 
 
 def _named(role: dict[str, dict[str, str]]) -> dict[str, str]:
