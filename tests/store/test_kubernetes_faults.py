@@ -96,6 +96,23 @@ async def test_who_is_asked_to_come_later_does(proxy: FaultProxy, store: Store) 
     assert rule.met == 1
 
 
+async def test_a_quota_against_which_others_count_keeps_nobody_from_beginning_or_writing(
+    proxy: FaultProxy, url: str
+) -> None:
+    """Where several create what a ResourceQuota counts, the API server gives up counting at some time: that is a conflict,
+    and not one over what is created."""
+    words = 'Operation cannot be fulfilled on resourcequotas "count": the object has been modified'
+    conflict = Answer(409, "Conflict", words)
+    with proxy.fault(conflict, method="POST", times=2) as rule:
+        async with opened(url) as store:
+            assert rule.met == 2
+            for path in ("configmaps", "peerloadrecords"):
+                with proxy.fault(conflict, method="POST", path=path, times=2) as rule:
+                    written = await store.put(path, {"n": 1}, blob=LARGE, expect=ABSENT)
+                assert rule.met == 2
+                assert await store.blob(path, written.generation) == LARGE
+
+
 async def test_a_write_whose_answer_is_lost_is_known_to_be_done(proxy: FaultProxy, store: Store) -> None:
     """What came of it is asked; never is one's own write taken for another's."""
     with proxy.fault(Lose(), method="POST", times=1) as lost:
