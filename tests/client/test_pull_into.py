@@ -195,7 +195,7 @@ async def test_another_source_fills_what_is_missing(server: Server) -> None:
     into = {f"t{index}": np.zeros(MIB * (1 + index % 2), "u1")[:: 1 + index % 2] for index in range(8)}
     async with (
         AsyncClient(server.address, settings=QUICK, topology=NEAR) as target,
-        working(server.address, tensors(8, changed=1), rate=8 * MIB, topology=NEAR) as first,
+        working(server.address, tensors(8, changed=1), rate=2 * MIB, topology=NEAR) as first,
         working(server.address, tensors(8), topology=FAR) as second,
     ):
         filled = await target.pull_into(into, "org/model", progress=killing(first, 5 * MIB, killed))
