@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -227,7 +228,8 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
         async with opened(redis.url) as store:
             await store.put("k", {"n": 1})
             for n in range(200):
-                redis.ask("SET", f"ballast-{n}", "x")
+                # Every two megabytes it looks whether somebody asks; with less it would say nothing until all is loaded.
+                redis.ask("SET", f"ballast-{n}", random.Random(n).randbytes(100_000))
             redis.ask("SAVE")
             redis.options[-1] = "15000"  # microseconds a key
             redis.restart(wait=False)
