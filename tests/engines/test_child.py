@@ -28,6 +28,7 @@ from peerload.testing.engine_process import until
 from peerload.testing.engine_suite.base import end
 from peerload.testing.engine_worker import content
 from tests.engines.made_up import MadeUp
+from tests.support.stopping import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [100_000, 0, 3, 40_000_000]
@@ -230,7 +231,7 @@ def test_a_serving_child_that_misbehaves_while_it_serves_is_replaced(pair: Calla
 def test_a_serving_child_that_is_stopped_is_replaced(pair: Callable[..., Pair]) -> None:
     both = pair(answer_timeout=0.3)
     first = both.serving
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     assert both.read().state is JobState.DONE
     assert gone(first)
 

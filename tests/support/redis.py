@@ -26,6 +26,7 @@ from peerload.store.redis.link import Link
 from peerload.store.redis.store import RedisStore
 from peerload.store.servertime import Measured
 from tests.support.ports import free_port
+from tests.support.stopping import stop
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 
@@ -147,7 +148,7 @@ class RedisProcess:
 
     def pause(self) -> None:
         """SIGSTOP: it is there and says nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stopping import stop
 from tools.build_kubernetes import found
 
 __all__ = ["Program", "needs_kube", "program"]
@@ -85,7 +86,7 @@ class Program:
 
     def pause(self) -> None:
         """SIGSTOP: it is there and says nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
