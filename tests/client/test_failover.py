@@ -48,7 +48,7 @@ async def test_weights_of_two_sources_never_mix(server: Server, target: AsyncCli
     """The near source dies after its t1, which differs, was verified; what agrees is kept, t1 is read again."""
     killed: list[int] = []
     async with (
-        working(server.address, tensors(8, changed=1), rate=8 * MIB, topology=NEAR) as first,
+        working(server.address, tensors(8, changed=1), rate=2 * MIB, topology=NEAR) as first,
         working(server.address, tensors(8), topology=FAR) as second,
     ):
         pulled = await target.pull("org/model", progress=killing(first, 4 * MIB, killed))
@@ -67,7 +67,7 @@ async def test_weights_of_two_sources_never_mix(server: Server, target: AsyncCli
 async def test_what_has_no_digest_is_read_again_as_a_whole(server: Server, target: AsyncClient) -> None:
     killed: list[int] = []
     async with (
-        working(server.address, tensors(6, changed=1), rate=8 * MIB, topology=NEAR, digests=False) as first,
+        working(server.address, tensors(6, changed=1), rate=2 * MIB, topology=NEAR, digests=False) as first,
         working(server.address, tensors(6), topology=FAR, digests=False) as second,
     ):
         pulled = await target.pull("org/model", progress=killing(first, 3 * MIB, killed))

@@ -195,7 +195,7 @@ async def test_another_source_fills_what_is_missing(server: Server) -> None:
     into = {f"t{index}": np.zeros(MIB * (1 + index % 2), "u1")[:: 1 + index % 2] for index in range(8)}
     async with (
         AsyncClient(server.address, settings=QUICK, topology=NEAR) as target,
-        working(server.address, tensors(8, changed=1), rate=8 * MIB, topology=NEAR) as first,
+        working(server.address, tensors(8, changed=1), rate=2 * MIB, topology=NEAR) as first,
         working(server.address, tensors(8), topology=FAR) as second,
     ):
         filled = await target.pull_into(into, "org/model", progress=killing(first, 5 * MIB, killed))
@@ -216,9 +216,14 @@ async def test_errors_of_other_kinds_say_it_too(server: Server, target: AsyncCli
     slow = {"tcp": {"max_bytes_per_second": 100_000}}
     async with AsyncClient(server.address, settings=QUICK, engine_settings=slow) as source:
         async with source.publish({"w": bytes(10_000_000)}, model="org/model"):
-            with pytest.raises(DeadlineExceeded, match="1 undefined, 0 untouched") as late:
-                await target.pull_into(into, "org/model", timeout=0.3)
-            assert late.value.touched == Touched((), ("w",), ())
+            timeout, touched = 0.15, nobody.value.touched
+            while touched == nobody.value.touched:
+                timeout *= 2  # so that the read has begun before
+                with pytest.raises(DeadlineExceeded) as late:
+                    await target.pull_into(into, "org/model", timeout=timeout)
+                touched = late.value.touched
+            assert touched == Touched((), ("w",), ())
+            assert "1 undefined, 0 untouched" in str(late.value)
     with pytest.raises(PullFailed) as unrelated:
         await target.pull("org/model")
     assert unrelated.value.touched is None

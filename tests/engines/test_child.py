@@ -28,6 +28,7 @@ from peerload.testing.engine_process import until
 from peerload.testing.engine_suite.base import end
 from peerload.testing.engine_worker import content
 from tests.engines.made_up import MadeUp
+from tests.support.stopping import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [100_000, 0, 3, 40_000_000]
@@ -230,7 +231,7 @@ def test_a_serving_child_that_misbehaves_while_it_serves_is_replaced(pair: Calla
 def test_a_serving_child_that_is_stopped_is_replaced(pair: Callable[..., Pair]) -> None:
     both = pair(answer_timeout=0.3)
     first = both.serving
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     assert both.read().state is JobState.DONE
     assert gone(first)
 
@@ -248,13 +249,15 @@ def test_a_serving_child_is_recycled_when_nobody_reads(pair: Callable[..., Pair]
 
 @pytest.mark.parametrize("how", ["fail", "crash", "hang"])
 def test_a_publication_that_cannot_be_served_is_none(tmp_path: Path, how: str) -> None:
-    engine = MadeUp(tmp_path, start_timeout=0.3)
+    engine = MadeUp(tmp_path, **({"start_timeout": 0.3} if how == "hang" else {}))
     engine.behave(how, "offer")
     exporter = engine.exporter()
     with pytest.raises(Unavailable, match="the process that serves with made-up"):
         exporter.publish([Region(memoryview(b"x"))])
     assert children() == []
-    engine.behave()
+    exporter.close()
+    # With all the time that a child may need.
+    exporter = MadeUp(tmp_path).exporter()
     exporter.retire(exporter.publish([Region(memoryview(b"x"))]))
     exporter.close()
 

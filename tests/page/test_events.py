@@ -226,19 +226,20 @@ async def test_a_browser_that_takes_nothing_is_cut_off() -> None:
 async def test_who_reads_too_slowly_is_cut_off_and_finds_everything_anew(
     server: Server, rpc: AsyncRpc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application_module, "_STALL_SECONDS", 0.2)
     now = Condition.now
     monkeypatch.setattr(Condition, "now", lambda self, principal: {**now(self, principal), "padding": "x" * (1 << 20)})
     await rpc.publish(publication("w0"))
     assert server._traffic is not None
-    async with looking(server.ui_address) as events:
-        await events.until("hello")
-        # From now on it reads nothing: what is on its way piles up in the sockets, and then nobody waits for it.
-        while server._traffic.watched:
-            await asyncio.sleep(0.05)
-        with pytest.raises((EOFError, asyncio.IncompleteReadError, ConnectionError)):
-            while True:
-                await events.next()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(application_module, "_STALL_SECONDS", 0.2)
+        async with looking(server.ui_address) as events:
+            await events.until("hello")
+            # From now on it reads nothing: what is on its way piles up in the sockets, and then nobody waits for it.
+            while server._traffic.watched:
+                await asyncio.sleep(0.05)
+            with pytest.raises((EOFError, asyncio.IncompleteReadError, ConnectionError)):
+                while True:
+                    await events.next()
     async with looking(server.ui_address) as events:
         fleet = await events.until("fleet")
         assert fleet["reset"]

@@ -227,26 +227,32 @@ async def test_what_a_refused_call_held_is_let_go_of_at_once(kind: Kind) -> None
 @pytest.mark.parametrize("timeout", [None, 0.05], ids=["taken back", "late"])
 async def test_what_an_unanswered_call_held_is_let_go_of_at_once(kind: Kind, timeout: float | None) -> None:
     kept = bytes(LIMIT)
-    begun = asyncio.Semaphore(0)
+    begun = asyncio.Event()
 
     async def wait(request: bytes, context: Context) -> bytes:
         held = kept
-        begun.release()
+        begun.set()
         await asyncio.Event().wait()
         return held
 
     calls = Calls()
     front = kind(calls.wrap({"/t.T/Wait": UnaryMethod(wait)}))
     async with held_by_nobody_after(front, kept) as channel:
-        for _ in range(5):
+        held = 0
+        while held < 5:
             call = channel.unary_unary("/t.T/Wait")(b"", timeout=timeout)
-            await begun.acquire()
             if timeout is None:
+                await begun.wait()
                 call.cancel()
             with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
                 await call
             while calls.in_flight:
                 await asyncio.sleep(0.001)
+            if begun.is_set():
+                held += 1
+                begun.clear()
+            elif timeout is not None:
+                timeout *= 2  # it was late before it was here
 
 
 class Closed:
@@ -382,10 +388,12 @@ async def test_a_cancelled_call_is_a_cancelled_task(kind: Kind) -> None:
 
 async def test_a_deadline_is_a_cancelled_task(kind: Kind) -> None:
     async with serve(kind) as served:
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            # Long enough for the call to be there before.
-            await served.unary("Hold")(b"", timeout=1.0)
-        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        timeout = 0.5
+        while not served.handlers.entered.is_set():
+            timeout *= 2  # so that the call is there before
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await served.unary("Hold")(b"", timeout=timeout)
+            assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await served.handlers.cancelled.wait()
 
 

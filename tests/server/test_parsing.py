@@ -26,6 +26,7 @@ from peerload.server.services.parsing import Parser
 from peerload.server.services.reader import ReaderChild
 from peerload.wire import p2p_pb2, sources_pb2
 from tests.support.live import LiveServer, Rpc, publication, sqlite_url
+from tests.support.stopping import stop
 
 STOCK = Reading(v1=False, most_tensors=10_000, hosts=False)
 OURS = Reading(v1=True, most_tensors=10_000, hosts=True)
@@ -157,7 +158,7 @@ async def test_who_gives_up_does_not_confuse_the_others(parser: Parser) -> None:
     requests = [publication(worker_id=f"w{number}", tensors=5_000).SerializeToString() for number in range(4)]
     await parser.read(requests[0], STOCK)
     child = child_of(parser)
-    child.suspend()
+    stop(child.pid)
     asking = [asyncio.create_task(parser.read(request, STOCK)) for request in requests]
     await asyncio.sleep(0)
     asking[0].cancel()  # the one that is asked now
@@ -171,7 +172,7 @@ async def test_who_gives_up_does_not_confuse_the_others(parser: Parser) -> None:
 async def test_a_flood_is_turned_away_and_passes(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
     await parser.read(LARGE, STOCK)
     monkeypatch.setattr(parsing, "_MAX_WAITING_BYTES", 3 * len(LARGE))
-    child_of(parser).suspend()
+    stop(child_of(parser).pid)
     waiting = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="try again"):
@@ -186,7 +187,7 @@ async def test_a_flood_is_turned_away_and_passes(parser: Parser, monkeypatch: py
 async def test_a_child_that_dies_is_an_outage_for_what_it_was_at_alone(parser: Parser) -> None:
     await parser.read(LARGE, STOCK)
     child = child_of(parser)
-    child.suspend()
+    stop(child.pid)
     asking = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(2)]
     while parser._waiting:
         await asyncio.sleep(0)
@@ -202,7 +203,7 @@ async def test_a_child_that_dies_is_an_outage_for_what_it_was_at_alone(parser: P
 async def test_a_child_that_says_nothing_is_replaced(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
     await parser.read(LARGE, STOCK)
     child = child_of(parser)
-    child.suspend()
+    stop(child.pid)
     with monkeypatch.context() as patch:
         patch.setattr(reader, "_READ_SECONDS", 0)
         with pytest.raises(Unavailable, match="said nothing"):
@@ -239,7 +240,7 @@ async def test_memory_of_the_largest_is_given_back(parser: Parser, monkeypatch: 
 async def test_who_gives_up_leaves_nothing_waiting(parser: Parser) -> None:
     await parser.read(LARGE, STOCK)
     child = child_of(parser)
-    child.suspend()
+    stop(child.pid)
     first = asyncio.create_task(parser.read(LARGE, STOCK))
     await asyncio.sleep(0)
     others = [asyncio.create_task(parser.read(LARGE, STOCK)) for _ in range(3)]
@@ -336,7 +337,7 @@ async def test_it_ends_with_its_owner() -> None:
     parser = Parser()
     await parser.read(LARGE, STOCK)
     child = child_of(parser)
-    child.suspend()
+    stop(child.pid)
     asking = asyncio.create_task(parser.read(LARGE, STOCK))
     await asyncio.sleep(0)
     parser.close()

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from peerload.errors import Conflict, Unavailable
 from peerload.store.base import ABSENT, Beat, Store, Touch, Touched
+from peerload.store.kubernetes.names import entry_name
 from peerload.testing.store_suite import Mirror
 from tests.support.following import PATIENCE, follow, in_time, next_feed, opened, recovered, refused
 from tests.support.kube import Answer, Asked, ControlPlane, Cut, FaultProxy, Hold, Lose, Namespace
@@ -92,6 +94,23 @@ async def test_who_is_asked_to_come_later_does(proxy: FaultProxy, store: Store) 
     with proxy.fault(Answer(429, "TooManyRequests", retry_after=1), times=1, watching=False) as rule:
         await store.put("k", {"n": 1}, expect=ABSENT)
     assert rule.met == 1
+
+
+async def test_a_quota_against_which_others_count_keeps_nobody_from_beginning_or_writing(
+    proxy: FaultProxy, url: str
+) -> None:
+    """Where several create what a ResourceQuota counts, the API server gives up counting at some time: that is a conflict,
+    and not one over what is created."""
+    words = 'Operation cannot be fulfilled on resourcequotas "count": the object has been modified'
+    conflict = Answer(409, "Conflict", words)
+    with proxy.fault(conflict, method="POST", times=2) as rule:
+        async with opened(url) as store:
+            assert rule.met == 2
+            for path in ("configmaps", "peerloadrecords"):
+                with proxy.fault(conflict, method="POST", path=path, times=2) as rule:
+                    written = await store.put(path, {"n": 1}, blob=LARGE, expect=ABSENT)
+                assert rule.met == 2
+                assert await store.blob(path, written.generation) == LARGE
 
 
 async def test_a_write_whose_answer_is_lost_is_known_to_be_done(proxy: FaultProxy, store: Store) -> None:
@@ -315,6 +334,36 @@ async def test_a_missing_right_is_named(kube_namespace: Namespace) -> None:
         assert entry is not None
         admin.ask("PUT", kube_namespace.allowed, {**role, "metadata": _named(role)})
         await recovered(store)
+
+
+async def test_sources_go_with_their_pods_again_when_the_right_to_ask_for_these_is_back(
+    kube_namespace: Namespace, store: Store
+) -> None:
+    admin, records = kube_namespace.plane.admin, kube_namespace.records
+    pod = await asyncio.to_thread(kube_namespace.pod, "worker")
+    value = {"pod.name": "worker", "pod.uid": pod["metadata"]["uid"], "pod.namespace": kube_namespace.name}
+    role = admin.get(kube_namespace.allowed)
+    fewer = [rule for rule in role["rules"] if "pods" not in rule["resources"]]
+
+    async def until_owned(expected: bool) -> None:
+        """The API server goes by a changed Role a moment later."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await store.put("source/1/0/w", {**value}, blob=b"x")
+                body = await asyncio.to_thread(admin.get, f"{records}/{entry_name('main', 'source/1/0/w')}")
+                if bool(body["metadata"].get("ownerReferences")) is expected:
+                    return
+
+    with structlog.testing.capture_logs() as logs:
+        await until_owned(True)
+        admin.ask("PUT", kube_namespace.allowed, {**role, "rules": fewer, "metadata": _named(role)})
+        for _ in range(3):
+            await until_owned(False)
+        admin.ask("PUT", kube_namespace.allowed, {**role, "metadata": _named(role)})
+        await until_owned(True)
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+        "sources are not removed with their Pods"
+    ]
 
 
 def _named(role: dict[str, dict[str, str]]) -> dict[str, str]:

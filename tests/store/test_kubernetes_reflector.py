@@ -20,7 +20,7 @@ from peerload.kubernetes.trouble import Broken, Exists, Gone
 from peerload.store.base import Beat, Entry, Feed, Listing, Position
 from peerload.store.kubernetes import reflector as module
 from peerload.store.kubernetes.index import Index, read_beat, read_beats, write_beats
-from peerload.store.kubernetes.layout import Layout, settle
+from peerload.store.kubernetes.layout import Layout, begin_anew, settle
 from peerload.store.kubernetes.names import Type, entry_name
 from peerload.store.kubernetes.objects import body_of, later, read_entry, read_record, type_in
 from peerload.store.kubernetes.reflector import Reflector
@@ -337,6 +337,43 @@ async def test_numbers_that_go_back_begin_a_new_epoch_above_all_before() -> None
         await until_seen(reflector, cluster)
         (entry,) = cluster.entries(reflector.layout.base).values()
         assert entry.revision > reached
+
+
+@pytest.mark.parametrize("overtaken", ["expired", "begun anew"])
+async def test_a_list_that_is_overtaken_while_a_store_is_opened_is_made_again(overtaken: str) -> None:
+    """By the API server, which forgets, or by another server, which has found that the numbers went back."""
+    cluster = Cluster()
+    for number, key in enumerate(KEYS):
+        cluster.put(key, number, keep=False)
+    layout = await settle(cluster, 1_000)  # type: ignore[arg-type]
+    listed = cluster.pages
+
+    async def pages(labels: Mapping[str, str]) -> AsyncGenerator[tuple[int, list[dict[str, Any]]], None]:
+        cluster.pages = listed  # type: ignore[method-assign]
+        if overtaken == "begun anew":
+            await begin_anew(cluster, layout, 2_000, after=0)  # type: ignore[arg-type]
+        async for page in listed(labels):
+            yield page
+            if overtaken == "expired":
+                raise Gone("the page has expired")
+
+    cluster.pages = pages  # type: ignore[assignment, method-assign]
+    async with running(cluster) as reflector:
+        assert {record.key for record in reflector_index(reflector).records.values()} == set(KEYS)
+        assert reflector.layout == await settle(cluster, 3_000)  # type: ignore[arg-type]
+
+
+async def test_lists_that_are_always_overtaken_are_an_outage() -> None:
+    cluster = Cluster()
+
+    async def pages(labels: Mapping[str, str]) -> AsyncGenerator[tuple[int, list[dict[str, Any]]], None]:
+        yield cluster.version, []
+        raise Gone("the page has expired")
+
+    cluster.pages = pages  # type: ignore[assignment, method-assign]
+    with pytest.raises(Unavailable, match="before they are read"):
+        async with running(cluster):
+            pass
 
 
 async def test_what_does_not_come_back_is_unavailable_and_the_watch_is_opened_again() -> None:

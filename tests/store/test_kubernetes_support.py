@@ -17,6 +17,7 @@ from tests.support.kube import (
     Lose,
     Namespace,
 )
+from tests.support.live import eventually
 
 
 def client(namespace: Namespace, port: int | None = None, *, token: str = "") -> Admin:
@@ -77,8 +78,10 @@ def test_the_proxy_fails_what_it_is_told_to(kube_namespace: Namespace, proxy: Fa
     with proxy.fault(Lose(), method="POST"), pytest.raises(OSError):
         one.post(kube_namespace.records, record("c"))
     assert {item["key"] for item in one.get(kube_namespace.records)["items"]} == {"other/a", "other/c"}
-    with proxy.fault(Hold(), method="POST"), pytest.raises(TimeoutError):
-        one.ask("POST", kube_namespace.records, record("d"), timeout=0.1)
+    with proxy.fault(Hold(), method="POST") as rule:
+        with pytest.raises(TimeoutError):
+            one.ask("POST", kube_namespace.records, record("d"), timeout=1.0)
+        eventually(lambda: rule.met and not proxy.held(), what="the request, and its client's hanging up, to be seen")
     with pytest.raises(KubeRefused, match="NotFound"):
         one.get(f"{kube_namespace.records}/d")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -227,7 +228,8 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
         async with opened(redis.url) as store:
             await store.put("k", {"n": 1})
             for n in range(200):
-                redis.ask("SET", f"ballast-{n}", "x")
+                # Every two megabytes it looks whether somebody asks; with less it would say nothing until all is loaded.
+                redis.ask("SET", f"ballast-{n}", random.Random(n).randbytes(100_000))
             redis.ask("SAVE")
             redis.options[-1] = "15000"  # microseconds a key
             redis.restart(wait=False)
@@ -237,6 +239,25 @@ async def test_a_redis_that_is_loading_is_waited_for(tmp_path: Path) -> None:
             entry = await store.get("k")
             assert entry is not None
             assert entry.value == {"n": 1}
+
+
+async def test_a_redis_that_has_no_room_for_a_connection_says_so(redis: RedisProcess) -> None:
+    """Whether that comes before anything was asked, or after it."""
+    with authenticated(redis, "none") as ask:
+        ask("CONFIG", "SET", "maxclients", "1")
+        link = await connect(Address("127.0.0.1", redis.port), Credentials())
+        async with asyncio.timeout(PATIENCE):
+            while link.open:
+                await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="max number of clients reached"):
+            await link.ask(("PING",))
+        link.close()
+        with pytest.raises(Unavailable, match="max number of clients reached"):
+            async with opened(redis.url):
+                pass
+        ask("CONFIG", "SET", "maxclients", "100")
+        async with opened(redis.url):
+            pass
 
 
 async def test_flushed_scripts_are_sent_again(redis: RedisProcess, store: Store) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import psutil
 from google.protobuf.message import Message
 
 from peerload.wire import grpc_health_pb2, p2p_pb2, sources_pb2
+from tests.support.ports import free_port
 
 MAX_MESSAGE = 100 * 1024 * 1024
 _DIE_WITH_PARENT = """
@@ -33,13 +33,6 @@ _FRONT = "PEERLOAD_FRONT"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _MessageT = TypeVar("_MessageT", bound=Message)
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], *, within: float = 20.0, what: str = "it") -> Any:

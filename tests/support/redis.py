@@ -25,6 +25,8 @@ from peerload.clock import Clock
 from peerload.store.redis.link import Link
 from peerload.store.redis.store import RedisStore
 from peerload.store.servertime import Measured
+from tests.support.ports import free_port
+from tests.support.stopping import stop
 
 __all__ = ["HandTimedRedisStore", "RedisProcess", "free_port", "needs_redis", "redis_process"]
 
@@ -47,13 +49,6 @@ def needs_redis() -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisProcess:
@@ -153,7 +148,7 @@ class RedisProcess:
 
     def pause(self) -> None:
         """SIGSTOP: it is there and says nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.support.kube.programs import Program, quiet_port
+from tests.support.kube.programs import Program
+from tests.support.ports import free_port
 
 __all__ = ["Etcd", "etcd_members"]
 
@@ -73,5 +74,5 @@ class Etcd(Program):
 def etcd_members(folder: Path, members: int) -> list[Etcd]:
     """The members of one etcd, none of them started."""
     names = [f"etcd{number}" for number in range(members)]
-    ports = {name: (quiet_port(), quiet_port()) for name in names}
+    ports = {name: (free_port(), free_port()) for name in names}
     return [Etcd(folder / name, name, ports) for name in names]

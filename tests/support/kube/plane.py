@@ -16,7 +16,8 @@ from tests.support.kube.certificates import ISSUER, Certificates
 from tests.support.kube.etcd import etcd_members
 from tests.support.kube.kubeconfig import write_kubeconfig
 from tests.support.kube.namespaces import Namespace
-from tests.support.kube.programs import Program, needs_kube, program, quiet_port
+from tests.support.kube.programs import Program, needs_kube, program
+from tests.support.ports import free_port
 
 __all__ = ["ControlPlane"]
 
@@ -30,7 +31,7 @@ class ControlPlane:
         self.folder = folder
         self.certificates = Certificates(folder / "certificates")
         self.etcd = etcd_members(folder, members)
-        self.port = quiet_port()
+        self.port = free_port()
         self.admin = Admin(self.port, self.certificates.authority, secrets.token_hex(16))
         (folder / "tokens.csv").write_text(f"{self.admin.token},admin,1,system:masters\n")
         self.server = Program(folder / "server", "kube-apiserver", self._server_words, self.admin.ready)
@@ -85,7 +86,7 @@ class ControlPlane:
         """Start these controllers of kube-controller-manager; without names, the garbage collector."""
         assert self._controllers is None
         wanted = ",".join(names or ("garbage-collector-controller",))
-        port = quiet_port()
+        port = free_port()
         kubeconfig = self.kubeconfig()
         words = [
             *(f"--kubeconfig={kubeconfig}", f"--controllers={wanted}", "--leader-elect=false"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stopping import stop
 from tools.build_kubernetes import found
 
-__all__ = ["Program", "needs_kube", "program", "quiet_port"]
+__all__ = ["Program", "needs_kube", "program"]
 
 START_SECONDS = 90.0
 """Until a program answers, on a machine that is busy with other tests."""
@@ -41,18 +40,6 @@ def program(name: str) -> str:
     """The path of one of Kubernetes' programs. Skips the test as `needs_kube` does."""
     needs_kube(name)
     return str(found(name))
-
-
-def quiet_port() -> int:
-    """A port that nobody listens on, and that no connection is given as its own end, so that it is still free later."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Program:
@@ -99,7 +86,7 @@ class Program:
 
     def pause(self) -> None:
         """SIGSTOP: it is there and says nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

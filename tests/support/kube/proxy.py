@@ -28,7 +28,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.kube.plane import ControlPlane
-from tests.support.kube.programs import quiet_port
+from tests.support.ports import free_port
 
 __all__ = ["Answer", "Asked", "Cut", "FaultProxy", "Hold", "Lose", "Rule"]
 
@@ -136,7 +136,7 @@ class FaultProxy:
     """A proxy before `plane`; it serves once it is entered. Each of the client's connections has one of its own upstream."""
 
     def __init__(self, plane: ControlPlane) -> None:
-        self.port = quiet_port()
+        self.port = free_port()
         self.asked: list[Asked] = []
         """All requests, in the order in which they came."""
         self._target = plane.port

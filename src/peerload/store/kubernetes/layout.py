@@ -53,8 +53,8 @@ async def settle(resources: Resources, now_ms: int, *, after: int = 0) -> Layout
         body = body_of(resources.instance, name, Type.LAYOUT, {"key": "layout", "value": value})
         try:
             return read_layout(await resources.create(body, seconds=_CREATE_SECONDS))
-        except Exists:
-            continue  # another server was faster
+        except (Exists, Moved):
+            continue  # another server was faster; or what moved is a quota, against which others create something
     raise Unavailable("the record that says how the store is kept comes and goes")
 
 

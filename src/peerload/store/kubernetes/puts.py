@@ -60,16 +60,18 @@ class Puts:
     async def _pod(self, key: str, value: Value) -> dict[str, Any] | None:
         """The Pod that a publisher says it runs in, as an owner: if it is here, and the very one."""
         name, uid, namespace = (value.get(f"pod.{part}") for part in ("name", "uid", "namespace"))
-        if type_of(key) != Type.SOURCE or namespace != self._resources.namespace or self._pods_forbidden:
+        if type_of(key) != Type.SOURCE or namespace != self._resources.namespace:
             return None
         if not (isinstance(name, str) and isinstance(uid, str) and _POD_NAME.fullmatch(name)):
             return None
         try:
             pod = await self._resources.pod(name)
         except Forbidden as error:
-            self._pods_forbidden = True
-            _log.warning("sources are not removed with their Pods", error=str(error))
+            if not self._pods_forbidden:
+                self._pods_forbidden = True
+                _log.warning("sources are not removed with their Pods", error=str(error))
             return None
+        self._pods_forbidden = False
         if pod is None or pod["metadata"]["uid"] != uid:
             return None
         return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}

@@ -36,6 +36,7 @@ BACK_SECONDS: Final = 1.5
 """How long what was written may take to come back on the watch."""
 _RETRY_SECONDS: Final = 0.1
 _RETRY_MAX_SECONDS: Final = 3.0
+_ATTEMPTS: Final = 3
 _GOOD_SECONDS: Final = 10.0
 """After so long a watch was a good one, and its end is no reason to be careful."""
 
@@ -91,7 +92,12 @@ class Reflector:
 
     async def open(self) -> None:
         """List, and begin to follow. Raises `Unavailable`."""
-        await self._begin()
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(_Anew, Gone):
+                await self._begin()
+                break
+        else:
+            raise Unavailable("the API server's records begin anew or are forgotten before they are read to their end")
         self._task = asyncio.create_task(self._run(), name="kubernetes reflector")
 
     async def close(self) -> None:

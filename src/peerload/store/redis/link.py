@@ -111,7 +111,8 @@ class Link(asyncio.Protocol):
             self.close("it does not speak the Redis protocol")
             return
         if self._owed < 0:  # it says why it is about to hang up, or it is no Redis
-            self.close("it spoke without being asked")
+            said = self._replies[-1]
+            self.close(str(said)[:200] if isinstance(said, ReplyError) else "it spoke without being asked")
         elif self._waiting is not None and len(self._replies) >= self._wanted and not self._waiting.done():
             self._waiting.set_result(None)
 
