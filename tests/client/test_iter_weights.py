@@ -311,3 +311,17 @@ def test_a_plain_iterator() -> None:
         with target.iter_weights("org/model") as weights:
             with pytest.raises(RuntimeError, match="closed"):
                 next(weights)
+
+
+async def test_consumers_that_pause_keep_nobody_waiting(
+    server: Server, source: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerload.client.base._THREADS", 1)
+    tensors = {f"w{index}": np.full(1000, index, "u1") for index in range(10)}
+    async with AsyncClient(server.address, settings=QUICK) as target, source.publish(tensors, model="m"):
+        paused = [target.iter_weights("m", window=2000) for _ in range(3)]
+        async with asyncio.timeout(60):
+            assert [(await anext(stream))[0] for stream in paused] == ["w0"] * 3
+            assert list(await target.pull("m")) == list(tensors)
+            for stream in paused:
+                assert [name async for name, _ in stream] == list(tensors)[1:]

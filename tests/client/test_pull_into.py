@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.numpy import save_file
 
 from peerload import AsyncClient, Client
 from peerload.client import PullProgress
-from peerload.errors import DeadlineExceeded, InvalidArgument, NoSource, PullFailed, Touched
+from peerload.errors import DeadlineExceeded, InvalidArgument, NoSource, PullFailed, Touched, Unavailable
 from peerload.server.app import Server
 from tests.client.quick import QUICK
 from tests.client.test_failover import FAR, MIB, NEAR, killing, tensors
@@ -252,3 +254,42 @@ def test_without_an_event_loop() -> None:
                 assert len(one.find("org/model")) == 2
     assert into["w"] == b"x" * 1000
     assert steps[-1].bytes_done == 1000
+
+
+@pytest.mark.parametrize("strides", [(0, 4), (4, 4), (8, 4), (-4, 4), (12, 2)])
+async def test_elements_that_lie_on_each_other_are_refused(
+    source: AsyncClient, target: AsyncClient, strides: tuple[int, int]
+) -> None:
+    ground = np.zeros(64, "float32")
+    lying = np.lib.stride_tricks.as_strided(ground[20:], (4, 3), strides)
+    async with source.publish({"w": np.arange(12, dtype="float32").reshape(4, 3)}, model="m"):
+        with pytest.raises(InvalidArgument, match=r"tensors\['w'\].*several elements in one place"):
+            await target.pull_into({"w": lying}, "m")
+    assert not ground.any()
+
+
+@pytest.mark.parametrize("strides", [(16, 4), (-12, 4), (4, -16), (96, 8), (4, 16)])
+async def test_elements_that_lie_apart_are_filled(
+    source: AsyncClient, target: AsyncClient, strides: tuple[int, int]
+) -> None:
+    lying = np.lib.stride_tricks.as_strided(np.zeros(128, "float32")[20:], (4, 3), strides)
+    data = np.arange(12, dtype="float32").reshape(4, 3)
+    async with source.publish({"w": data}, model="m"):
+        await target.pull_into({"w": lying}, "m")
+    assert np.array_equal(lying, data)
+
+
+async def test_what_cannot_be_published_on_is_in_place_all_the_same(server: Server, source: AsyncClient) -> None:
+    tensors = {"w": np.zeros(100)}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"tcp": {"port": taken.getsockname()[1], "bind": "127.0.0.1"}}
+        async with (
+            AsyncClient(server.address, settings=replace(QUICK, engines=("tcp",)), engine_settings=ports) as target,
+            source.publish({"w": np.arange(100.0)}, model="m"),
+        ):
+            with pytest.raises(Unavailable) as error:
+                await target.pull_into(tensors, "m", publish=True)
+    assert error.value.touched is not None
+    assert error.value.touched.verified == ("w",)
+    assert "verified" in str(error.value)
+    assert np.array_equal(tensors["w"], np.arange(100.0))

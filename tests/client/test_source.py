@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import pytest
 from peerload import AsyncClient, ClientSettings, Status
 from peerload.client import SourceEvent, SourceState
 from peerload.clock import SystemClock
+from peerload.engines.base import JobState, Publication, Range, Region
+from peerload.engines.tcp import TcpEngine, TcpExporter
 from peerload.errors import InvalidArgument, LimitExceeded, Unavailable
 from peerload.store.memory import MemoryStore
 from peerload.testing.clock import ManualClock
@@ -275,4 +279,35 @@ async def test_memory_that_must_be_copied_is_announced_and_bounded(monkeypatch: 
         monkeypatch.setattr("peerload.client.source.available_memory", lambda: 4095)
         with pytest.raises(LimitExceeded, match=r"4,096 bytes .* 4,095"):
             await client.publish({"w": bytes(4096)}, model="m")
+        assert await client.find() == []
+
+
+async def test_a_publish_that_is_cancelled_is_served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, begun, go_on = TcpExporter.publish, threading.Event(), threading.Event()
+    made: list[Publication] = []
+
+    def slowly(exporter: TcpExporter, regions: Sequence[Region]) -> Publication:
+        begun.set()
+        assert go_on.wait(60)
+        made.append(publish(exporter, regions))
+        return made[0]
+
+    monkeypatch.setattr(TcpExporter, "publish", slowly)
+    async with serving() as server, AsyncClient(server.address, settings=replace(QUICK, engines=("tcp",))) as client:
+        publishing = asyncio.ensure_future(client.publish({"w": b"x"}, model="m").__aenter__())
+        assert await asyncio.to_thread(begun.wait, 60)
+        publishing.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        async with asyncio.timeout(60):
+            while not made:
+                await asyncio.sleep(0.001)
+        reader = (importer := TcpEngine().importer()).open(made[0].descriptor)
+        job = reader.read([Range(0, 0, 1)], [memoryview(bytearray(1))], deadline=60.0)
+        while (progress := await asyncio.to_thread(job.wait, 1.0)).state is JobState.RUNNING:
+            pass
+        assert progress.state is JobState.FAILED
+        assert "no longer offered" in progress.reason
+        importer.close()
         assert await client.find() == []

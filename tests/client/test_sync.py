@@ -177,3 +177,47 @@ with Client({server.address!r}) as client:
     assert folder.bytes_moved == (8 << 20) - folder.bytes_reused
     for path in (tmp_path / "model").iterdir():
         assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_a_client_gave_may_be_closed_after_it(server: LiveServer) -> None:
+    client = Client(server.address, settings=QUICK)
+    source = client.publish({"w": b"x"}, model="sync/late")
+    changes = client.watch("sync/late")
+    assert next(changes).present
+    weights = client.iter_weights("sync/late")
+    client.close()
+    source.close()
+    weights.close()
+    changes.close()  # type: ignore[attr-defined]
+    assert source.state is SourceState.CLOSED
+
+
+_FORKED = """
+import os, sys
+from peerload import Client
+
+with Client(sys.argv[1]) as client, client.publish({"w": b"x"}, model="sync/forked") as source:
+    own, = client.find("sync/forked")
+    if not (pid := os.fork()):
+        try:
+            client.find()
+        except RuntimeError as error:
+            print(error)
+        source.close()
+        client.close()
+        print("closed", flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert [each.key for each in client.find("sync/forked")] == [own.key], "the child has ended nothing of its parent's"
+    print("live")
+"""
+
+
+def test_a_forked_child_is_told_that_the_client_is_not_its_own(server: LiveServer) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _FORKED, server.address], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    said, *rest = ended.stdout.splitlines()
+    assert "forked" in said
+    assert rest == ["closed", "live"]

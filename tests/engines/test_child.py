@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -396,3 +397,20 @@ def test_device_memory_whose_read_is_over_is_not_refused() -> None:
     child.end()
     child.end()
     assert poisoned() == []
+
+
+@pytest.mark.parametrize("lacking", ["pair", "Popen"])
+def test_what_cannot_be_started_is_said_in_the_engines_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    def lack(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    exporter = MadeUp(tmp_path).exporter()
+    owner = process.message if lacking == "pair" else subprocess
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "_servers", {})
+        patch.setattr(owner, lacking, lack)
+        with pytest.raises(Unavailable, match="could not be started: Too many open files"):
+            exporter.publish([Region(memoryview(b"x"))])
+    exporter.close()

@@ -62,6 +62,7 @@ class Liar(WorkerService):
         )
         self.lease = "lease"
         self.silent = False
+        self.garbage = b""
         self.released: list[str] = []
         self.artifact: ArtifactManifest | None = None
         self.pages: Any = None
@@ -71,6 +72,8 @@ class Liar(WorkerService):
     async def _prepare_tensor_read(self, request: Any) -> bytes:
         if self.silent:
             await asyncio.sleep(60)
+        if self.garbage:
+            return self.garbage
         return p2p_pb2.PrepareTensorReadResponse(lease_id=self.lease, manifest=self.manifest).SerializeToString()
 
     async def _release_tensor_read(self, request: Any) -> bytes:
@@ -157,6 +160,12 @@ async def test_a_worker_that_does_not_answer(live: LiveServer, client: AsyncClie
         liar.silent = True
         assert "PrepareTensorRead at 127.0.0.1" in (said := await failure(client))
         assert "no answer within 0.5 s" in said
+
+
+async def test_an_answer_that_is_no_message(live: LiveServer, client: AsyncClient) -> None:
+    async with lying(live, IDENTITY) as liar:
+        liar.garbage = b"\xff\xff\xff"
+        assert "the answer is no PrepareTensorReadResponse" in await failure(client)
 
 
 async def test_a_listener_that_does_not_answer(live: LiveServer, client: AsyncClient) -> None:

@@ -16,7 +16,7 @@ from peerload.client.stock.leases import Leases
 from peerload.client.stock.pool import ChunkPool
 from peerload.client.stock.service import ArtifactSource, TensorSource, WorkerService
 from peerload.engines.agents import Exposed
-from peerload.errors import LimitExceeded, NotFound, Unavailable
+from peerload.errors import LimitExceeded, NotFound, TransferFailed, Unavailable
 from peerload.testing import ManualClock
 from peerload.wire import p2p_pb2
 from tests.support.stock import import_stock
@@ -231,4 +231,27 @@ async def test_a_chunk_that_cannot_be_read_frees_its_slot() -> None:
         with pytest.raises(OSError):
             await asyncio.gather(pool.prepare(1), pool.prepare(1))
         assert pool.load == 0.0
+    made.executor.shutdown()
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+async def test_a_reader_that_is_told_of_no_memory_holds_no_lease(hangs: bool) -> None:
+    made = Served()
+    asked = asyncio.Event()
+
+    async def no_child(hold: float) -> Exposed:
+        asked.set()
+        if hangs:
+            await asyncio.Event().wait()
+        raise TransferFailed("the child that serves died, and no other could be started")
+
+    made.service.add(ArtifactSource("a" * 16, 3, "", made.manifest, made.pool, CHUNK_BYTES, no_child))
+    for index in range(5):
+        asked.clear()
+        call = asyncio.create_task(made.service._prepare_chunk(p2p_pb2.PrepareArtifactChunkRequest(chunk_index=index)))
+        await asked.wait()
+        call.cancel()  # The reader's patience is at an end, where it has had no answer.
+        with pytest.raises(asyncio.CancelledError if hangs else TransferFailed):
+            await call
+        assert made.pool.load == 0.0
     made.executor.shutdown()

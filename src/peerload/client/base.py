@@ -7,7 +7,7 @@ import random
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
@@ -246,6 +246,7 @@ class BaseClient:
         timeout: Seconds | None,
         progress: OnProgress | None,
         publish: bool = False,
+        executor: Executor | None = None,
     ) -> Pull:
         if publish and isinstance(which.selector.identity, StockIdentity):
             self._engines.agents()  # Before anything moves: it could not be published on.
@@ -256,7 +257,7 @@ class BaseClient:
             settings=self.settings,
             topology=self._topology,
             rng=self._rng,
-            executor=self._executor,
+            executor=executor or self._executor,
             own_workers=self._publisher.own_workers,
             own_addresses=self._publisher.own_addresses,
             reports=self._reports,

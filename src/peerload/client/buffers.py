@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from peerload.checkpoint.dtypes import from_numpy, torch_name
 from peerload.client.device import device_memory
-from peerload.client.strides import dense_order, normal
+from peerload.client.strides import dense_order, normal, overlap
 from peerload.engines.base import DeviceMemory
 from peerload.errors import InvalidArgument
 
@@ -104,6 +104,7 @@ def _from_torch(field: str, tensor: Any, copy: bool, filling: bool) -> Memory:
     lazy = any(getattr(tensor, name, bool)() for name in ("is_conj", "is_neg"))
     dense = not lazy and dense_order(shape, stride) is not None
     if not dense and filling:
+        _check_apart(field, shape, stride)
         where = (address,) if kind == "cpu" else (kind, tensor.device.index, address)
         return Memory(None, dtype, shape, nbytes, (*where, shape, stride), tensor)
     if not dense:
@@ -146,6 +147,7 @@ def _from_numpy(field: str, array: Any, copy: bool, filling: bool) -> Memory:
     order = dense_order(shape, stride) if whole else None
     if order is None:
         if filling:
+            _check_apart(field, shape, _ints(array.strides), size)
             return Memory(None, name, shape, nbytes, (address, shape, _ints(array.strides)), array)
         if not copy:
             raise InvalidArgument(
@@ -177,6 +179,12 @@ def _from_buffer(field: str, buffer: Any, copy: bool, filling: bool) -> Memory:
         view = memoryview(bytearray(view.tobytes()))
     view = view.cast("B")
     return Memory(view, f"torch.{name}", shape, view.nbytes, (_address(view, buffer), view.nbytes), buffer)
+
+
+def _check_apart(field: str, shape: Sequence[int], stride: Sequence[int], size: int = 1) -> None:
+    if overlap(shape, stride, size):
+        text = "has several elements in one place, as expanded and broadcast views do, and cannot be filled"
+        raise InvalidArgument(field, text)
 
 
 def _address(view: memoryview, owner: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,15 +220,15 @@ class AsyncClient(CacheCalls, ArtifactCalls):
         pull = self._pull(wanted(model, revision, form, content, rank), target, wait, timeout, progress, publish)
         try:
             report = await pull.run()
+            filled: Filled[AsyncSource] = Filled(report, target.missing, target.unexpected)
+            if not publish:
+                return filled
+            assert pull.found is not None
+            return filled.served_by(await self._open(pull, target.offer(pull.found), on_event))
         except PeerloadError as error:
             error.touched = target.touched()
             error.args = (f"{error}\n{error.touched}",)
             raise
-        filled: Filled[AsyncSource] = Filled(report, target.missing, target.unexpected)
-        if not publish:
-            return filled
-        assert pull.found is not None
-        return filled.served_by(await self._open(pull, target.offer(pull.found), on_event))
 
     @overload
     def iter_weights(
@@ -285,8 +286,13 @@ class AsyncClient(CacheCalls, ArtifactCalls):
                 progress(step)
 
         async def run() -> Delivered:
-            pull = self._pull(which, target, wait, timeout, told, publish)
-            report = await pull.run()
+            # A thread of its own, for it waits for the consumer: others are not to wait for him too.
+            executor = ThreadPoolExecutor(1, thread_name_prefix="peerload-weights")
+            try:
+                pull = self._pull(which, target, wait, timeout, told, publish, executor)
+                report = await pull.run()
+            finally:
+                executor.shutdown(wait=False)
             if not isinstance(target, KeptStream):
                 return Delivered(report, None)
             assert pull.found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import Coroutine
@@ -26,18 +27,25 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._serve, name="peerload-loop", daemon=True)
         self._thread.start()
         _loops.add(self)
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+        """Whether `close` was called; and in a forked child, which has no such thread."""
+        return self._closed or os.getpid() != self._pid
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What the coroutine returns or raises. A caller that is interrupted (Ctrl-C) cancels it, and waits a while for its
-        end. Raises RuntimeError on the loop's own thread, where waiting would never end, and after `close`."""
+        end. Raises RuntimeError where waiting would never end: on the loop's own thread, after `close`, and in a forked child."""
+        if os.getpid() != self._pid:
+            # Before the lock, which another thread may have held when this process was forked.
+            work.close()
+            raise RuntimeError(
+                "this client is that of the process that this one was forked from; start processes by spawn"
+            )
         call = _Call(work)
         with self._lock:
             if self._closed or threading.current_thread() is self._thread:
@@ -57,7 +65,9 @@ class LoopThread:
         return call.result()
 
     def close(self) -> None:
-        """Cancel what still runs, and end the loop and its thread. Closing twice is allowed."""
+        """Cancel what still runs, and end the loop and its thread. Closing twice is allowed; a forked child ends nothing."""
+        if self.closed:
+            return
         with self._lock:
             if self._closed:
                 return

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from peerload.client.ranks import Membership
 from peerload.client.registration import OnSourceEvent, Registration, SourceEvent, SourceState
 from peerload.client.settings import ClientSettings
 from peerload.client.stock.serving import Bench, StockTensors
+from peerload.client.threads import in_thread
 from peerload.clock import Clock
 from peerload.engines.agents import AgentExporter
 from peerload.engines.base import DeviceMemory, Exporter, Publication, Region
@@ -239,17 +241,19 @@ class AsyncSource:
             if name in self._registering:
                 self._check_room(name, await loop.run_in_executor(self._executor, exporter.copies, regions))
             try:
-                publication = await loop.run_in_executor(self._executor, exporter.publish, regions)
+                await in_thread(self._executor, partial(self._publish_by, exporter, regions))
             except InvalidArgument as error:
                 # Memory that it cannot serve: others may.
                 _log.debug("%s does not serve %s: %s", name, self.key.encode(), error)
                 refused = refused or error
-            else:
-                self._publications.append((exporter, publication))
         if refused is not None and not self._publications:
             raise refused
         if isinstance(self.identity, StockIdentity):
             self._stock = await self._serve_stock(offer)
+
+    def _publish_by(self, exporter: Exporter, regions: Sequence[Region], stop: threading.Event) -> None:
+        # Noted here, on the thread: of one whose caller was cancelled meanwhile nobody else would know, and retire it.
+        self._publications.append((exporter, exporter.publish(regions)))
 
     async def _serve_stock(self, offer: Offer) -> StockTensors:
         """Serve readers of the stock package too, who find this source under its identity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["contiguous", "dense_order", "normal"]
+__all__ = ["contiguous", "dense_order", "normal", "overlap"]
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
@@ -28,6 +28,18 @@ def dense_order(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] 
             return None
         expected *= shape[axis]
     return tuple(order)
+
+
+def overlap(shape: Sequence[int], stride: Sequence[int], size: int = 1) -> bool:
+    """Whether elements of `size`, in whatever the strides are counted in, may lie on each other, as where a tensor was expanded:
+    some dimension does not step over all that the finer ones span. No slice of a tensor without sharing is such a one."""
+    span = size
+    for step, length in sorted(zip(map(abs, stride), shape, strict=True)):
+        if length > 1:
+            if step < span:
+                return True
+            span += (length - 1) * step
+    return False
 
 
 def normal(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -64,7 +64,8 @@ class Source:
     load = _Same(lambda source: source.load)
 
     def close(self) -> None:
-        self._loop.run(self._source.close())
+        if not self._loop.closed:
+            self._loop.run(self._source.close())
 
     def beat(self) -> None:
         self._loop.run(self._source.beat())
@@ -104,7 +105,8 @@ class Artifact:
     load = _SameArtifact(lambda artifact: artifact.load)
 
     def close(self) -> None:
-        self._loop.run(self._artifact.close())
+        if not self._loop.closed:
+            self._loop.run(self._artifact.close())
 
     def beat(self) -> None:
         self._loop.run(self._artifact.beat())
@@ -276,7 +278,8 @@ def _iterates(
                     return
                 yield found
         finally:
-            self._loop.run(steps.aclose())
+            if not self._loop.closed:
+                self._loop.run(steps.aclose())
 
     return call
 

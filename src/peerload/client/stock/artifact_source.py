@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -22,6 +23,7 @@ from peerload.client.stock.pool import ChunkPool
 from peerload.client.stock.sealing import Sealed
 from peerload.client.stock.service import ArtifactSource
 from peerload.client.stock.serving import Bench, Stand
+from peerload.client.threads import in_thread
 from peerload.engines.agents import AgentExporter, Exposed
 from peerload.engines.base import Publication, Region
 from peerload.errors import TransferFailed, Unavailable
@@ -163,8 +165,12 @@ class AsyncArtifact:
         slot_bytes = min(manifest.chunk_size, max((chunk.length for chunk in manifest.chunks), default=1))
         slots = min(_SLOTS, max(1, len(manifest.chunks)))
         memory = await loop.run_in_executor(served.executor, served.allocate, slots * slot_bytes)
-        publication = await loop.run_in_executor(served.executor, exporter.publish, [Region(memory)])
-        self._publication = exporter, publication
+
+        def publish(stop: threading.Event) -> None:
+            # Noted here, on the thread: of one whose caller was cancelled meanwhile nobody else would know, and retire it.
+            self._publication = exporter, exporter.publish([Region(memory)])
+
+        await in_thread(served.executor, publish)
         self._pool = ChunkPool(
             memory, slot_bytes, self._sealed.read, clock=served.bench.clock, executor=served.executor
         )

@@ -7,7 +7,7 @@ from typing import Final, Self, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from peerload.errors import Fault, TransferFailed
 from peerload.wire import p2p_pb2
@@ -135,13 +135,16 @@ class WorkerCalls:
         call = self._channel.unary_unary(
             _SERVICE + name,
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
         )(request, timeout=self._timeout)
         try:
-            response: M = await call
+            # As bytes: gRPC itself gives None for an answer that it cannot decode.
+            return answer.FromString(await call)
         except grpc.aio.AioRpcError as error:
             raise _failure(error.code(), error.details() or "", f"{name} at {self.endpoint}", self._timeout) from error
-        return response
+        except DecodeError:
+            raise TransferFailed(
+                f"{name} at {self.endpoint}: the answer is no {answer.__name__}", retryable=False
+            ) from None
 
 
 def _failure(code: grpc.StatusCode, details: str, what: str, timeout: float) -> TransferFailed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -158,7 +159,13 @@ class WorkerService:
         if index >= count:
             raise InvalidArgument("chunk_index", f"{index} is beyond the {count} chunks")
         leased = await source.pool.prepare(index)
-        exposed = await source.exposed(LEASE_S)
+        try:
+            exposed = await source.exposed(LEASE_S)
+        except BaseException:
+            # A reader that is never told of its lease cannot release it.
+            with suppress(NotFound):
+                source.pool.release(leased.lease)
+            raise
         return p2p_pb2.PrepareArtifactChunkResponse(
             mx_source_id=source.source_id,
             artifact_id=source.manifest.artifact_id,

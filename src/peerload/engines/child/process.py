@@ -154,7 +154,11 @@ class _Process(Child):
 
 def spawn(recipe: Recipe, role: str, what: str, settings: Mapping[str, Any]) -> Child:
     """A new child that is a "source" or a "target"; `what` it is, for people. Raises `ChildDied`."""
-    return _server_for(recipe).spawn(role, what, settings)
+    try:
+        server = _server_for(recipe)
+    except OSError as error:
+        raise ChildDied(f"{what} could not be started: {error.strerror}") from None
+    return server.spawn(role, what, settings)
 
 
 class _ForkServer:
@@ -189,6 +193,9 @@ class _ForkServer:
 
         try:
             self._process = _from_lasting_thread(start)
+        except OSError:
+            self._sock.close()
+            raise
         finally:
             other.close()
         try:
