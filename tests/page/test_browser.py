@@ -338,7 +338,7 @@ async def holding(address: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         await asyncio.gather(pump(reader, back, held=False), pump(there, writer, held=True))
 
     async with await asyncio.start_server(carry, "127.0.0.1", 0) as listening:
-        yield "127.0.0.1:{}".format(listening.sockets[0].getsockname()[1]), flowing
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", flowing
         flowing.set()
 
 
