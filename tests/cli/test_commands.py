@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from peerload.cli import COMMANDS, build_app
-from tests.cli.commands import Running, peerload
+from tests.cli.commands import LIMIT_S, Running, environment, peerload
 from tests.support.live import LiveServer, Rpc, free_port, publication
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -275,3 +277,45 @@ def test_the_overview_names_every_command_without_loading_any() -> None:
     for command in COMMANDS.values():
         assert command.summary in text
     assert not CONTROL.search(overview.stdout)
+
+
+INTERRUPTED_AT_AN_IMPORT = """
+import os, signal, sys
+from importlib.metadata import entry_points
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["peerload", {command!r}]
+(program,) = entry_points(group="console_scripts", name="peerload")
+program.load()()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("sources", "typer"),
+        ("sources", "peerload.cli.sources"),
+        ("sources", "grpc"),
+        ("serve", "typer"),
+        ("serve", "pydantic_settings"),
+        ("serve", "peerload.server.serving"),
+    ],
+)
+def test_ctrl_c_at_once_after_the_start_shows_no_traceback(command: str, module: str) -> None:
+    code = INTERRUPTED_AT_AN_IMPORT.format(command=command, module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

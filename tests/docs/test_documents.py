@@ -97,6 +97,19 @@ def test_every_setting_of_the_server_is_in_a_table_with_its_default() -> None:
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= options("serve")
 
 
+def test_help_of_serve_says_the_defaults_that_hold() -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(COMMANDS["serve"].module).command)
+    told = {parameter.name: getattr(parameter, "help", "") for parameter in typer.main.get_command(app).params}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, bool) or not isinstance(default, (int, float)):
+            continue
+        found = re.search(r"\(default: ([\d.]+)( MiB)?[;,)]", told[name])
+        assert found, (name, told[name])
+        assert float(found[1]) * (2**20 if found[2] else 1) == default, name
+
+
 def test_the_address_variables_are_in_the_readme_in_their_order() -> None:
     places = [README.index(f"`{name}`") for name in ("PEERLOAD_SERVER", *ADDRESS_VARIABLES)]
     assert places[0] == README.index(f"`{ADDRESS_VARIABLES[0]}`")

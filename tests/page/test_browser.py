@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from peerload.metadata.principals import ANYONE
 from peerload.metadata.query import Query
 from peerload.metadata.records import Status
 from peerload.metadata.transfers import Outcome, Reading, Transfer
+from peerload.server.addresses import split_address
 from peerload.server.app import Server
 from tests.page.fleets import Population, manifest_of
 from tests.security.entries import TOKENS, write_access
@@ -312,6 +314,62 @@ async def test_the_dead_hold_nothing(server: Server, browser: Browser) -> None:
         await expect(page.locator("#stats .held .num")).to_have_text("200 MB")
         await page.keyboard.press("3")
         await expect(page.locator("#transfer-count")).to_have_text("0 reads under way, 0 ended lately")
+
+
+@contextlib.asynccontextmanager
+async def holding(address: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """An address that leads to `address`, and an event: while it is not set, nothing comes back from there, and no connection ends."""
+    flowing = asyncio.Event()
+    flowing.set()
+    host, port = split_address(address)
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, held: bool) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    if held:
+                        await flowing.wait()
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, back, held=False), pump(there, writer, held=True))
+
+    async with await asyncio.start_server(carry, "127.0.0.1", 0) as listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", flowing
+        flowing.set()
+
+
+async def passes_until(page: Page, link: str, notice: str) -> None:
+    """Let the page's time pass, which stands still otherwise, until it says this of its connection."""
+    for _ in range(50):
+        shown = await page.evaluate(
+            "[document.getElementById('link').innerText, document.getElementById('notice').innerText]"
+        )
+        if shown == [link, notice]:
+            return
+        await page.clock.fast_forward(4_000)
+    raise AssertionError(f"it says {shown}")
+
+
+async def test_a_connection_that_falls_silent_is_not_called_live(server: Server, browser: Browser) -> None:
+    lost = ("Failed to load resource", "net::ERR")
+    doubt = "Nothing has come from the server for some seconds: what is shown may be out of date."
+    given_up = "The connection to the server is lost (nothing came for 20 s). What is shown is as it was."
+    async with holding(server.ui_address) as (address, flowing), opened(browser, address, expected=lost) as page:
+        await page.clock.install()
+        await page.clock.pause_at(datetime.now(tz=UTC) + timedelta(days=1))
+        await page.reload()
+        await expect(page.locator("#link")).to_have_text("live")
+        flowing.clear()
+        await passes_until(page, "silent", doubt)
+        flowing.set()
+        await expect(page.locator("#link")).to_have_text("live")
+        await expect(page.locator("#notice")).to_be_hidden()
+        flowing.clear()
+        await passes_until(page, "reconnecting", given_up)
 
 
 async def test_a_server_that_comes_back_is_looked_at_anew(browser: Browser) -> None:

@@ -99,6 +99,21 @@ async def test_a_primary_killed_under_load_loses_nothing_acknowledged(trio: Trio
         await store.close()
 
 
+async def test_a_primary_that_is_silent_is_named_and_not_its_sentinels(trio: Trio) -> None:
+    store = RedisStore(trio.url, SystemClock())
+    await store.open()
+    try:
+        await store.put("k", {"n": 1})
+        for sentinel in trio.sentinels:  # nobody is appointed in its place
+            sentinel.kill()
+        trio.primary.pause()
+        with pytest.raises(Unavailable, match=f"^Redis at 127.0.0.1:{trio.primary.port} did not answer in time"):
+            await store.put("k", {"n": 2})
+    finally:
+        trio.primary.resume()
+        await store.close()
+
+
 async def test_a_service_that_the_sentinels_do_not_know(trio: Trio) -> None:
     store = RedisStore(trio.url.replace("mymaster", "other"), SystemClock())
     with pytest.raises(Unavailable, match="knows no service 'other'"):

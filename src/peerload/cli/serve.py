@@ -92,7 +92,7 @@ def command(
         int | None,
         typer.Option(
             metavar="NUMBER",
-            help="Calls and watches in flight on one connection (default: 256).",
+            help="Calls and watches in flight on one connection (default: 100).",
         ),
     ] = None,
     limit_watches: Annotated[

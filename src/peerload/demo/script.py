@@ -35,7 +35,8 @@ _PLACES: Final[Mapping[str, str]] = {
     "replica-2": "zone=east,rack=r2,host=east-2",
     "replica-3": "zone=east,rack=r2,host=east-3",
 }
-_SERVER_PATIENCE_S: Final = 30.0
+_SERVER_PATIENCE_S: Final = 60.0
+"""As long as for anything else that a process is to do here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _LAG_SECONDS: Final = 5
 
 def pool_to(place: RedisPlace) -> Pool:
     """Connections to the primary of a place."""
-    return Pool(route_to(place), f"Redis at {', '.join(map(str, place.addresses))}")
+    return Pool(route_to(place))
 
 
 async def examine(place: RedisPlace, layout: bytes) -> AsyncGenerator[Finding, None]:

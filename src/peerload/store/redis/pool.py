@@ -34,9 +34,8 @@ class Pool:
     for a moment, so that a short fault is ridden out; of those that may have been done, only harmless ones are.
     """
 
-    def __init__(self, route: Route, name: str) -> None:
+    def __init__(self, route: Route) -> None:
         self._route = route
-        self._name = name
         self._idle: list[Link] = []
         self._room = asyncio.Semaphore(_MOST_LINKS)
         self._deadlines: set[asyncio.Timeout] = set()
@@ -90,8 +89,9 @@ class Pool:
                 raise _Late from None
             if reason is not None:
                 raise Unavailable(str(reason)) from None
+            silent = self._route.asked
             self.reset()  # the other connections lead to the same silence
-            raise Unavailable(f"{self._name} did not answer in time") from None
+            raise Unavailable(f"Redis at {silent} did not answer in time") from None
 
     def reset(self) -> None:
         """Use no connection again that was made until now, and ask anew where the primary is."""

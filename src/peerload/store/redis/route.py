@@ -29,6 +29,8 @@ class Route:
 
     def __init__(self, place: RedisPlace) -> None:
         self._place = place
+        self.asked = place.addresses[0]
+        """Which process was asked last: the one that is silent, where nothing comes."""
 
     async def connect(self) -> Link:
         """A connection to the primary as it is known now. Raises `Unavailable`."""
@@ -52,7 +54,7 @@ class _Guided(Route, ABC):
         self._primary: Address | None = None
 
     async def connect(self) -> Link:
-        address = self._primary or await self._ask()
+        address = self.asked = self._primary or await self._ask()
         try:
             link = await self._connect(address)
         except Unavailable:
@@ -68,6 +70,7 @@ class _Guided(Route, ABC):
         """What the first says who knows; otherwise raises what is wrong with the last."""
         trouble = Unavailable("nobody is known who knows the primary")
         for guide in dict.fromkeys([*self._guides, *self._place.addresses]):
+            self.asked = guide
             try:
                 with contextlib.closing(await connect(guide, self._credentials, tls=self._place.tls)) as link:
                     (answer,) = await link.ask(self._question)

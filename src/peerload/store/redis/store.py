@@ -110,7 +110,7 @@ class RedisStore:
             if self._parts is not None:
                 return
             route = route_to(self._place)
-            pool = Pool(route, f"Redis at {', '.join(map(str, self._place.addresses))}")
+            pool = Pool(route)
             try:
                 facts = await pool.run(checks.inspect)
                 await self._position(pool)

@@ -182,6 +182,14 @@ const told = {
     else if ($("link").dataset.kind === "live") notice("");
   },
   outage: ({ reason }) => notice(`${reason}. Looking again …`),
+  quiet() {
+    link("quiet", "silent");
+    notice("Nothing has come from the server for some seconds: what is shown may be out of date.");
+  },
+  heard() {
+    link("live", "live");
+    notice("");
+  },
   lost({ reason }) {
     if (health) health = { ...health, unheard: true };
     link("lost", "reconnecting");

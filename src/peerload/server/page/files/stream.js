@@ -1,5 +1,7 @@
 /* The server's events, by fetch: a token goes in a header, never in an address. */
 
+/** The server says every two seconds how it is. */
+const QUIET_MS = 7_000;
 const SILENCE_MS = 20_000;
 const LONGEST_MS = 10_000;
 const KEY = "peerload.token";
@@ -35,8 +37,8 @@ export async function ask(path, parameters, signal) {
   throw response.status === 401 ? new Refused(reason) : new Error(reason);
 }
 
-/** Follow the events until a refusal, coming back after every loss. `on` is told each event by name, and "lost" with a reason;
- * resolves to the refusal. */
+/** Follow the events until a refusal, coming back after every loss. `on` is told each event by name, "quiet" once nothing has come
+ * for some seconds, "heard" when something does again, and "lost" with a reason; resolves to the refusal. */
 export async function follow(on, signal) {
   let pause = 500;
   while (!signal.aborted) {
@@ -65,6 +67,8 @@ async function once(on, signal, heard) {
   const abort = () => attempt.abort();
   signal.addEventListener("abort", abort, { once: true });
   let watchdog = setTimeout(abort, SILENCE_MS);
+  let doubt = 0;
+  let quiet = false;
   try {
     const response = await fetch(new URL("api/events", document.baseURI), {
       headers: headers(),
@@ -80,6 +84,13 @@ async function once(on, signal, heard) {
       if (done) return;
       clearTimeout(watchdog);
       watchdog = setTimeout(abort, SILENCE_MS);
+      clearTimeout(doubt);
+      doubt = setTimeout(() => {
+        quiet = true;
+        on("quiet");
+      }, QUIET_MS);
+      if (quiet) on("heard");
+      quiet = false;
       heard();
       // An event may come in many chunks; only the last of them can end it.
       parts.push(value);
@@ -95,6 +106,7 @@ async function once(on, signal, heard) {
     }
   } finally {
     clearTimeout(watchdog);
+    clearTimeout(doubt);
     signal.removeEventListener("abort", abort);
     attempt.abort();
   }
