@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from peerload import AsyncClient, ClientSettings
 from peerload.client import PullProgress
-from peerload.errors import PullFailed
+from peerload.errors import PullFailed, Unavailable
 from peerload.server.app import Server
 from tests.client.worker import content
 from tests.client.workers import Worker, working
@@ -136,6 +138,44 @@ async def test_a_server_that_dies_is_waited_for(tmp_path: Path) -> None:
                 pulled = await pull
             assert bytes(pulled["t0"].memory) == content(0, MIB)
             assert await asyncio.to_thread(live.stop) == 0
+
+
+async def test_what_is_no_answer_of_ours_is_asked_of_another(server: Server) -> None:
+    """As where an address has become another program's."""
+
+    async def garbage(request: bytes, context: object) -> bytes:
+        return b"\xff\xff\xff"
+
+    async def garbled(request: bytes, context: object) -> AsyncIterator[bytes]:
+        yield b"\xff\xff\xff"
+
+    stranger = grpc.aio.server()
+    port = stranger.add_insecure_port("127.0.0.1:0")
+    handlers = {
+        "List": grpc.unary_unary_rpc_method_handler(garbage),
+        "Watch": grpc.unary_stream_rpc_method_handler(garbled),
+    }
+    stranger.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("peerload.v1.SourceService", handlers),))
+    await stranger.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}", settings=QUICK) as alone:
+            with pytest.raises(Unavailable, match=f"127.0.0.1:{port} answered to List is no ListResponse"):
+                await alone.find()
+            outage: asyncio.Future[Unavailable] = asyncio.get_running_loop().create_future()
+            watching = asyncio.ensure_future(anext(alone.watch("org/model", on_outage=outage.set_result)))
+            assert "answered to Watch is no WatchResponse" in str(await outage)
+            watching.cancel()
+        async with (
+            working(server.address, tensors(1)) as worker,
+            AsyncClient(f"127.0.0.1:{port},{server.address}", settings=QUICK) as client,
+        ):
+            for _ in range(4):
+                assert [info.worker_id for info in await client.find()] == [worker.worker_id]
+            async for change in client.watch("org/model"):
+                assert [info.worker_id for info in change.present] == [worker.worker_id]
+                break
+    finally:
+        await stranger.stop(None)
 
 
 async def test_a_pull_goes_on_while_the_server_is_away(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from peerload import AsyncClient, ClientSettings
-from peerload.client import SourceType, StockIdentity
+from peerload.client import PullProgress, SourceType, StockIdentity
 from peerload.client.stock import artifact_pull, pulling, reading, sealing
 from peerload.client.stock.agents import fetch_agent
 from peerload.client.stock.artifact import ArtifactChunk, ArtifactFile, ArtifactManifest, header_of
@@ -23,7 +23,7 @@ from peerload.client.stock.service import WorkerService
 from peerload.errors import LimitExceeded, NotFound, PullFailed
 from peerload.wire import p2p_pb2
 from tests.stock.test_artifact_parts import cache, content
-from tests.support.live import LiveServer, Rpc
+from tests.support.live import LiveServer, Rpc, sqlite_url
 from tests.support.stock_peers import needs_nixl
 
 pytestmark = needs_nixl
@@ -356,6 +356,62 @@ async def test_chunks_that_are_not_what_was_asked_for(
         liar.prepared, liar.calls = busy, 0
         assert "no room for another reader" in await artifact_failure(client, tmp_path / "a")
         assert liar.calls == 1 + 3
+
+
+async def test_places_of_an_agent_that_was_replaced_are_not_read(
+    live: LiveServer, client: AsyncClient, tmp_path: Path
+) -> None:
+    made = manifest(3)
+
+    def prepare(request: Any) -> bytes:
+        return p2p_pb2.PrepareArtifactChunkResponse(
+            mx_source_id=CACHE.source_id,
+            artifact_id=made.artifact_id,
+            lease_id=f"lease-{request.chunk_index}",
+            chunk=made.chunk(request.chunk_index),
+            source=p2p_pb2.ArtifactChunkTransferDescriptor(addr=4096, length=8),
+            source_metadata=BLOB + b"%d" % (request.chunk_index > 1),
+        ).SerializeToString()
+
+    async with lying_artifact(live, made) as liar:
+        liar.prepared = prepare
+        assert "by another agent than a moment ago" in await artifact_failure(client, tmp_path / "a")
+        assert sorted(liar.released) == ["lease-0", "lease-1", "lease-2"]
+
+
+async def test_a_server_that_goes_away_between_two_sources_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = cache(tmp_path / "here")
+    settings = ClientSettings(engines=("nixl",), patience=0.1, retry_delay=0.05)
+    told: list[str] = []
+    with LiveServer(sqlite_url(tmp_path)) as live:
+        live.start()
+
+        def progress(step: PullProgress) -> None:
+            if step.phase == "waiting":
+                told.append(step.reason)
+                live.start()
+
+        async with (
+            AsyncClient(live.address, settings=settings) as source,
+            AsyncClient(live.address, settings=settings) as client,
+            source.share_artifact(tmp_path / "here", CACHE, chunk_size=50_000) as shared,
+        ):
+            assert shared._pool is not None
+            fill = shared._pool._fill
+
+            def failing(index: int, into: memoryview) -> None:
+                monkeypatch.setattr(shared._pool, "_fill", fill)
+                live.kill()
+                raise OSError("the disk is gone")
+
+            monkeypatch.setattr(shared._pool, "_fill", failing)
+            pulled = await client.pull_artifact(CACHE, tmp_path / "a", progress=progress)
+    assert [bool(attempt.error) for attempt in pulled.attempts] == [True, False]
+    assert len(told) == 1, told
+    assert live.address in told[0]
+    assert content(tmp_path / "a") == files
 
 
 async def test_bytes_that_are_not_the_manifests(

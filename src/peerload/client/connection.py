@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from peerload import tracing
 from peerload.client.addresses import Place, Servers, resolve
@@ -190,17 +190,16 @@ class Connection:
         # Of a place to go on from nothing need be told at once; any other stream begins with all there is.
         patience = None if request.resume_token else self._settings.call_timeout
         with link.calling() as channel:
-            call = channel.unary_stream(
-                method,
-                request_serializer=sources_pb2.WatchRequest.SerializeToString,
-                response_deserializer=sources_pb2.WatchResponse.FromString,
-            )(request, metadata=self._metadata(link))
+            call = channel.unary_stream(method, request_serializer=sources_pb2.WatchRequest.SerializeToString)(
+                request, metadata=self._metadata(link)
+            )
             try:
                 while True:
                     async with asyncio.timeout(patience):
-                        response = await call.read()
-                    if response is grpc.aio.EOF:
+                        read = await call.read()
+                    if read is grpc.aio.EOF:
                         break
+                    response = _decoded(read, sources_pb2.WatchResponse, link, method)
                     patience = None
                     self._route.works(link)
                     yield response
@@ -250,17 +249,16 @@ class Connection:
 
     async def _once(self, link: Link, method: str, request: Message, answer: type[M], timeout: float) -> M:
         with link.calling() as channel, tracing.span(method.removeprefix("/"), _RPC, kind="client"):
-            call = channel.unary_unary(
-                method,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=answer.FromString,
-            )(request, timeout=max(0.001, timeout), metadata=self._metadata(link))
+            call = channel.unary_unary(method, request_serializer=lambda message: message.SerializeToString())(
+                request, timeout=max(0.001, timeout), metadata=self._metadata(link)
+            )
             try:
-                response: M = await call
+                response = await call
             except grpc.aio.AioRpcError as error:
                 raise self._failed(link, error, method) from error
+        decoded = _decoded(response, answer, link, method)
         self._route.works(link)
-        return response
+        return decoded
 
     async def _link(self, failures: Mapping[Place, Unavailable], end: float) -> Link | None:
         try:
@@ -317,6 +315,16 @@ class Connection:
                 link.place.name,
             )
         return (*metadata, *tracing.headers())
+
+
+def _decoded(encoded: bytes, answer: type[M], link: Link, method: str) -> M:
+    """An answer, or a part of a stream. gRPC itself would give None for what it cannot decode. Raises `Unavailable`: whatever
+    says that is no server of ours, and another may be one."""
+    try:
+        return answer.FromString(encoded)
+    except DecodeError:
+        text = f"what the server at {link.place.name} answered to {method.rpartition('/')[2]} is no {answer.__name__}"
+        raise Unavailable(text) from None
 
 
 class _Hopeless(NotReached):

@@ -126,30 +126,49 @@ class ArtifactPull:
         begun = loop.time()
         delay = context.settings.retry_delay
         rounds = 0
+        outage_since: float | None = None
         while sources and rounds < context.settings.tries:
             before = self._bytes()
-            for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
-                if await self._try(source):
-                    files = await in_thread(context.executor, lambda stop: self._whole().install())
-                    assert self._manifest is not None
-                    return PulledArtifact(
-                        self._local_dir,
-                        self._wanted.identity,
-                        self._manifest.artifact_id,
-                        files,
-                        self._manifest.total_size,
-                        self._reused,
-                        loop.time() - begun,
-                        tuple(self._attempts),
-                    )
-            rounds = 0 if self._bytes() > before else rounds + 1
+            outage: Unavailable | None = None
+            try:
+                for source in order(sources, topology=context.topology, rng=context.rng, failures=self._failures):
+                    if await self._try(source):
+                        return await self._installed(begun)
+            except Unavailable as error:
+                outage = error
             await asyncio.sleep(delay * context.rng.uniform(0.5, 1.0))
             delay = min(delay * 2, _MAX_DELAY_S)
-            sources = self._usable(await find(context.connection, self._selector))
+            try:
+                sources = self._usable(await find(context.connection, self._selector))
+            except Unavailable as error:
+                outage = error
+            if outage is None:
+                outage_since = None
+                rounds = 0 if self._bytes() > before else rounds + 1
+            elif outage_since is None:
+                outage_since = loop.time()
+                self._tell(PullProgress("waiting", reason=str(outage)))
+            elif loop.time() - outage_since >= context.settings.outage_patience:
+                raise outage
         if not self._attempts:
             raise NoSource(f"nobody has an artifact of {self._selector}")
         text = f"no source of the artifact of {self._selector} could give it"
         raise PullFailed(text, [str(attempt) for attempt in self._attempts])
+
+    async def _installed(self, begun: float) -> PulledArtifact:
+        """Put the files in place."""
+        files = await in_thread(self._context.executor, lambda stop: self._whole().install())
+        assert self._manifest is not None
+        return PulledArtifact(
+            self._local_dir,
+            self._wanted.identity,
+            self._manifest.artifact_id,
+            files,
+            self._manifest.total_size,
+            self._reused,
+            asyncio.get_running_loop().time() - begun,
+            tuple(self._attempts),
+        )
 
     async def close(self) -> None:
         """Let go of the folders; what is unfinished stays for the next pull."""

@@ -20,6 +20,7 @@ from peerload.client.threads import Stopped, in_thread
 from peerload.engines.agents import ADDRESS_SPACE, AgentImporter
 from peerload.engines.base import Job, JobState, Range, Reader
 from peerload.errors import (
+    Fault,
     InvalidArgument,
     InvalidCheckpoint,
     TransferFailed,
@@ -134,6 +135,10 @@ class ArtifactReader:
                 if prepared is None:
                     break
                 parts.append(self._part(index, prepared))
+                if prepared.source_metadata != (metadata or prepared.source_metadata):
+                    # The places of the parts before are those of an agent that is gone.
+                    text = f"the worker at {self._calls.endpoint} serves by another agent than a moment ago"
+                    raise TransferFailed(text, fault=Fault.LOST)
                 metadata = prepared.source_metadata
         except BaseException:
             await asyncio.shield(self._release(parts))
