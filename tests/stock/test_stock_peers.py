@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from peerload import AsyncClient, Client, ClientSettings
-from peerload.client import SourceType, StockIdentity
+from peerload.client import PullProgress, SourceType, StockIdentity
 from peerload.errors import InvalidArgument, PullFailed
 from peerload.wire import p2p_pb2
 from tests.stock.test_artifact_parts import cache, content
@@ -91,6 +91,35 @@ async def test_we_read_what_a_stock_worker_published_either_way(live: LiveServer
             await client.pull_into({"scale": np.zeros(1024, dtype=np.int32)}, ours("org/asked"), strict=False)
         with pytest.raises(PullFailed, match="gives no digest"):
             await client.pull(ours("org/asked"), publish=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=str)
+async def test_a_stock_worker_that_dies_while_we_read_is_replaced_by_another(
+    live: LiveServer, client: AsyncClient, number: signal.Signals
+) -> None:
+    """Of weights without digests none may stay that came from it, unless it confirms its lease afterwards."""
+    model = f"org/dies-{number}"
+    tensors = {f"w{index}": (index, 24 << 20, "torch.bfloat16") for index in range(6)}
+
+    def source(worker_id: str) -> Any:
+        told = {"identity": theirs(model), "tensors": tensors, "port": free_port(), "worker_id": worker_id}
+        return stock("source", server=live.address, **told)
+
+    hit: list[str] = []
+    async with source("one") as one, source("two") as two:
+        await asyncio.gather(one.hear(), two.hear())
+
+        def progress(step: PullProgress) -> None:
+            if step.phase == "reading" and step.source is not None and step.bytes_done and not hit:
+                hit.append(step.source.worker_id)
+                {"one": one, "two": two}[hit[0]].process.send_signal(number)
+
+        weights = await client.pull(ours(model), progress=progress)
+    assert {name: bytes(tensor.memory) for name, tensor in weights.items()} == {
+        name: seeded(seed, size) for name, (seed, size, _) in tensors.items()
+    }
+    (left,) = {"one", "two"} - set(hit)
+    assert {each.source.worker_id for each in weights.report.sources} == {left}
 
 
 async def test_a_stock_reader_takes_what_we_publish(live: LiveServer, client: AsyncClient) -> None:
