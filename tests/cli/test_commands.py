@@ -245,7 +245,7 @@ def test_wrong_usage_and_wrong_folders_are_told_in_a_line(server: LiveServer, tm
     assert peerload("no-such-command").returncode == 2
     for command, word in (
         (("share", tmp_path / "nowhere", "-m", "org/x", *at), "nowhere"),
-        (("share", tmp_path, *at), "model: is to be said (--model ORG/NAME)"),
+        (("share", tmp_path, *at), "model: is missing (--model ORG/NAME)"),
         (("share", tmp_path, "-m", "org/x", "--limit-rate", "fast", *at), "--limit-rate"),
         (("sources", "--server", "host:99999"), "host:99999"),
     ):

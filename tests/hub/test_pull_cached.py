@@ -182,7 +182,7 @@ async def test_the_path_of_a_snapshot_tells_model_and_commit(
     (folder / "out").symlink_to("/etc/hostname")
     with pytest.raises(InvalidCheckpoint, match=r"^out: "):
         await source.share(folder)
-    with pytest.raises(InvalidArgument, match=r"^model: is to be said"):
+    with pytest.raises(InvalidArgument, match=r"^model: is missing"):
         await source.share(tmp_path)
     with pytest.raises(NotFound, match="is not in the cache"):
         await source.share_cached("org/other", cache_dir=tmp_path / "one")

@@ -30,7 +30,7 @@ runpy.run_module("peerload", run_name="__main__", alter_sys=True)
 """`python -m peerload`, but a test run that is itself killed leaves no server behind (PR_SET_PDEATHSIG, SIGKILL)."""
 _FRONT = "PEERLOAD_FRONT"
 """The one setting that a test run as a whole is given: every test of the server can be run over either front."""
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _MessageT = TypeVar("_MessageT", bound=Message)
 

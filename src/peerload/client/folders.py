@@ -40,7 +40,7 @@ class Folder:
         if not model:
             raise InvalidArgument(
                 "model",
-                f"is to be said (--model ORG/NAME): {path} is not a snapshot in a Hugging Face cache, whose path would tell",
+                f"is missing (--model ORG/NAME): {path} is not a snapshot in a Hugging Face cache, whose path would tell it",
             )
         Identity(model=model, revision=revision)  # refused before gigabytes are read for it
         return cls(path, model, revision, snapshot)
