@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerload.metadata.records import SourceRecord
 from peerload.wire import splice
@@ -14,8 +13,7 @@ __all__ = ["StoredSource"]
 _FOUND: Final = splice.varint_field(1, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSource:
+class StoredSource(NamedTuple):
     """A record with its present status and heartbeat, and the parts of its publication as they were encoded."""
 
     record: SourceRecord
