@@ -27,15 +27,12 @@ def varint(number: int) -> bytes:
     if 0 <= number < 0x80:
         return _SHORT[number]
     number &= 0xFFFF_FFFF_FFFF_FFFF
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    # Stamps of the same sixteen seconds have the rest in common, and every answer has one.
-    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + _rest(number >> 14)
-
-
-@lru_cache(maxsize=1024)
-def _rest(number: int) -> bytes:
-    return varint(number)
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def varint_field(field: int, number: int) -> bytes:

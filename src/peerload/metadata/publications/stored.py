@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from peerload.metadata.records import SourceRecord
 from peerload.wire import splice
@@ -13,7 +14,8 @@ __all__ = ["StoredSource"]
 _FOUND: Final = splice.varint_field(1, 1)
 
 
-class StoredSource(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredSource:
     """A record with its present status and heartbeat, and the parts of its publication as they were encoded."""
 
     record: SourceRecord
